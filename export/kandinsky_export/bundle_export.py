@@ -1,0 +1,165 @@
+"""Checkpoint → bundle: trace, convert, write the weights once, describe it all, and let it appear whole."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from kandinsky_runtime.bundle import MANIFEST, file_sha256
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
+from kandinsky_runtime.spec import GraphSpec
+from tqdm import tqdm
+
+from kandinsky_export.architecture import build, expected_tensors
+from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.folders import new_folder
+from kandinsky_export.modules import MoVQDecoderGraph, MoVQEncoderGraph, UNetGraph
+from kandinsky_export.onnx_graph import attach_weights, convert
+from kandinsky_export.params_file import write_params
+from kandinsky_export.signatures import movq_decoder_signature, movq_encoder_signature, unet_signature
+from kandinsky_export.static_graph import trace
+
+Array = npt.NDArray[np.float32]
+Thunks = Mapping[str, Callable[[], Array]]
+
+VARIANTS = ("paddle", "onnx-fp32")
+_TOOLS = ("kandinsky22-deploy", "paddlepaddle", "ppdiffusers", "paddle2onnx", "onnx", "numpy")
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a component comes out of a checkpoint.
+
+    Attributes:
+        model: the checkpoint's model that has it, "unet" or "movq".
+        module: makes the traceable module from the ppdiffusers model.
+        signature: makes the graph's signature from the model's config.
+    """
+
+    model: str
+    module: Callable[[Any], Any]
+    signature: Callable[[Mapping[str, Any]], GraphSpec]
+
+
+PARTS: Mapping[str, Part] = {
+    "unet": Part("unet", UNetGraph, unet_signature),
+    "movq_encoder": Part("movq", MoVQEncoderGraph, movq_encoder_signature),
+    "movq_decoder": Part("movq", MoVQDecoderGraph, movq_decoder_signature),
+}
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    name: str,
+    variants: Sequence[str] = VARIANTS,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Manifest:
+    """Write a bundle.
+
+    Args:
+        checkpoint: an opened checkpoint.
+        out: the new folder.
+        name: what the manifest calls the checkpoint.
+        variants: from `VARIANTS`.
+        overwrite: replace `out`.
+        progress: show bars.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        CheckpointError: lists every config value and tensor that does not fit.
+        ExportError: a graph could not be traced, converted or written.
+        UsageError: unknown variants, or `out` exists.
+    """
+    if unknown := [item for item in variants if item not in VARIANTS]:
+        raise UsageError(f"there is no variant {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
+    if not variants:
+        raise UsageError(f"a bundle needs a variant; choose from {', '.join(VARIANTS)}")
+    configs = {key: component.config for key, component in checkpoint.components.items()}
+    models = {key: build(key, config) for key, config in configs.items()}
+    tensors = checkpoint.tensors({key: expected_tensors(model) for key, model in models.items()})
+    with new_folder(out, overwrite=overwrite) as folder:
+        components = {}
+        for key, part in _with_progress(PARTS, progress):
+            signature = part.signature(configs[part.model])
+            module = part.module(models[part.model])
+            components[key] = _export_component(folder / key, module, signature, tensors[part.model], variants, progress)
+        written = [path for path in folder.rglob("*") if path.is_file()]
+        manifest = Manifest(
+            components=components,
+            scheduler=checkpoint.scheduler,
+            files=_hash_files(folder, written, "hashing bundle", progress),
+            source={
+                "name": name,
+                "form": checkpoint.components["unet"].form,
+                "files": {
+                    path: asdict(entry)
+                    for path, entry in _hash_files(
+                        checkpoint.root, checkpoint.files(), "hashing checkpoint", progress
+                    ).items()
+                },
+            },
+            written_by={tool: importlib.metadata.version(tool) for tool in _TOOLS},
+        )
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def _export_component(
+    folder: Path, module: Any, signature: GraphSpec, tensors: Thunks, variants: Sequence[str], progress: bool
+) -> Component:
+    """Write a component's graphs and its one weights file into `folder`."""
+    folder.mkdir()
+    program, params, graph = folder / "model.json", folder / "weights-fp32.pdiparams", folder / "model-fp32.onnx"
+    traced = trace(module, signature)
+    traced.save(program)
+    total = sum(4 * math.prod(shape) for shape in traced.weights.values())
+    with _bytes_bar(total, f"{folder.name} weights", progress) as bar:
+        placements = write_params(params, {name: tensors[name] for name in traced.weights}, bar)
+
+    def paths(**roles: Path) -> dict[str, str]:
+        return {role: f"{folder.name}/{path.name}" for role, path in roles.items()}
+
+    written = {}
+    if "paddle" in variants:
+        written["paddle"] = Variant("fp32", paths(program=program, params=params))
+    if "onnx-fp32" in variants:
+        model = convert(program, signature)
+        attach_weights(model, traced.weights, placements, params.name)
+        onnx.save(model, graph)
+        written["onnx-fp32"] = Variant("fp32", paths(graph=graph, weights=params))
+    if "paddle" not in variants:
+        program.unlink()
+    return Component(signature, {name: written[name] for name in variants})
+
+
+def _with_progress(parts: Mapping[str, Part], progress: bool) -> Iterator[tuple[str, Part]]:
+    with tqdm(total=len(parts), desc="exporting", unit="graph", disable=not progress) as bar:
+        for name, part in parts.items():
+            bar.set_postfix_str(name)
+            yield name, part
+            bar.update()
+
+
+def _hash_files(root: Path, paths: Iterable[Path], title: str, progress: bool) -> dict[str, FileEntry]:
+    sizes = {path: path.stat().st_size for path in sorted(paths)}
+    with _bytes_bar(sum(sizes.values()), title, progress) as bar:
+        return {
+            path.relative_to(root).as_posix(): FileEntry(size, file_sha256(path, bar)) for path, size in sizes.items()
+        }
+
+
+def _bytes_bar(total: int, title: str, progress: bool) -> tqdm:
+    return tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=not progress)

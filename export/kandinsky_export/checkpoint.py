@@ -1,0 +1,190 @@
+"""A checkpoint folder in ppdiffusers' or diffusers' form, checked as a whole before anything is computed from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_export.architecture import MODELS, Expected
+from kandinsky_export.errors import CheckpointError
+from kandinsky_export.weights import StoredTensor, read_weights, weight_files
+
+Array = npt.NDArray[np.float32]
+Form = Literal["ppdiffusers", "diffusers"]
+
+# diffusers before 0.17 named the parts of an attention block so.
+_OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD_ATTENTION_NAMES)})\.(weight|bias)$")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One model of a checkpoint: its config, and where its weights are."""
+
+    config: dict[str, Any]
+    form: Form
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder.
+
+    Attributes:
+        root: the folder.
+        components: "unet" and "movq".
+        scheduler: the scheduler's config.
+    """
+
+    root: Path
+    components: Mapping[str, Component]
+    scheduler: dict[str, Any]
+
+    @classmethod
+    def open(cls, root: Path, variant: str | None = None) -> Checkpoint:
+        """Find the configs and weight files of a checkpoint.
+
+        Args:
+            root: the folder, with `unet`, `movq` and `scheduler` in it.
+            variant: of the weight files, such as "fp16"; None takes the plain ones, or the only variant there is.
+
+        Raises:
+            CheckpointError: lists every config and weight file that is missing or cannot be read.
+        """
+        if not root.is_dir():
+            raise CheckpointError(str(root), ["no such folder"])
+        faults: list[str] = []
+        scheduler = _read_config(root / "scheduler" / "scheduler_config.json", faults)
+        components = {}
+        for name in MODELS:
+            config = _read_config(root / name / "config.json", faults)
+            if found := _find_weights(root / name, variant, faults):
+                components[name] = Component(config, *found)
+        if faults:
+            raise CheckpointError(str(root), faults)
+        return cls(root, components, scheduler)
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the checkpoint is read from."""
+        found = [self.root / "scheduler" / "scheduler_config.json"]
+        for name, component in self.components.items():
+            found += [self.root / name / "config.json", *weight_files(component.weights)]
+        return tuple(found)
+
+    def tensors(self, expected: Mapping[str, Mapping[str, Expected]]) -> dict[str, dict[str, Callable[[], Array]]]:
+        """The weights in Paddle's layout, by component and name, each read when it is called for.
+
+        Args:
+            expected: what the models expect, by component and name.
+
+        Returns:
+            Functions that return float32 arrays of the expected shapes.
+
+        Raises:
+            CheckpointError: lists every missing, extra and mis-shaped tensor of all components.
+        """
+        faults: list[str] = []
+        found = {name: self._component_tensors(name, tensors, faults) for name, tensors in expected.items()}
+        if faults:
+            raise CheckpointError(str(self.root), faults)
+        return found
+
+    def _component_tensors(
+        self, name: str, expected: Mapping[str, Expected], faults: list[str]
+    ) -> dict[str, Callable[[], Array]]:
+        component = self.components[name]
+        try:
+            stored = _with_current_names(read_weights(component.weights), expected)
+        except CheckpointError as error:
+            faults += [f"{error.subject}: {fault}" for fault in error.faults]
+            return {}
+        faults += [f"{name}: `{key}` is missing" for key in expected if key not in stored]
+        faults += [f"{name}: `{key}` is extra; the config has no place for it" for key in stored if key not in expected]
+        tensors = {}
+        for key in expected.keys() & stored.keys():
+            shape = expected[key].torch_shape if component.form == "diffusers" else expected[key].shape
+            if stored[key].shape != shape:
+                faults.append(f"{name}: `{key}` has shape {stored[key].shape}; the config makes it {shape}")
+            elif not stored[key].is_float:
+                faults.append(f"{name}: `{key}` holds no floating-point numbers")
+            else:
+                turn = expected[key].transposed and component.form == "diffusers"
+                tensors[key] = _turned(stored[key].read) if turn else stored[key].read
+        return {key: tensors[key] for key in expected if key in tensors}
+
+
+def _turned(read: Callable[[], Array]) -> Callable[[], Array]:
+    return lambda: np.ascontiguousarray(read().T)
+
+
+def _with_current_names(
+    stored: Mapping[str, StoredTensor], expected: Mapping[str, Expected]
+) -> dict[str, StoredTensor]:
+    def current(name: str) -> str:
+        renamed = _OLD_ATTENTION.sub(lambda m: f"{m[1]}.{_OLD_ATTENTION_NAMES[m[2]]}.{m[3]}", name)
+        return renamed if name not in expected and renamed in expected else name
+
+    return {current(name): tensor for name, tensor in stored.items()}
+
+
+def _read_config(path: Path, faults: list[str]) -> dict[str, Any]:
+    where = path.relative_to(path.parent.parent)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        faults.append(f"{where} is missing")
+        return {}
+    except (OSError, ValueError) as error:
+        faults.append(f"{where} cannot be read ({error})")
+        return {}
+    if not isinstance(config, dict):
+        faults.append(f"{where} holds no config")
+        return {}
+    return config
+
+
+def _find_weights(folder: Path, variant: str | None, faults: list[str]) -> tuple[Form, Path] | None:
+    """The form and the file, or the index of the shards, of a component's weights."""
+    there = _weights_by_variant(folder)
+    if variant in there:
+        return there[variant]
+    if variant is None and len(there) == 1:
+        ((only, found),) = there.items()
+        _log.warning("%s has only %s weights; they are used", folder.name, only)
+        return found
+    wanted = f"{variant} weights" if variant else "weights"
+    have = f"; it has {', '.join(sorted(str(name or 'plain') for name in there))} ones" if there else ""
+    pickled = "; .bin files are not read: convert them to safetensors" if any(folder.glob("*.bin")) else ""
+    faults.append(
+        f"{folder.name} has no {wanted} (diffusion_pytorch_model.safetensors or model_state.pdparams){have}{pickled}"
+    )
+    return None
+
+
+# Name patterns of whole files and of indexes, the preferred form first; `v` is the variant.
+_WEIGHT_NAMES: tuple[tuple[Form, str], ...] = (
+    ("diffusers", r"diffusion_pytorch_model(?:\.(?P<v>\w+))?\.safetensors"),
+    ("diffusers", r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<v>\w+))?\.json"),
+    ("diffusers", r"diffusion_pytorch_model\.(?P<v>\w+)\.safetensors\.index\.json"),
+    ("ppdiffusers", r"model_state(?:\.(?P<v>\w+))?\.pdparams"),
+)
+
+
+def _weights_by_variant(folder: Path) -> dict[str | None, tuple[Form, Path]]:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found: dict[str | None, tuple[Form, Path]] = {}
+    for form, pattern in _WEIGHT_NAMES:
+        for name in names:
+            if match := re.fullmatch(pattern, name):
+                found.setdefault(match["v"], (form, folder / name))
+    return found

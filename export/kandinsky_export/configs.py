@@ -1,0 +1,42 @@
+"""The published configs of `kandinsky-2-2-decoder-inpaint`, and a tiny model of the same build."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+Config = dict[str, Any]
+
+# Four levels like the published model, so that sizes and factors are the same; 1/400 of its parameters.
+_TINY: dict[str, Config] = {
+    "unet": {
+        "block_out_channels": [32, 64, 64, 96],
+        "attention_head_dim": 16,
+        "norm_num_groups": 16,
+        "cross_attention_dim": 32,
+        "encoder_hid_dim": 32,
+        "layers_per_block": 1,
+        "sample_size": 8,
+    },
+    "movq": {
+        "block_out_channels": [32, 32, 64, 64],
+        "layers_per_block": 1,
+        "num_vq_embeddings": 64,
+        "sample_size": 8,
+    },
+    "scheduler": {},
+    "model_index": {},
+}
+
+
+def published(name: str) -> Config:
+    """A published config: "unet", "movq", "scheduler" or "model_index"."""
+    text = resources.files("kandinsky_export").joinpath("configs", f"{name}.json").read_text(encoding="utf-8")
+    config: Config = json.loads(text)
+    return config
+
+
+def sized(name: str, size: str) -> Config:
+    """The config called `name` at `size`, "tiny" or "full"."""
+    return published(name) | (_TINY[name] if size == "tiny" else {})

@@ -1,0 +1,125 @@
+"""Paddle program → ONNX graph, converted without weights; the weights are attached as external data.
+
+Given weights, paddle2onnx 2.1.0 writes an empty file for a graph over protobuf's 2 GB; given none it converts any
+size in under a second and leaves each weight a dangling input under its name.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import paddle2onnx.paddle2onnx_cpp2py_export as converter
+from kandinsky_runtime.spec import GraphSpec
+
+from kandinsky_export.errors import ExportError
+from kandinsky_export.params_file import Placement
+from kandinsky_export.rewrites.constants import constants_to_initializers
+from kandinsky_export.rewrites.dead_nodes import remove_dead_nodes
+from kandinsky_export.rewrites.equal_branches import inline_equal_branches
+from kandinsky_export.rewrites.no_ops import remove_no_ops
+
+OPSET = 17
+
+
+def convert(program: Path, signature: GraphSpec) -> onnx.ModelProto:
+    """Convert a saved Paddle program to ONNX, weightless and cleaned of what the converter leaves behind.
+
+    Raises:
+        ExportError: the converter failed, or the graph's inputs and outputs are not the signature's.
+    """
+    converted, said = _paddle2onnx(program)
+    if not converted:
+        raise ExportError(f"paddle2onnx cannot convert {program.name}: {said}")
+    model = onnx.load_from_string(converted)
+    _name_tensors(model, signature)
+    inline_equal_branches(model)
+    constants_to_initializers(model)
+    remove_no_ops(model)
+    remove_dead_nodes(model)
+    constants_to_initializers(model)
+    return model
+
+
+def attach_weights(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], placements: Mapping[str, Placement], location: str
+) -> None:
+    """Add float32 initializers that point into a weights file, for every weight that the graph reads.
+
+    Args:
+        model: the weightless graph, changed in place.
+        shapes: of each weight, by name.
+        placements: where the file has each weight.
+        location: the file's path relative to the ONNX file.
+
+    Raises:
+        ExportError: the graph reads a tensor that is neither computed nor a weight.
+    """
+    graph = model.graph
+    produced = {name for node in graph.node for name in node.output}
+    produced |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    dangling = sorted({name for node in graph.node for name in node.input if name and name not in produced})
+    if unknown := [name for name in dangling if name not in placements]:
+        raise ExportError(f"the converted graph reads {', '.join(unknown[:5])}, which the checkpoint lacks")
+    for name in dangling:
+        tensor = graph.initializer.add(name=name, data_type=onnx.TensorProto.FLOAT, dims=shapes[name])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        placed = placements[name]
+        for key, value in (("location", location), ("offset", placed.offset), ("length", placed.length)):
+            tensor.external_data.add(key=key, value=str(value))
+
+
+def _paddle2onnx(program: Path) -> tuple[bytes, str]:
+    """The ONNX file's bytes, and what the converter printed.
+
+    This is the converter's own entry: the Python layer above it logs errors instead of raising them, and its optimiser
+    installs packages.
+    """
+    weights, calibration, external = "", "", ""
+    upgrade_opset, verbose, check, experimental, optimise, fp16 = True, False, False, True, True, False
+    with _captured_stdout() as said:
+        converted = converter.export(
+            str(program), weights, OPSET, upgrade_opset, verbose, check, experimental, optimise, {}, "onnxruntime",
+            calibration, external, fp16,
+        )  # fmt: skip
+    return bytes(converted), " ".join(said)
+
+
+@contextmanager
+def _captured_stdout() -> Iterator[list[str]]:
+    """Collect the lines that a C++ library prints to stdout, which may be carrying somebody's JSON."""
+    lines: list[str] = []
+    saved = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.dup2(file.fileno(), 1)
+            yield lines
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def _name_tensors(model: onnx.ModelProto, signature: GraphSpec) -> None:
+    """Give outputs and dynamic dimensions the signature's names."""
+    graph = model.graph
+    inputs = {value.name: value for value in graph.input}
+    if set(inputs) != {spec.name for spec in signature.inputs} or len(graph.output) != len(signature.outputs):
+        raise ExportError(f"the converted graph takes {sorted(inputs)} and returns {len(graph.output)} tensors")
+    for value, output in zip(graph.output, signature.outputs, strict=True):
+        for node in graph.node:
+            for index, name in enumerate(node.output):
+                if name == value.name:
+                    node.output[index] = output.name
+        value.name = output.name
+    for spec in (*signature.inputs, *signature.outputs):
+        value = next(value for value in (*graph.input, *graph.output) if value.name == spec.name)
+        shape = value.type.tensor_type.shape
+        shape.Clear()
+        for dim in spec.dims:
+            shape.dim.add(**({"dim_value": dim} if isinstance(dim, int) else {"dim_param": dim}))

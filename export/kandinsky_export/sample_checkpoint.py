@@ -1,0 +1,116 @@
+"""Checkpoints with made-up weights, in both forms: right names, shapes and dtypes, seeded values."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from kandinsky_export.architecture import Expected, build, expected_tensors
+from kandinsky_export.checkpoint import Form
+from kandinsky_export.configs import sized
+from kandinsky_export.folders import new_folder
+from kandinsky_export.pdparams_writer import write_pdparams
+from kandinsky_export.seeded import seeded_embeds, seeded_tensor
+
+Array = npt.NDArray[np.float32]
+Tensors = Mapping[str, tuple[tuple[int, ...], Callable[[], Array]]]
+
+EMBEDS = "image_embeds.npz"
+
+
+def write_sample_checkpoint(
+    out: Path,
+    *,
+    size: str = "tiny",
+    seed: int = 0,
+    form: Form = "ppdiffusers",
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> None:
+    """Write a checkpoint whose values depend on (seed, tensor name) only, and embeddings that fit it.
+
+    Args:
+        out: the new folder.
+        size: "tiny" or "full".
+        seed: of the values.
+        form: "ppdiffusers" (.pdparams) or "diffusers" (.safetensors).
+        changes: settings that differ from the sized configs, by "unet", "movq" and "scheduler".
+        overwrite: replace `out`.
+        progress: show a bar.
+
+    Raises:
+        CheckpointError: ppdiffusers cannot build such a model.
+        UsageError, ExportError: `out` cannot be written.
+    """
+    configs = {name: sized(name, size) | dict((changes or {}).get(name, {})) for name in ("unet", "movq", "scheduler")}
+    models = {name: expected_tensors(build(name, configs[name])) for name in ("unet", "movq")}
+    total = sum(4 * int(np.prod(item.shape)) for tensors in models.values() for item in tensors.values())
+    with (
+        new_folder(out, overwrite=overwrite) as folder,
+        tqdm(total=total, unit="B", unit_scale=True, desc="writing weights", disable=not progress) as bar,
+    ):
+        for name, expected in models.items():
+            (folder / name).mkdir()
+            _write_json(folder / name / "config.json", configs[name])
+            tensors = _seeded(seed, name, expected, form, bar)
+            if form == "diffusers":
+                _write_safetensors(folder / name / "diffusion_pytorch_model.safetensors", tensors)
+            else:
+                thunks = {key: make for key, (_, make) in tensors.items()}
+                write_pdparams(folder / name / "model_state.pdparams", thunks)
+        (folder / "scheduler").mkdir()
+        _write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
+        _write_json(folder / "model_index.json", _model_index(form))
+        np.savez(folder / EMBEDS, **seeded_embeds(seed, configs["unet"]["encoder_hid_dim"]))  # type: ignore[arg-type]
+
+
+def _model_index(form: Form) -> dict[str, Any]:
+    index = sized("model_index", "full")
+    return {key: [form, value[1]] if isinstance(value, list) else value for key, value in index.items()}
+
+
+def _seeded(seed: int, component: str, expected: Mapping[str, Expected], form: Form, bar: tqdm) -> Tensors:
+    def make(name: str, item: Expected) -> Callable[[], Array]:
+        def values() -> Array:
+            array = seeded_tensor(seed, f"{component}.{name}", item.torch_shape)
+            bar.update(array.nbytes)
+            return np.ascontiguousarray(array.T) if item.transposed and form == "ppdiffusers" else array
+
+        return values
+
+    return {
+        name: (item.torch_shape if form == "diffusers" else item.shape, make(name, item))
+        for name, item in expected.items()
+    }
+
+
+def _write_safetensors(path: Path, tensors: Tensors) -> None:
+    """Write float32 tensors one at a time; the library's own writer wants all of them in memory.
+
+    Format: https://github.com/huggingface/safetensors#format
+    """
+
+    def entries() -> Iterator[tuple[str, dict[str, Any]]]:
+        end = 0
+        for name, (shape, _) in tensors.items():
+            start, end = end, end + 4 * int(np.prod(shape))
+            yield name, {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+
+    header = json.dumps({"__metadata__": {"format": "pt"}} | dict(entries())).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(header)) + header)
+        for _, make in tensors.values():
+            make().tofile(stream)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

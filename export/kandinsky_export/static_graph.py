@@ -1,0 +1,58 @@
+"""Trace a module to a Paddle static graph, without its weights."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kandinsky_runtime.spec import GraphSpec
+
+from kandinsky_export.errors import ExportError
+from kandinsky_export.vendors import paddle
+
+_PIR_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced graph: its program, and the shape of each weight that it reads, by name."""
+
+    program: Any
+    weights: dict[str, tuple[int, ...]]
+
+    def save(self, path: Path) -> None:
+        """Write the program, without weights, as Paddle's JSON form of its intermediate representation."""
+        overwrite, readable, trainable = True, False, True  # paddle2onnx reads only programs saved as trainable
+        paddle.core.serialize_pir_program(self.program, str(path), _PIR_VERSION, overwrite, readable, trainable)
+
+
+def trace(module: Any, signature: GraphSpec) -> Traced:
+    """Trace `module` with the dynamic axes of `signature`; its parameters need no values.
+
+    Raises:
+        ExportError: Paddle cannot trace it, or the traced inputs are not the signature's.
+    """
+    specs = [
+        paddle.static.InputSpec([dim if isinstance(dim, int) else -1 for dim in spec.dims], spec.dtype, spec.name)
+        for spec in signature.inputs
+    ]
+    forward = paddle.jit.to_static(module.forward, input_spec=specs, full_graph=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Value do not have 'contiguous'")  # a no-op in a graph
+            concrete = forward.concrete_program_specify_input_spec(with_hook=False, is_prim_infer=False)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ExportError(f"{type(module).__name__} cannot be traced: {error}") from error
+    feeds = [value for value in concrete.inputs if isinstance(value, paddle.pir.Value)]
+    names = [spec.name for spec in signature.inputs]
+    if [value.name for value in feeds] != names:
+        raise ExportError(f"{type(module).__name__} was traced with {[v.name for v in feeds]}; expected {names}")
+    paddle.enable_static()
+    try:
+        program = paddle.static.normalize_program(concrete.main_program, feeds, list(concrete.outputs))
+        parameters, _ = paddle.static.pir_io.get_pir_parameters(program)
+        return Traced(program, {value.name: tuple(value.shape) for value in parameters})
+    finally:
+        paddle.disable_static()

@@ -1,0 +1,136 @@
+"""Tensors in weight files: their shapes and dtypes now, their values one at a time when asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from kandinsky_export.errors import CheckpointError
+from kandinsky_export.pdparams import read_pdparams
+
+Array = npt.NDArray[np.float32]
+
+_SAFETENSORS_FLOATS = ("F32", "F16", "BF16", "F64")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file.
+
+    Attributes:
+        shape: as stored.
+        is_float: whether it holds floating-point numbers.
+        read: its values as float32, read anew at each call.
+    """
+
+    shape: tuple[int, ...]
+    is_float: bool
+    read: Callable[[], Array]
+
+
+def read_weights(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a `.pdparams` or `.safetensors` file, or of all shards of a `.safetensors.index*.json`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or holds what it must not.
+    """
+    if path.suffix == ".json":
+        return _sharded(path)
+    return _safetensors(path) if path.suffix == ".safetensors" else _pdparams(path)
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files that `read_weights(path)` reads."""
+    if path.suffix == ".json":
+        return (path, *(path.parent / name for name in sorted(set(_weight_map(path).values()))))
+    return (path,)
+
+
+def _safetensors(path: Path) -> dict[str, StoredTensor]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118: not a mapping
+            header = {name: (tuple(item.get_shape()), item.get_dtype()) for name, item in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(str(path), [f"not a whole safetensors file ({error}); download it again"]) from error
+    offsets = _bf16_offsets(path) if any(dtype == "BF16" for _, dtype in header.values()) else {}
+    return {
+        name: StoredTensor(shape, dtype in _SAFETENSORS_FLOATS, _safetensors_reader(path, name, shape, offsets.get(name)))
+        for name, (shape, dtype) in header.items()
+    }
+
+
+def _safetensors_reader(path: Path, name: str, shape: tuple[int, ...], bf16_offset: int | None) -> Callable[[], Array]:
+    def read() -> Array:
+        if bf16_offset is not None:
+            return _widen(np.fromfile(path, np.uint16, int(np.prod(shape)), offset=bf16_offset)).reshape(shape)
+        # Opened for each tensor: a mapping kept open would count every page read so far as resident memory.
+        with safe_open(path, framework="numpy") as file:
+            return np.asarray(file.get_tensor(name), np.float32)
+
+    return read
+
+
+def _bf16_offsets(path: Path) -> dict[str, int]:
+    """Where each bf16 tensor begins in a file that safetensors has checked; numpy has no such dtype to read it as."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    return {
+        name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if entry.get("dtype") == "BF16"
+    }
+
+
+def _pdparams(path: Path) -> dict[str, StoredTensor]:
+    return {
+        # Paddle saves bf16 as uint16.
+        name: StoredTensor(array.shape, array.dtype.kind == "f" or array.dtype == np.uint16, _pdparams_reader(array))
+        for name, array in read_pdparams(path).items()
+    }
+
+
+def _pdparams_reader(array: npt.NDArray[Any]) -> Callable[[], Array]:
+    return lambda: _widen(array) if array.dtype == np.uint16 else np.asarray(array, np.float32)
+
+
+def _widen(bf16: npt.NDArray[np.uint16]) -> Array:
+    return (bf16.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _sharded(index: Path) -> dict[str, StoredTensor]:
+    placement = _weight_map(index)
+    shards: dict[str, dict[str, StoredTensor]] = {}
+    faults = []
+    for file in sorted(set(placement.values())):
+        try:
+            shards[file] = _safetensors(index.parent / file)
+        except CheckpointError as error:
+            faults += [f"{file}: {fault}" for fault in error.faults]
+    tensors = {}
+    for name, file in placement.items():
+        if file in shards and name not in shards[file]:
+            faults.append(f"{file} lacks `{name}`, which the index says it has")
+        elif file in shards:
+            tensors[name] = shards[file][name]
+    if faults:
+        raise CheckpointError(str(index), faults)
+    return tensors
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    try:
+        placement = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(str(index), [f"not an index of shards ({error!r})"]) from error
+    if not isinstance(placement, dict) or not all(isinstance(file, str) for file in placement.values()):
+        raise CheckpointError(str(index), ["`weight_map` must map tensor names to file names"])
+    if outside := sorted({file for file in placement.values() if PurePath(file).name != file or "\\" in file}):
+        raise CheckpointError(str(index), [f"{file!r} is no plain file name" for file in outside])
+    return placement

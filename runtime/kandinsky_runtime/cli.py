@@ -1,0 +1,169 @@
+"""`k22`: arguments → one call."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kandinsky_runtime.cli_support import HelpFormatter, add_common_options, run
+
+_EPILOG = """\
+examples:
+  k22 inspect bundle
+  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out cat_with_hat.png
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 1 the work failed, 2 the arguments are wrong."""
+    return run(_parser(), argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="k22",
+        description="Run Kandinsky 2.2 inpainting from a bundle that k22-export made.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_inpaint(commands)
+    inspect = commands.add_parser(
+        "inspect",
+        help="what is in a bundle, and what this machine can run of it",
+        description="Check a bundle's files against its manifest and describe it.",
+        epilog="example: k22 inspect bundle --json",
+        formatter_class=HelpFormatter,
+    )
+    inspect.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    add_common_options(inspect)
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_inpaint(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "inpaint",
+        help="repaint the white area of a mask",
+        description="Repaint the white area of a mask. Pixels outside it stay as they are.",
+        epilog="examples:\n"
+        "  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out cat_with_hat.png\n"
+        "  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out out.png \\\n"
+        "      --height 768 --width 768 --num-inference-steps 50 --seed 7 --num-images 4 --json",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    needed = parser.add_argument_group("inputs and output")
+    needed.add_argument("--image", type=Path, required=True, metavar="F", help="the picture: PNG, JPEG, WebP, …")
+    needed.add_argument("--mask", type=Path, required=True, metavar="F", help="white is repainted, black is kept")
+    needed.add_argument("--invert-mask", action="store_true", help="black is repainted, as diffusers before 0.19 had it")
+    needed.add_argument(
+        "--image-embeds",
+        type=Path,
+        required=True,
+        metavar="F",
+        help=".npz with image_embeds and negative_image_embeds, or .npy with the former",
+    )
+    needed.add_argument("--negative-image-embeds", type=Path, metavar="F", help="the negative embeddings' own file")
+    needed.add_argument(
+        "--out", type=Path, required=True, metavar="F", help="the result; several get -1, -2, … before the suffix"
+    )
+    needed.add_argument(
+        "--composite",
+        choices=("paste", "none"),
+        default="paste",
+        help="paste keeps the pixels outside the mask bit for bit (default); none writes the decoder's picture",
+    )
+    loop = parser.add_argument_group("sampling")
+    loop.add_argument("--height", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
+    loop.add_argument("--width", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
+    loop.add_argument("--num-inference-steps", type=int, default=100, metavar="N", help="(default: 100)")
+    loop.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="1 turns it off (default: 4)")
+    loop.add_argument("--scheduler", metavar="NAME", help="(default: the checkpoint's)")
+    loop.add_argument("--seed", type=int, metavar="N", help="of the noise (default: drawn, and told)")
+    loop.add_argument("--num-images", type=int, default=1, metavar="N", help="results, with seeds from --seed on")
+    loop.add_argument(
+        "--noise", choices=("torch", "numpy"), default="torch", help="torch: the numbers of torch.Generator('cpu')"
+    )
+    loop.add_argument("--record-noise", type=Path, metavar="F", help="write every draw of the noise to an .npz")
+    loop.add_argument("--replay-noise", type=Path, metavar="F", help="take the noise from such a file")
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--engine", default="auto", metavar="NAME", help="onnxruntime, paddle or auto (default)")
+    engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's)")
+    engine.add_argument("--device", default="cpu", metavar="NAME", help="as the engine names it (default: cpu)")
+    engine.add_argument("--threads", type=int, metavar="N", help="(default: every core)")
+    add_common_options(parser)
+    parser.set_defaults(run=_inpaint)
+
+
+def _inpaint(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.embeds import read_embeds
+    from kandinsky_runtime.errors import UsageError
+    from kandinsky_runtime.image import check_output_path, save_image
+    from kandinsky_runtime.noise import ReplayNoise
+    from kandinsky_runtime.pipeline import InpaintPipeline
+
+    start = time.perf_counter()
+    paths = _output_paths(args.out, args.num_images)
+    for path in paths:
+        check_output_path(path)
+    if args.replay_noise and args.seed is not None:
+        raise UsageError("--replay-noise takes the place of --seed; give one of them")
+    embeds, negative = read_embeds(args.image_embeds, args.negative_image_embeds)
+    pipeline = InpaintPipeline.load(
+        args.bundle, args.engine, args.precision, args.device, args.threads, progress=not args.quiet
+    )
+    output = pipeline(
+        args.image,
+        args.mask,
+        image_embeds=embeds,
+        negative_image_embeds=negative,
+        height=args.height,
+        width=args.width,
+        num_inference_steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale,
+        scheduler=args.scheduler,
+        num_images_per_prompt=args.num_images,
+        seed=args.seed,
+        noise=ReplayNoise(args.replay_noise) if args.replay_noise else args.noise,
+        record_noise=args.record_noise,
+        composite=args.composite,
+        invert_mask=args.invert_mask,
+        progress=not args.quiet,
+    )
+    for path, picture in zip(paths, output.images, strict=True):
+        save_image(picture, path)
+    if args.json:
+        result = {
+            "images": [str(path) for path in paths],
+            "seeds": list(output.seeds),
+            "engine": pipeline.selection.engine.name,
+            "precision": pipeline.selection.precision,
+            "notes": list(output.notes),
+            "seconds": {key: round(value, 4) for key, value in output.seconds.items()}
+            | {"total": round(time.perf_counter() - start, 4)},
+        }
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    else:
+        for path, seed in zip(paths, output.seeds, strict=True):
+            sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
+    return 0
+
+
+def _output_paths(out: Path, count: int) -> list[Path]:
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.inspection import as_text, describe
+
+    bundle = Bundle.open(args.bundle)
+    bundle.check_content(progress=not args.quiet)
+    data = describe(bundle)
+    sys.stdout.write((json.dumps(data, indent=1) if args.json else as_text(data)) + "\n")
+    return 0

@@ -1,0 +1,407 @@
+"""What all schedulers share: the table of per-step coefficients, and the sampler that applies it in its own buffers.
+
+Legend: n steps · B samples · shape = (B, C, …), that of the latents · h = order of the method
+
+A step is
+    x̂ = p₀·sample + p₁·output                                       the prediction, clipped or thresholded if asked for
+    next = u₀·sample + u₁·output + u₂·x̂ + Σ_k u₂₊ₖ·x̂(k steps ago) + s·noise
+with the weights p, u, s of its row. A corrector puts c₀·(sample of the last step) + Σ_k c₁₊ₖ·x̂(k steps ago) in the
+place of `sample` in the second line. Where neither clipping nor a later step needs x̂, its row is folded into u₀ and u₁,
+and the step is one linear combination. Weights are float64 and applied as Python floats, so that float32 arrays stay
+float32 under the promotion rules of numpy 1 and of numpy 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_runtime.errors import NonFiniteError, SchedulerError, TensorError, UsageError
+from kandinsky_runtime.schedulers.config import Options, SchedulerConfig
+from kandinsky_runtime.schedulers.schedule import Float32, Float64
+
+
+@dataclass(frozen=True)
+class Table:
+    """The coefficients of every step of one trajectory.
+
+    Attributes:
+        timesteps: (n,) int64 or float32, fed to the model.
+        prediction: (n, 2) weights p of (sample, model output).
+        update: (n, 2 + h) weights u of (sample, model output, prediction, prediction one step ago, …).
+        noise: (n,) standard deviation s; unused where the variance is learned.
+        draws: (n,) bool: which steps consume a draw of noise.
+        forward: (n, 2) weights of (original, noise) in the forward process to `timesteps`.
+        input_scale: (n,) what the model's input is divided by, or None.
+        init_noise_sigma: standard deviation of the first latents.
+        corrector: (n, 1 + k) weights c of (sample of the last step, prediction, prediction one step ago, …), or None; a
+            row of zeros leaves the sample as it is.
+        log_std: (n, 2) for a "learned_range" variance v: the noise's log standard deviation is a₀ + a₁·v.
+        learned_std: a "learned" variance: the standard deviation is sqrt(v).
+    """
+
+    timesteps: npt.NDArray[Any]
+    prediction: Float64
+    update: Float64
+    noise: Float64
+    draws: npt.NDArray[np.bool_]
+    forward: Float64
+    input_scale: Float64 | None = None
+    init_noise_sigma: float = 1.0
+    corrector: Float64 | None = None
+    log_std: Float64 | None = None
+    learned_std: bool = False
+
+    def __post_init__(self) -> None:
+        self.timesteps.setflags(write=False)
+        for name in ("prediction", "update", "noise", "forward", "corrector"):
+            if getattr(self, name) is None:
+                continue
+            finite = np.isfinite(getattr(self, name)).reshape(len(self.timesteps), -1).all(axis=1)
+            if not finite.all():
+                step = int(np.argmin(finite))
+                raise SchedulerError(
+                    f"scheduler config: the {name} weights of step {step + 1} (timestep {self.timesteps[step]}) are "
+                    "not finite"
+                )
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the second half of the model's channels is a variance."""
+        return self.learned_std or self.log_std is not None
+
+    @property
+    def kept_predictions(self) -> int:
+        """How many predictions are in use at a time, the latest included."""
+        kept = self.update.shape[1] - 2
+        return kept if self.corrector is None else max(kept, self.corrector.shape[1] - 1)
+
+    def folded(self) -> Table:
+        """The same steps without the prediction, for a table with h = 1 whose prediction nothing alters."""
+        update = self.update[:, :2] + self.update[:, 2:] * self.prediction
+        return dataclasses.replace(self, update=update)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Keeps predictions within [-bound, bound]."""
+
+    bound: float
+
+    def apply(self, prediction: Float32, scratch: Float32) -> None:
+        """Clip `prediction` in place."""
+        np.clip(prediction, -self.bound, self.bound, out=prediction)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Dynamic thresholding: section 2.3 of Imagen (Saharia et al. 2022, arXiv:2205.11487).
+
+    Each sample is clipped to [-s, s] and divided by s, the `ratio` quantile of its absolute values, kept in
+    [1, highest].
+    """
+
+    ratio: float
+    highest: float
+
+    def apply(self, prediction: Float32, scratch: Float32) -> None:
+        """Threshold `prediction` (B, …) in place; `scratch`, of its shape, is overwritten."""
+        rows = np.abs(prediction, out=scratch).reshape(len(prediction), -1)  # (B, C·…)
+        rank = float(np.float32(self.ratio) * np.float32(rows.shape[1] - 1))
+        low = min(int(rank), rows.shape[1] - 1)
+        high = min(low + 1, rows.shape[1] - 1)
+        rows.partition((low, high), axis=1)
+        for sample, row in zip(prediction, rows, strict=True):
+            quantile = float(row[low]) + (rank - low) * float(row[high] - row[low])
+            bound = min(max(quantile, 1.0), self.highest)
+            np.clip(sample, -bound, bound, out=sample)
+            sample /= np.float32(bound)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where model outputs come from, as errors call it."""
+
+    component: str
+    tensor: str
+
+
+class Sampler:
+    """One trajectory: n steps of latents of one shape, in buffers that are allocated once.
+
+    Attributes:
+        timesteps: (n,) int64, or float32 where they may be fractional; read-only.
+        init_noise_sigma: standard deviation of the first latents.
+    """
+
+    def __init__(self, table: Table, shape: tuple[int, ...], limit: Clip | Threshold | None, source: Source) -> None:
+        self.timesteps = table.timesteps
+        self.init_noise_sigma = table.init_noise_sigma
+        self._shape = shape
+        self._limit = limit
+        self._source = source
+        if table.kept_predictions == 1 and limit is None:
+            table = table.folded()
+        self._prediction: list[list[float]] = table.prediction.tolist()
+        self._update: list[list[float]] = table.update.tolist()
+        self._noise: list[float] = table.noise.tolist()
+        self._forward: list[list[float]] = table.forward.tolist()
+        self._draws: list[bool] = table.draws.tolist()
+        self._input_scale: list[float] | None = None if table.input_scale is None else table.input_scale.tolist()
+        self._corrector: list[list[float]] | None = None if table.corrector is None else table.corrector.tolist()
+        self._log_std: list[list[float]] | None = None if table.log_std is None else table.log_std.tolist()
+        self._learns_variance = table.learns_variance
+
+        self._output_shape = (shape[0], shape[1] * (2 if self._learns_variance else 1), *shape[2:])
+        self._finite = np.empty(self._output_shape, dtype=np.bool_)
+        self._scratch = np.empty(shape, dtype=np.float32)
+        # Three, so that one is free whichever two hold the sample and the model output.
+        self._results = [np.empty(shape, dtype=np.float32) for _ in range(3)]
+        # The latest prediction first; empty where the table is folded.
+        self._predictions = deque(np.empty(shape, dtype=np.float32) for _ in range(table.kept_predictions))
+        # What the last two steps started from, the latest first.
+        self._bases = deque(np.empty(shape, dtype=np.float32) for _ in range(0 if table.corrector is None else 2))
+        self._scaled = None if self._input_scale is None else np.empty(shape, dtype=np.float32)
+        self._next_step = 0
+
+    def scale_model_input(self, i: int, sample: Float32) -> Float32:
+        """The latents as the model of step i wants them.
+
+        Args:
+            sample: `shape` float32; never modified.
+
+        Returns:
+            `sample` itself, or a buffer that the next call overwrites.
+        """
+        self._check_index(i)
+        if self._input_scale is None or self._scaled is None:
+            return sample
+        return np.divide(sample, self._input_scale[i], out=self._scaled)
+
+    def draws_noise(self, i: int) -> bool:
+        """Whether step i consumes one draw of noise of `shape`."""
+        self._check_index(i)
+        return self._draws[i]
+
+    def step(self, i: int, model_output: Float32, sample: Float32, noise: Float32 | None = None) -> Float32:
+        """The latents after step i.
+
+        Args:
+            i: the step, from 0. Methods that look back at earlier steps take them in order; 0 begins anew.
+            model_output: (B, C, …) float32; (B, 2C, …) where the scheduler's `predicts_variance`. Never modified.
+            sample: latents before the step, `shape` float32. Never modified, unless it is one of the sampler's own.
+            noise: one draw, `shape` float32, where `draws_noise(i)`; None elsewhere. Never modified.
+
+        Returns:
+            `shape` float32, one of the sampler's own buffers: the caller may write into it; a later step overwrites it.
+
+        Raises:
+            NonFiniteError: the model output is NaN or infinite, or the result is.
+            TensorError: a tensor has the wrong shape or dtype.
+            UsageError: the step is out of order, or noise is missing or not wanted.
+        """
+        self._check_index(i)
+        if len(self._predictions) > 1 and i not in (0, self._next_step):
+            raise UsageError(f"step {i} follows step {self._next_step - 1}: this scheduler takes its steps in order")
+        self._check(i, f"`{self._source.tensor}` of the {self._source.component}", model_output, self._output_shape)
+        self._check(i, "`sample`", sample, self._shape)
+        if noise is not None:
+            self._check(i, "`noise`", noise, self._shape)
+        if (noise is None) == self._draws[i]:
+            raise UsageError(f"{self._where(i)} {'needs a draw of' if self._draws[i] else 'takes no'} noise")
+        self._check_finite(i, model_output)
+        output, variance = model_output, None
+        if self._learns_variance:
+            output, variance = np.split(model_output, 2, axis=1)  # each (B, C, …)
+
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._predictions:
+                self._predict(i, output, sample)
+            result = self._free_buffer(sample, output)
+            self._combine(result, self._update[i], (self._base(i, sample), output, *self._predictions))
+            if noise is not None:
+                result += np.multiply(noise, self._deviation(i, variance), out=self._scratch)
+        if not np.isfinite(result, out=self._finite[:, : self._shape[1]]).all():
+            self._refuse_result(i, sample, noise)
+        self._next_step = i + 1
+        return result
+
+    def add_noise(self, i: int, original: Float32, noise: Float32, out: Float32 | None = None) -> Float32:
+        """The forward process: clean latents `original` at the noise level of `timesteps[i]`.
+
+        Args:
+            original, noise: `shape` float32.
+            out: where to write, which may be `original` or `noise`; None makes an array.
+
+        Returns:
+            `out`.
+        """
+        self._check_index(i)
+        if out is None:
+            out = np.empty(self._shape, dtype=np.float32)
+        for name, array in (("`original`", original), ("`noise`", noise), ("`out`", out)):
+            self._check(i, name, array, self._shape)
+        signal, spread = self._forward[i]
+        np.multiply(noise, spread, out=self._scratch)
+        np.multiply(original, signal, out=out)
+        return np.add(out, self._scratch, out=out)
+
+    def _base(self, i: int, sample: Float32) -> Float32:
+        """The latents that step i starts from: `sample`, or what the corrector makes of it."""
+        if self._corrector is None:
+            return sample
+        self._bases.rotate(1)
+        base, last = self._bases
+        if any(self._corrector[i]):
+            self._combine(base, self._corrector[i], (last, *self._predictions))
+        else:
+            np.copyto(base, sample)
+        return base
+
+    def _predict(self, i: int, output: Float32, sample: Float32) -> None:
+        self._predictions.rotate(1)
+        latest = self._predictions[0]
+        self._combine(latest, self._prediction[i], (sample, output))
+        if self._limit is not None:
+            self._limit.apply(latest, self._scratch)
+
+    def _combine(self, out: Float32, weights: list[float], arrays: Iterable[Float32]) -> None:
+        """out = Σ weight·array; `out` is none of the arrays."""
+        empty = True
+        for weight, array in zip(weights, arrays, strict=False):
+            if weight == 0:
+                continue
+            if empty:
+                np.multiply(array, weight, out=out)
+                empty = False
+            else:
+                out += np.multiply(array, weight, out=self._scratch)
+        if empty:
+            out.fill(0)
+
+    def _deviation(self, i: int, variance: Float32 | None) -> float | Float32:
+        """The standard deviation of step i's noise; an array, in the scratch buffer, where it is learned."""
+        if variance is None:
+            return self._noise[i]
+        if self._log_std is None:
+            return np.sqrt(variance, out=self._scratch)
+        constant, slope = self._log_std[i]
+        np.multiply(variance, slope, out=self._scratch)
+        self._scratch += constant
+        return np.exp(self._scratch, out=self._scratch)
+
+    def _free_buffer(self, *used: Float32) -> Float32:
+        for buffer in self._results:
+            if not any(np.may_share_memory(buffer, array) for array in used):
+                return buffer
+        return np.empty(self._shape, dtype=np.float32)
+
+    def _where(self, i: int) -> str:
+        return f"step {i + 1} of {len(self.timesteps)} (timestep {self.timesteps[i]:g})"
+
+    def _check_index(self, i: int) -> None:
+        if not 0 <= i < len(self.timesteps):
+            raise UsageError(f"step {i} is outside 0 to {len(self.timesteps) - 1}")
+
+    def _check(self, i: int, name: str, array: Float32, shape: tuple[int, ...]) -> None:
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
+            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise TensorError(f"{self._where(i)}: {name} is {got}; expected float32 {shape}")
+
+    def _check_finite(self, i: int, output: Float32) -> None:
+        if not np.isfinite(output, out=self._finite).all():
+            self._refuse(i, f"the {self._source.component} returned", self._source.tensor, output)
+        if self._learns_variance and self._log_std is None and output[:, self._shape[1] :].min() < 0:
+            raise NonFiniteError(
+                f"{self._where(i)}: the variance channels of the {self._source.component}'s `{self._source.tensor}` "
+                "are below 0, so the noise's deviation is NaN"
+            )
+
+    def _refuse_result(self, i: int, sample: Float32, noise: Float32 | None) -> None:
+        for name, array in (("sample", sample), ("noise", noise)):
+            if array is not None and not np.isfinite(array).all():
+                self._refuse(i, "the scheduler was given", name, array)
+        raise NonFiniteError(
+            f"{self._where(i)}: the latents overflowed float32: the {self._source.component}'s "
+            f"`{self._source.tensor}` is finite but too large"
+        )
+
+    def _refuse(self, i: int, what: str, name: str, array: Float32) -> None:
+        nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+        raise NonFiniteError(
+            f"{self._where(i)}: {what} {nan} NaN and {infinite} infinite values in `{name}` {array.shape}"
+        )
+
+
+class Scheduler(ABC):
+    """A denoising method and its options; makes a sampler per trajectory.
+
+    Attributes:
+        config: the options that this scheduler reads.
+
+    Raises:
+        SchedulerError: an option is unknown, unsupported or has a bad value; the message names each one.
+    """
+
+    class_name: ClassVar[str]
+    options: ClassVar[Options]
+    source: ClassVar[Source] = Source("unet", "noise_pred")
+    takes_eta: ClassVar[bool] = False
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config: SchedulerConfig = self.options.read(config, self.class_name)
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the model's second half of channels, a variance, is used: `step` then wants 2C channels, else C."""
+        return False
+
+    def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, eta: float = 0.0) -> Sampler:
+        """Prepare one trajectory.
+
+        Args:
+            num_inference_steps: from 1 to `num_train_timesteps`.
+            shape: (B, C, …) of the latents.
+            eta: share of DDPM's noise that DDIM adds, 0 to 1; other schedulers have none.
+
+        Raises:
+            SchedulerError: the number of steps cannot be used with these options, or `eta` with this scheduler.
+            UsageError: `shape` is not that of latents.
+        """
+        shape = tuple(operator.index(extent) for extent in shape)
+        if len(shape) < 2 or min(shape) < 1:
+            raise UsageError(f"shape is {shape}; expected (batch, channels, …), each at least 1")
+        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta))
+        return Sampler(table, shape, self._limit(), self.source)
+
+    @abstractmethod
+    def table(self, steps: int, eta: float) -> Table:
+        """The coefficients of a trajectory of `steps` steps."""
+
+    def _limit(self) -> Clip | Threshold | None:
+        if self.config.thresholding and "thresholding" in self.options.reads:
+            return Threshold(self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
+        if self.config.clip_sample and "clip_sample" in self.options.reads:
+            return Clip(self.config.clip_sample_range)
+        return None
+
+    def _checked_steps(self, steps: int) -> int:
+        most = self.config.num_train_timesteps
+        if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= operator.index(steps) <= most:
+            raise SchedulerError(f"num_inference_steps is {steps!r}; expected an integer from 1 to {most}")
+        return operator.index(steps)
+
+    def _checked_eta(self, eta: float) -> float:
+        if eta != 0 and not self.takes_eta:
+            raise SchedulerError(f"eta is {eta}; {self.class_name} has no such option, only DDIMScheduler has")
+        if not 0 <= eta <= 1:
+            raise SchedulerError(f"eta is {eta}; expected a number from 0 to 1")
+        return float(eta)
