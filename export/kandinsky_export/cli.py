@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which engines, separated by commas (default: all that are installed and can run it)",
     )
     verify.add_argument("--steps", type=int, default=10, help="of the trajectory; 0 leaves it out (default: 10)")
+    verify.add_argument("--trajectory", action="store_true", help="show every step of the trajectory")
     add_common_options(verify)
     verify.set_defaults(run=_verify)
     return parser
@@ -150,8 +151,10 @@ def _verify(args: argparse.Namespace) -> int:
     checkpoint = _open_checkpoint(args)
     from kandinsky_export.verify import verify_bundle
 
-    report = verify_bundle(bundle, checkpoint, engines=args.engines, steps=args.steps, progress=not args.quiet)
-    _report(args, report.to_dict(), report.table())
+    report = verify_bundle(
+        bundle, checkpoint, engine_names=args.engines, steps=args.steps, progress=not args.quiet
+    )
+    _report(args, report.to_dict(), report.table(every_step=args.trajectory))
     return 0 if report.passed else 1
 
 

@@ -366,7 +366,7 @@ def _fill(folder: _CacheFolder, urls: Mapping[str, str], subject: str, progress:
         folder.keep_partial_of(file, remote)
     _require_space(folder, remotes)
     for file, remote in remotes.items():
-        _download(folder, file, remote.url, progress)
+        _download(folder, file, remote, progress)
 
 
 def _probe_all(urls: Mapping[str, str], subject: str) -> dict[str, _Remote]:
@@ -400,9 +400,10 @@ def _require_space(folder: _CacheFolder, remotes: Mapping[str, _Remote]) -> None
         )
 
 
-def _download(folder: _CacheFolder, file: str, url: str, progress: bool) -> None:
+def _download(folder: _CacheFolder, file: str, remote: _Remote, progress: bool) -> None:
     """Fetch one file, from where it stopped; DownloadError after ATTEMPTS attempts in a row without a new byte."""
-    with tqdm(desc=file, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
+    url = remote.url
+    with tqdm(desc=file, total=remote.size, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
         try:
             _with_retries(lambda: _attempt(folder, file, url, bar), received=lambda: folder.received(file))
         except _RefusedError as error:
@@ -418,11 +419,10 @@ def _attempt(folder: _CacheFolder, file: str, url: str, bar: Any) -> None:
     """One request for the rest of a file; raises _TransientError or _RefusedError if it does not bring all of it."""
     known, have = folder.partial(file), folder.received(file)
     if known is None or have < known.size:
-        with _open_rest(folder, file, url, have) as response:
-            if response.status == http.client.PARTIAL_CONTENT and known is not None:
-                remote, start = known, have
-            else:
-                remote, start = _describe(response, url), 0
+        response, start = _open_rest(folder, file, url)
+        with response:
+            remote = known if known is not None and start > 0 else _describe(response, url)
+            if start == 0:
                 folder.begin(file, remote)
             bar.reset(remote.size)
             bar.initial = bar.n = start
@@ -431,14 +431,14 @@ def _attempt(folder: _CacheFolder, file: str, url: str, bar: Any) -> None:
     folder.finish(file)
 
 
-def _open_rest(folder: _CacheFolder, file: str, url: str, have: int) -> http.client.HTTPResponse:
-    """The answer to a request for all but the first `have` bytes: those bytes, or the whole file if it has changed.
+def _open_rest(folder: _CacheFolder, file: str, url: str) -> tuple[http.client.HTTPResponse, int]:
+    """An answer with the bytes that are missing, or with the whole file if it has changed, and its first byte's place.
 
     Raises _TransientError, with nothing left to resume, if the server answers with any other range.
     """
-    known = folder.partial(file)
+    known, have = folder.partial(file), folder.received(file)
     if known is None or known.etag is None or have == 0:
-        return _open("GET", url)
+        return _open("GET", url), 0
     try:
         response = _open("GET", url, {"Range": f"bytes={have}-", "If-Range": known.etag})
     except _RefusedError as error:
@@ -446,11 +446,13 @@ def _open_rest(folder: _CacheFolder, file: str, url: str, have: int) -> http.cli
             raise
         folder.discard(file)
         raise _TransientError(f"the server has nothing after byte {have:,}") from error
-    if response.status == http.client.PARTIAL_CONTENT and not _continues(response, known, have):
+    if response.status != http.client.PARTIAL_CONTENT:
+        return response, 0
+    if not _continues(response, known, have):
         response.close()
         folder.discard(file)
         raise _TransientError("the server answered with a part of another file")
-    return response
+    return response, have
 
 
 def _continues(response: http.client.HTTPResponse, known: _Remote, have: int) -> bool:
@@ -511,6 +513,8 @@ def _probe(url: str) -> _Remote:
 
 def _describe(response: http.client.HTTPResponse, url: str) -> _Remote:
     """Read the headers of an answer that stands for a whole file; raises _RefusedError if they do not describe one."""
+    if response.status != http.client.OK:
+        raise _RefusedError(f"the server answered {response.status} where a whole file was asked for")
     length = response.headers.get("Content-Length", "")
     if response.headers.get_content_type() == "text/html":
         raise _RefusedError("a web page came in its place; does this network ask for a login?")

@@ -79,8 +79,12 @@ class TorchNoise(NoiseSource):
         state: Any = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)
         engine = np.random.MT19937(0)
         engine.state = state
-        self._integers = np.random.Generator(engine)
+        self._generator = np.random.Generator(engine)
         self._waiting: float | None = None
+
+    def integers(self, count: int) -> npt.NDArray[np.uint32]:
+        """The next `count` 32-bit integers of the stream that draws are made from; consumes them."""
+        return self._generator.integers(0, 2**32, size=count, dtype=np.uint32)
 
     def _fill(self, out: Array) -> None:
         flat = out.reshape(-1)
@@ -89,24 +93,21 @@ class TorchNoise(NoiseSource):
                 flat[position] = self._next_small()
             return
         whole = flat.size // _BLOCK * _BLOCK
-        raw = self._raw(flat.size)
+        raw = self.integers(flat.size)
         _box_muller(_uniform(raw[:whole]), flat[:whole])
         if whole < flat.size:
             # An incomplete last block is made again, with its predecessors' last numbers, from 16 fresh integers.
-            _box_muller(_uniform(self._raw(_BLOCK)), flat[-_BLOCK:])
+            _box_muller(_uniform(self.integers(_BLOCK)), flat[-_BLOCK:])
 
     def _next_small(self) -> float:
         if self._waiting is not None:
             value, self._waiting = self._waiting, None
             return value
-        high, low, high_too, low_too = (int(word) for word in self._raw(4))
+        high, low, high_too, low_too = (int(word) for word in self.integers(4))
         angle = 2 * math.pi * _uniform53(high, low)
         radius = math.sqrt(-2 * math.log1p(-_uniform53(high_too, low_too)))
         self._waiting = radius * math.sin(angle)
         return radius * math.cos(angle)
-
-    def _raw(self, count: int) -> npt.NDArray[np.uint32]:
-        return self._integers.integers(0, 2**32, size=count, dtype=np.uint32)
 
 
 class NumpyNoise(NoiseSource):
@@ -167,6 +168,11 @@ class RecordingNoise(NoiseSource):
     def _fill(self, out: Array) -> None:
         self._source.draw(out.shape, out)
         self._draws.append(out.copy())
+
+    @property
+    def draws(self) -> tuple[Array, ...]:
+        """The draws so far, in order."""
+        return tuple(self._draws)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all draws so far as an .npz file that `ReplayNoise` reads; the file appears whole or not at all.

@@ -524,6 +524,12 @@ def test_a_status_that_makes_no_sense_is_not_tried_again(store: FakeServer, tmp_
     assert len(store.statuses[in_store(UNET)]) == 1
 
 
+def test_a_part_that_was_not_asked_for_is_refused(store: FakeServer, tmp_path: Path) -> None:
+    store.statuses[in_store(UNET)] = [206]
+    with pytest.raises(DownloadError, match="the server answered 206 where a whole file was asked for"):
+        fetch(tmp_path)
+
+
 @pytest.mark.parametrize("announced", [1_024_001, 2_000_000])
 def test_a_length_that_is_too_great_is_an_error(announced: int, store: FakeServer, tmp_path: Path) -> None:
     store.headers[in_store(UNET)] = {"Content-Length": str(announced)}

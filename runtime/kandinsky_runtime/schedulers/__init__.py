@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kandinsky_runtime.errors import SchedulerError
+from kandinsky_runtime.schedulers.config import given
 from kandinsky_runtime.schedulers.ddim import DDIM
 from kandinsky_runtime.schedulers.ddpm import DDPM
 from kandinsky_runtime.schedulers.dpm_solver import DPMSolver
@@ -59,7 +60,7 @@ def load(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
     wanted = config.get("_class_name") if name is None else name
     if isinstance(wanted, str) and wanted in _METHODS:
         method, settled = _METHODS[wanted]
-        return method({**config, **settled})
+        return method({**given(config), **settled})
     if isinstance(wanted, str) and wanted in _CLASSES:
         return _CLASSES[wanted](config)
     asked = "the scheduler config has no `_class_name`" if wanted is None else f"scheduler {wanted!r} is not supported"

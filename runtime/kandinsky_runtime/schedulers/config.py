@@ -187,17 +187,15 @@ class Options:
         """The options of `config` that this scheduler reads; its defaults for those that are absent.
 
         Args:
-            config: a diffusers scheduler config; names beginning with an underscore are metadata.
+            config: a diffusers scheduler config.
             class_name: the scheduler's diffusers name, for messages.
 
         Raises:
             SchedulerError: an option is unknown, unsupported or has a bad value; the message names each one.
         """
-        absent = set(config.get("_use_default_values", ()))
-        given = {name: value for name, value in config.items() if not name.startswith("_") and name not in absent}
         faults: list[str] = []
         values = dict(self.defaults)
-        for name, value in given.items():
+        for name, value in given(config).items():
             if name in _UNSUPPORTED:
                 if not any(value is neutral or value == neutral for neutral in _UNSUPPORTED[name]):
                     faults.append(f"`{name}` is {_shown(value)}, which is not supported")
@@ -213,6 +211,16 @@ class Options:
                     values[name] = _checked(name, value, faults)
         _refuse(faults)
         return SchedulerConfig(**values)
+
+
+def given(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a config sets: without its metadata, whose names begin with an underscore.
+
+    diffusers lists in `_use_default_values` what was written out but left at one scheduler's default, so that another
+    takes its own.
+    """
+    defaulted = config.get("_use_default_values") or ()
+    return {name: value for name, value in config.items() if not name.startswith("_") and name not in defaulted}
 
 
 _CHECKS: Mapping[str, Check] = {option.name: option.metadata["check"] for option in dataclasses.fields(SchedulerConfig)}

@@ -104,8 +104,8 @@ class DPMSolver(Scheduler):
     def _weights(self, sigmas: Float64, stochastic: bool) -> tuple[float, Float64, float]:
         """Weights of the sample, of the predictions (latest first), and of the noise.
 
-        Algorithm 2 of the paper and, for the SDE, its appendix B.4; the second order in the forms of table 1 of DPM-Solver
-        (arXiv:2206.00927), "midpoint" and "heun".
+        Algorithm 2 of the paper and, for the SDE, its section 5. Order 2 drops ("midpoint") or keeps ("heun") terms of
+        h³ in the weight of the slope.
 
         Args:
             sigmas: (order + 1,) noise levels: of the earliest prediction, …, of the latest, and of the end.

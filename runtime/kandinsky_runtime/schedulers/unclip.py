@@ -14,6 +14,7 @@ from kandinsky_runtime.schedulers import schedule
 from kandinsky_runtime.schedulers.config import Options
 from kandinsky_runtime.schedulers.ddpm import LEAST_VARIANCE, log_std_range, posterior_mean, posterior_variance
 from kandinsky_runtime.schedulers.sampler import Scheduler, Source, Table
+from kandinsky_runtime.schedulers.schedule import Float64
 
 
 class UnCLIP(Scheduler):
@@ -58,7 +59,7 @@ class UnCLIP(Scheduler):
         alpha_prev = np.append(alpha[1:], 1.0)
         # A step to the neighbouring timestep takes the schedule's own β, another the β of all it skips.
         neighbours = previous == timesteps - 1
-        beta = np.where(neighbours, betas[timesteps], 1 - schedule.alpha_ratio(alpha, alpha_prev))
+        beta: Float64 = np.where(neighbours, betas[timesteps], 1 - schedule.alpha_ratio(alpha, alpha_prev))
         variance = np.maximum(posterior_variance(alpha, alpha_prev, beta), LEAST_VARIANCE)
         return Table(
             timesteps=timesteps,

@@ -1,0 +1,179 @@
+"""Eager ppdiffusers as the oracle: single components, and its own inpainting pipeline with every draw recorded.
+
+The models here keep ppdiffusers' own attention and forwards; nothing is shared with the traced graphs but the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+from kandinsky_runtime.noise import NoiseSource, RecordingNoise
+from PIL import Image
+
+from kandinsky_export.architecture import build, expected_tensors, fill
+from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.vendors import DDPMScheduler, KandinskyV22InpaintPipeline, paddle
+
+Array = npt.NDArray[np.float32]
+Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One eager run.
+
+    Attributes:
+        noise: every draw, the initial one first.
+        unet_feeds, unet_outputs: what the UNet was given and returned, by step.
+        latents: after each step, (B, C, h, w).
+        encoded: latents of the picture.
+        image: (B, H, W, 3) in [0, 1].
+    """
+
+    noise: tuple[Array, ...]
+    unet_feeds: tuple[Feeds, ...]
+    unet_outputs: tuple[Array, ...]
+    latents: tuple[Array, ...]
+    encoded: Array
+    image: Array
+
+
+class Reference:
+    """The checkpoint's models in eager ppdiffusers."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Load both models.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be used.
+        """
+        self._models = {name: build(name, item.config) for name, item in checkpoint.components.items()}
+        tensors = checkpoint.tensors({name: expected_tensors(model) for name, model in self._models.items()})
+        for name, model in self._models.items():
+            fill(model, tensors[name])
+        self._scheduler_config = checkpoint.scheduler
+
+    def run(self, component: str, feeds: Feeds) -> Array:
+        """The output of a component, float32."""
+        unet, movq = self._models["unet"], self._models["movq"]
+        tensors = {name: paddle.to_tensor(array) for name, array in feeds.items()}
+        calls: Mapping[str, Callable[[], Any]] = {
+            "unet": lambda: unet(
+                tensors["sample"],
+                tensors["timestep"],
+                encoder_hidden_states=None,
+                added_cond_kwargs={"image_embeds": tensors["image_embeds"]},
+            ).sample,
+            "movq_encoder": lambda: movq.encode(tensors["image"]).latents,
+            "movq_decoder": lambda: movq.decode(tensors["latents"], force_not_quantize=True).sample,
+        }
+        with paddle.no_grad():
+            return np.asarray(calls[component]().numpy(), np.float32)
+
+    def inpaint(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        embeds: Array,
+        negative_embeds: Array,
+        *,
+        source: NoiseSource,
+        steps: int,
+        guidance_scale: float,
+    ) -> Trajectory:
+        """Run ppdiffusers' own inpainting pipeline, with its DDPM scheduler, on one picture.
+
+        Args:
+            image, mask: RGB and L, of one size, a multiple of 64.
+            embeds, negative_embeds: (1, E).
+            source: what the pipeline draws its noise from.
+            steps: of the scheduler.
+            guidance_scale: above 1: the pipeline fails without guidance.
+        """
+        pipeline = KandinskyV22InpaintPipeline(
+            unet=self._models["unet"],
+            scheduler=DDPMScheduler.from_config(dict(self._scheduler_config)),
+            movq=self._models["movq"],
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        recording = RecordingNoise(source)
+        steps_seen: list[tuple[Feeds, Array]] = []
+        latents: list[Array] = []
+        encoded: list[Array] = []
+        multiple = pipeline.movq_scale_factor
+        shape = (1, pipeline.movq.config.latent_channels, image.height // multiple, image.width // multiple)
+
+        def on_step_end(_: Any, __: int, ___: Any, values: dict[str, Any]) -> dict[str, Any]:
+            latents.append(values["latents"].numpy())
+            return {}
+
+        with _drawing_from(recording), _unet_calls(pipeline.unet, steps_seen), _encoder_calls(pipeline.movq, encoded):
+            output = pipeline(
+                image_embeds=paddle.to_tensor(embeds),
+                negative_image_embeds=paddle.to_tensor(negative_embeds),
+                image=image,
+                mask_image=mask,
+                height=image.height,
+                width=image.width,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                latents=paddle.to_tensor(recording.draw(shape)),
+                output_type="np",
+                callback_on_step_end=on_step_end,
+            )
+        return Trajectory(
+            noise=recording.draws,
+            unet_feeds=tuple(feeds for feeds, _ in steps_seen),
+            unet_outputs=tuple(result for _, result in steps_seen),
+            latents=tuple(latents),
+            encoded=encoded[0],
+            image=np.asarray(output.images, np.float32),
+        )
+
+
+@contextmanager
+def _drawing_from(source: NoiseSource) -> Iterator[None]:
+    """Let ppdiffusers' DDPM scheduler draw its noise from `source`."""
+
+    def randn(shape: Any, **_: Any) -> Any:
+        return paddle.to_tensor(source.draw(tuple(shape)))
+
+    with mock.patch("ppdiffusers.schedulers.scheduling_ddpm.randn_tensor", randn):
+        yield
+
+
+@contextmanager
+def _unet_calls(unet: Any, calls: list[tuple[Feeds, Array]]) -> Iterator[None]:
+    forward = unet.forward
+
+    def recorded(sample: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        result = forward(sample, timestep, *args, **kwargs)
+        feeds = {
+            "sample": sample.numpy(),
+            "timestep": np.full(sample.shape[0], float(timestep), np.float32),
+            "image_embeds": kwargs["added_cond_kwargs"]["image_embeds"].numpy(),
+        }
+        calls.append((feeds, result[0].numpy()))
+        return result
+
+    with mock.patch.object(unet, "forward", recorded):
+        yield
+
+
+@contextmanager
+def _encoder_calls(movq: Any, calls: list[Array]) -> Iterator[None]:
+    encode = movq.encode
+
+    def recorded(image: Any, *args: Any, **kwargs: Any) -> Any:
+        result = encode(image, *args, **kwargs)
+        calls.append(result["latents"].numpy())
+        return result
+
+    with mock.patch.object(movq, "encode", recorded):
+        yield
