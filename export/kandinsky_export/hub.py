@@ -29,7 +29,7 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, TypeVar, get_args
 
@@ -541,6 +541,7 @@ def _open(method: str, url: str, headers: Mapping[str, str] | None = None) -> ht
     return response
 
 
+@cache
 def _opener() -> urllib.request.OpenerDirector:
     """An opener for http and https alone: a redirect to ftp or to a local file finds no handler."""
     opener = urllib.request.OpenerDirector()

@@ -103,6 +103,7 @@ _KINDS: dict[type, str] = {
     BytesSpan: "bytes",
     TextSpan: "text",
     str: "text",
+    int: "an int",
     PickledDtype: "a dtype",
     PickledArray: "an array",
 }

@@ -17,7 +17,8 @@ def seeded_tensor(seed: int, name: str, torch_shape: tuple[int, ...]) -> Array:
     Weights are normal with a variance of 1 / fan-in, scales of norms lie about 1 and biases about 0, so that
     activations keep their size through the network. The spatial norms of MoVQ's decoder, which multiply a feature map
     by a map made from the latents, get scales about 1 too, and depend on the latents weakly: made-up trajectories end
-    in latents far larger than real ones.
+    in latents far larger than real ones. The UNet's variance channels, the second half of its outputs, stay within
+    [-1, 1] as trained ones do: they are the exponent of a standard deviation.
 
     Args:
         seed: any whole number.
@@ -36,6 +37,8 @@ def seeded_tensor(seed: int, name: str, torch_shape: tuple[int, ...]) -> Array:
         values *= np.float32(1 / math.sqrt(math.prod(torch_shape[1:])))
         if name.endswith((".conv_y.weight", ".conv_b.weight")):
             values *= np.float32(0.02)
+        if name == "unet.conv_out.weight":
+            values[len(values) // 2 :] *= np.float32(0.2)
     return values
 
 

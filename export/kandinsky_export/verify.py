@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import MANIFEST, Bundle
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
-from kandinsky_runtime.inputs import Geometry
+from kandinsky_runtime.inputs import MIN_SIZE, Geometry
 from kandinsky_runtime.noise import NumpyNoise, ReplayNoise
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.spec import GraphSpec
@@ -267,8 +267,9 @@ def _compare_trajectory(pipeline: InpaintPipeline, eager: Trajectory, geometry: 
 
 
 def _sample_picture(geometry: Geometry) -> tuple[Image.Image, Image.Image]:
-    """A picture of smooth colours and a mask with an ellipse, of a size that needs no padding."""
-    width, height = 3 * geometry.multiple, 2 * geometry.multiple
+    """A picture of smooth colours and a mask with an ellipse, of a size that neither side pads."""
+    side = math.lcm(MIN_SIZE, geometry.multiple, geometry.factor**2)  # ppdiffusers rounds up to factor²
+    width, height = 2 * side, side
     y, x = np.mgrid[0:height, 0:width]
     channels = (255 * x / width, 255 * y / height, 127.5 + 127.5 * np.sin(x / 9) * np.cos(y / 7))
     mask = Image.new("L", (width, height))

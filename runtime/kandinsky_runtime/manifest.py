@@ -1,4 +1,7 @@
-"""The bundle's manifest: a frozen, versioned description, read with all faults reported at once."""
+"""The bundle's manifest: a frozen, versioned description, read with all faults reported at once.
+
+Fields that this version does not know are ignored: what older runtimes can do without needs no newer schema.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from kandinsky_runtime.errors import BundleError
 from kandinsky_runtime.spec import DTYPES, GraphSpec, Range, TensorSpec, symbol_of
 
+MANIFEST = "manifest.json"
 FORMAT = "kandinsky22-bundle"
 SCHEMA = 1
 COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
 PRECISIONS = ("fp32", "fp16", "bf16")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Manifest:
         components: by name, see `COMPONENTS`.
         scheduler: the checkpoint's scheduler config, as published.
         files: every file but the manifest, by path relative to the bundle, with `/`.
-        source: where the weights came from: `name`, `format`, and `files` with their sha256.
+        source: where the weights came from: `name`, `form`, and `files` with their sha256.
         written_by: versions of the tools that wrote the bundle.
         parity: figures of the last verification, empty before it.
     """
@@ -84,13 +90,13 @@ def parse(text: str, subject: str) -> Manifest:
     """
     try:
         data = json.loads(text)
-    except ValueError as error:
-        raise BundleError(subject, [f"manifest.json is not JSON ({error})"]) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(subject, [f"{MANIFEST} is not JSON ({error}); export the bundle again"]) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise BundleError(subject, [f"manifest.json does not say it is a {FORMAT}"])
+        raise BundleError(subject, [f"{MANIFEST} does not say that it is a {FORMAT}"])
     schema = data.get("schema")
-    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise BundleError(subject, [f"manifest.json has no usable `schema` ({schema!r})"])
+    if not _is_count(schema) or schema < 1:
+        raise BundleError(subject, [f"{MANIFEST}: `schema` is {schema!r}; expected a whole number from 1 to {SCHEMA}"])
     if schema > SCHEMA:
         raise BundleError(
             subject, [f"bundle schema {schema}; this runtime reads up to {SCHEMA}: upgrade kandinsky22-deploy"]
@@ -109,95 +115,114 @@ class _Reader:
         files = {path: self.file(path, entry) for path, entry in self.mapping(data, "files").items()}
         entries = self.mapping(data, "components")
         self.faults += [f"component `{name}` is missing" for name in COMPONENTS if name not in entries]
-        components = {name: self.component(name, entry, files) for name, entry in entries.items()}
+        components = {name: self.component(f"component `{name}`", entry, files) for name, entry in entries.items()}
         scheduler = self.mapping(data, "scheduler")
         extras = {key: self.mapping(data, key) for key in ("source", "written_by", "parity")}
         if self.faults:
             raise BundleError(self.subject, self.faults)
         return Manifest(components=components, scheduler=scheduler, files=files, **extras)
 
-    def mapping(self, owner: Any, key: str, where: str = "manifest.json") -> dict[str, Any]:
+    def mapping(self, owner: Any, key: str, where: str = MANIFEST) -> dict[str, Any]:
         value = owner.get(key) if isinstance(owner, dict) else None
-        if not isinstance(value, dict):
-            self.faults.append(f"{where}: `{key}` is missing or no object")
-            return {}
-        return value
+        if isinstance(value, dict):
+            return value
+        self.faults.append(f"{where}: `{key}` is missing or no object")
+        return {}
 
     def sequence(self, owner: Any, key: str, where: str) -> list[Any]:
         value = owner.get(key) if isinstance(owner, dict) else None
-        if not isinstance(value, list):
-            self.faults.append(f"{where}: `{key}` is missing or no list")
-            return []
-        return value
+        if isinstance(value, list):
+            return value
+        self.faults.append(f"{where}: `{key}` is missing or no list")
+        return []
 
     def file(self, path: str, entry: Any) -> FileEntry:
         if fault := path_fault(path):
             self.faults.append(f"file {path!r} {fault}")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         digest = entry.get("sha256") if isinstance(entry, dict) else None
-        if not _is_count(size) or not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-            self.faults.append(f"file {path!r} needs `bytes` and a hexadecimal `sha256`")
-            return FileEntry(0, "")
-        return FileEntry(int(size), digest)
+        if _is_count(size) and isinstance(digest, str) and _SHA256.fullmatch(digest):
+            return FileEntry(size, digest)
+        self.faults.append(f"file {path!r} needs `bytes`, a whole number, and `sha256`, 64 hexadecimal digits")
+        return FileEntry(0, "")
 
-    def component(self, name: str, entry: Any, files: Mapping[str, FileEntry]) -> Component:
-        where = f"component `{name}`"
+    def component(self, where: str, entry: Any, files: Mapping[str, FileEntry]) -> Component:
         spec = self.mapping(entry, "spec", where)
-        ranges = {symbol: self.range(symbol, value, where) for symbol, value in self.mapping(spec, "ranges", where).items()}
-        inputs = tuple(self.tensor(item, ranges, where) for item in self.sequence(spec, "inputs", where))
-        outputs = tuple(self.tensor(item, ranges, where) for item in self.sequence(spec, "outputs", where))
         variants = {
-            key: self.variant(f"{where} variant `{key}`", value, files)
-            for key, value in self.mapping(entry, "variants", where).items()
+            name: self.variant(f"{where}, variant `{name}`", value, files)
+            for name, value in self.mapping(entry, "variants", where).items()
         }
-        return Component(GraphSpec(inputs, outputs, ranges), variants)
+        return Component(self.graph(where, spec), variants)
 
-    def range(self, symbol: str, value: Any, where: str) -> Range:
-        if (
-            isinstance(value, dict)
-            and set(value) == {"min", "max", "multiple"}
-            and all(_is_count(value[key]) and value[key] > 0 for key in ("min", "multiple"))
-            and (value["max"] is None or _is_count(value["max"]))
-        ):
-            return Range(**value)
-        self.faults.append(f"{where}: range of `{symbol}` needs min, max and multiple")
+    def graph(self, where: str, spec: dict[str, Any]) -> GraphSpec:
+        ranges = {
+            symbol: self.range(f"{where}, range of `{symbol}`", value)
+            for symbol, value in self.mapping(spec, "ranges", where).items()
+        }
+        inputs = tuple(self.tensor(where, item) for item in self.sequence(spec, "inputs", where))
+        outputs = tuple(self.tensor(where, item) for item in self.sequence(spec, "outputs", where))
+        names = [tensor.name for tensor in (*inputs, *outputs) if tensor.name]
+        self.faults += [f"{where}: two tensors are called `{name}`" for name in sorted({*names}) if names.count(name) > 1]
+        free = {dim for tensor in inputs for dim in tensor.dims if isinstance(dim, str)}
+        self.faults += [
+            f"{where}: input dimension `{dim}` has no range of that name" for dim in sorted(free - set(ranges))
+        ]
+        derived = {symbol_of(dim) for tensor in outputs for dim in tensor.dims if isinstance(dim, str)}
+        self.faults += [f"{where}: output dimension `{dim}` is none of an input" for dim in sorted(derived - free)]
+        return GraphSpec(inputs, outputs, ranges)
+
+    def range(self, where: str, value: Any) -> Range:
+        limits = value if isinstance(value, dict) else {}
+        least, most, multiple = limits.get("min"), limits.get("max"), limits.get("multiple")
+        if _is_count(least) and _is_count(multiple) and least and multiple:
+            if "max" in limits and most is None:
+                return Range(least, None, multiple)
+            if _is_count(most) and most >= least:
+                return Range(least, most, multiple)
+        self.faults.append(f"{where} needs `min`, `max` (null: none) and `multiple`, whole numbers of at least 1")
         return Range()
 
-    def tensor(self, item: Any, ranges: Mapping[str, Range], where: str) -> TensorSpec:
-        if not isinstance(item, dict) or not isinstance(item.get("name"), str) or item.get("dtype") not in DTYPES:
+    def tensor(self, where: str, item: Any) -> TensorSpec:
+        name = item.get("name") if isinstance(item, dict) else None
+        if not isinstance(name, str) or not name or item.get("dtype") not in DTYPES:
             self.faults.append(f"{where}: a tensor needs `name` and a `dtype` of {', '.join(DTYPES)}")
             return TensorSpec("", "float32", ())
-        dims = self.sequence(item, "dims", f"{where}, tensor `{item['name']}`")
-        for dim in dims:
-            if isinstance(dim, str):
-                try:
-                    known = symbol_of(dim) in ranges
-                except ValueError:
-                    known = False
-            else:
-                known = _is_count(dim) and dim > 0
-            if not known:
-                self.faults.append(f"{where}, tensor `{item['name']}`: {dim!r} is no dimension")
-        return TensorSpec(item["name"], item["dtype"], tuple(dims))
+        dims = self.sequence(item, "dims", f"{where}, tensor `{name}`")
+        bad = [dim for dim in dims if not _is_dim(dim)]
+        self.faults += [f"{where}, tensor `{name}`: {dim!r} is no dimension" for dim in bad]
+        return TensorSpec(name, item["dtype"], () if bad else tuple(dims))
 
     def variant(self, where: str, value: Any, files: Mapping[str, FileEntry]) -> Variant:
         roles = self.mapping(value, "files", where)
         precision = value.get("precision") if isinstance(value, dict) else None
         if precision not in PRECISIONS:
             self.faults.append(f"{where}: precision {precision!r} is none of {', '.join(PRECISIONS)}")
-        self.faults += [f"{where}: `{role}` names {path!r}, which `files` lacks" for role, path in roles.items() if path not in files]
+        for role, path in roles.items():
+            if not isinstance(path, str) or path not in files:
+                self.faults.append(f"{where}: `{role}` names {path!r}, which `files` lacks")
         return Variant(str(precision), roles)
 
 
 def path_fault(path: str) -> str | None:
     """What is wrong with a path that a manifest names, or None: it has to stay inside the bundle."""
     pure = PurePosixPath(path)
-    if not path or "\\" in path or "\0" in path or ":" in path or pure.is_absolute() or ".." in pure.parts:
+    if not path.isprintable() or any(letter in path for letter in "\\:") or pure.as_posix() != path:
+        return "is not a plain path, its parts joined by `/`"
+    if pure.is_absolute() or ".." in pure.parts:
         return "leaves the bundle's folder"
-    if pure.as_posix() != path or path == "manifest.json":
-        return "is not a plain relative path"
+    if path in (".", MANIFEST):
+        return "is not a file that a manifest can describe"
     return None
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_dim(value: Any) -> bool:
+    if not isinstance(value, str):
+        return _is_count(value) and value > 0
+    try:
+        return bool(symbol_of(value))
+    except ValueError:
+        return False

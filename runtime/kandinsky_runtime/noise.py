@@ -11,8 +11,6 @@ import operator
 import os
 import re
 import tempfile
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -277,17 +275,22 @@ def _load(path: Path, name: str) -> list[Array]:
     if not path.is_file():
         raise InputError(f"{name}: there is no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{name}: not an .npz file")
-            keys = archive.files
-            if not keys or any(_KEY.fullmatch(key) is None for key in keys):
-                raise InputError(f"{name}: holds {', '.join(keys) or 'nothing'}; expected draw_0000, draw_0001, …")
-            numbered = sorted((int(key.removeprefix("draw_")), key) for key in keys)
-            if [number for number, _ in numbered] != list(range(len(keys))):
-                raise InputError(f"{name}: its draws are not numbered 0 to {len(keys) - 1}")
-            return [archive[key] for _, key in numbered]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
+        with path.open("rb") as file:
+            return _recorded(np.load(file, allow_pickle=False), name)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in zipfile, zlib and numpy's reader
         raise InputError(f"{name}: cannot be read as an .npz file ({error})") from error
+
+
+def _recorded(archive: Any, name: str) -> list[Array]:
+    """The draws of what numpy.load returned, in order."""
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise InputError(f"{name}: not an .npz file")
+    keys = archive.files
+    if not keys or any(_KEY.fullmatch(key) is None for key in keys):
+        raise InputError(f"{name}: holds {', '.join(keys) or 'nothing'}; expected draw_0000, draw_0001, …")
+    numbered = sorted((int(key.removeprefix("draw_")), key) for key in keys)
+    if [number for number, _ in numbered] != list(range(len(keys))):
+        raise InputError(f"{name}: its draws are not numbered 0 to {len(keys) - 1}")
+    return [archive[key] for _, key in numbered]

@@ -13,7 +13,7 @@ from kandinsky_runtime.errors import TensorError
 
 DTYPES = ("float32", "float16", "int64", "int32", "bool")
 
-_EXPRESSION = re.compile(r"(?:(\d+)\*)?([a-z_]+)(?:/(\d+))?")
+_EXPRESSION = re.compile(r"(?:([1-9][0-9]*)\*)?([a-z_]+)(?:/([1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Range:
     multiple: int = 1
 
     def __str__(self) -> str:
-        top = "" if self.max is None else f" to {self.max}"
-        return f"{self.min}{top or ' and more'}" + (f", multiples of {self.multiple}" if self.multiple > 1 else "")
+        span = f"{self.min} and more" if self.max is None else f"{self.min} to {self.max}"
+        return span + (f", multiples of {self.multiple}" if self.multiple > 1 else "")
 
     def fault(self, size: int) -> str | None:
         """What is wrong with `size`, or None."""
@@ -43,8 +43,8 @@ class Range:
 class TensorSpec:
     """A tensor of a graph.
 
-    `dims` holds a number for a fixed dimension and, for a symbolic one, its name or `k*name` or `name/k`
-    (`("batch", 3, "8*height", "8*width")`).
+    `dims` holds a number for a fixed dimension and a symbol's name for a free one. An output's may also be derived
+    from a symbol, as `k*name` or `name/k`: `("batch", 3, "8*height", "8*width")`.
     """
 
     name: str
@@ -67,40 +67,50 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
     ranges: Mapping[str, Range]
 
-    def check(self, feeds: Mapping[str, npt.NDArray[np.generic]], *, remedy: str = "") -> dict[str, int]:
+    def check(
+        self, feeds: Mapping[str, npt.NDArray[np.generic]], *, subject: str = "the graph", remedy: str = ""
+    ) -> dict[str, int]:
         """Check that `feeds` fit the inputs: names, dtypes, ranks, sizes, and one size per symbol.
+
+        Args:
+            feeds: the inputs by name.
+            subject: how errors name the graph.
+            remedy: what to do about a size outside its range, for errors.
 
         Returns:
             The size of every symbol.
 
         Raises:
-            TensorError: names the tensor, what was got, what was expected, and `remedy`.
+            TensorError: names the tensor, what was got, what was expected, and the remedy.
         """
         expected = [spec.name for spec in self.inputs]
         if set(feeds) != set(expected):
-            raise TensorError(f"the graph takes the inputs {', '.join(expected)}; got {', '.join(feeds) or 'none'}")
+            raise TensorError(f"{subject} takes the inputs {', '.join(expected)}; got {', '.join(feeds) or 'none'}")
         sizes: dict[str, int] = {}
         for spec in self.inputs:
-            self._check_tensor(spec, feeds[spec.name], sizes, remedy)
+            if fault := self._fault(spec, feeds[spec.name], sizes, remedy):
+                raise TensorError(f"{subject}: `{spec.name}` {fault}")
         return sizes
 
-    def _check_tensor(
+    def _fault(
         self, spec: TensorSpec, array: npt.NDArray[np.generic], sizes: dict[str, int], remedy: str
-    ) -> None:
+    ) -> str | None:
+        """What is wrong with one input, or None; adds its symbols to `sizes`."""
+        if not isinstance(array, np.ndarray):
+            return f"is a {type(array).__name__}; expected a numpy array, {spec}"
         if array.dtype != spec.dtype:
-            raise TensorError(f"`{spec.name}` is {array.dtype}; the graph takes {spec.dtype}")
+            return f"is {array.dtype}; expected {spec.dtype}"
         if array.ndim != len(spec.dims):
-            raise TensorError(f"`{spec.name}` is {array.shape}; expected {len(spec.dims)} dimensions: {spec}")
+            return f"is {array.shape}; expected {len(spec.dims)} dimensions, {spec}"
         for dim, size in zip(spec.dims, array.shape, strict=True):
             if isinstance(dim, int):
-                fault = None if size == dim else f"must be {dim}"
-                name = f"dimension {dim}"
-            else:
-                known = sizes.setdefault(dim, size)
-                fault = self.ranges[dim].fault(size) if known == size else f"must be {known} as in the other inputs"
-                name = dim
-            if fault:
-                raise TensorError(f"`{spec.name}` is {array.shape}; {name} {fault}{remedy}")
+                if size != dim:
+                    return f"is {array.shape}; expected {spec}"
+            elif (known := sizes.setdefault(dim, size)) != size:
+                return f"is {array.shape}; {dim} must be {known} as in the other inputs"
+            elif fault := self.ranges[dim].fault(size):
+                return f"is {array.shape}; {dim} {fault}{remedy and f': {remedy}'}"
+        return None
 
 
 def symbol_of(dim: str) -> str:
@@ -109,14 +119,16 @@ def symbol_of(dim: str) -> str:
     Raises:
         ValueError: the text is not `name`, `k*name` or `name/k`.
     """
-    match = _EXPRESSION.fullmatch(dim)
-    if match is None:
-        raise ValueError(f"{dim!r} is not a dimension")
-    return match[2]
+    return _parts(dim)[1]
 
 
 def _evaluate(dim: str, sizes: Mapping[str, int]) -> int:
+    factor, symbol, divisor = _parts(dim)
+    return factor * sizes[symbol] // divisor
+
+
+def _parts(dim: str) -> tuple[int, str, int]:
     match = _EXPRESSION.fullmatch(dim)
     if match is None:
-        raise ValueError(f"{dim!r} is not a dimension")
-    return int(match[1] or 1) * sizes[match[2]] // int(match[3] or 1)
+        raise ValueError(f"{dim!r} is no dimension: expected name, k*name or name/k")
+    return int(match[1] or 1), match[2], int(match[3] or 1)

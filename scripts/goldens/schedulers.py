@@ -168,7 +168,7 @@ def learns_variance(case: Case) -> bool:
 
 
 def stand_in_model(case: Case, sample: Array, timestep: float) -> Array:
-    """A smooth function of latents (B, C, …) and timestep, bounded by 1; with a variance (B, 2C, …) if it is learned."""
+    """A smooth function of latents (B, C, …) and timestep, bounded by 1; (B, 2C, …) where a variance is learned."""
     x = sample.astype(np.float64)
     prediction = 0.7 * np.tanh(x + 0.5 * np.sin(0.01 * timestep)) + 0.2 * np.cos(2 * x)
     if not learns_variance(case):
@@ -281,8 +281,9 @@ def write_randn(path: Path, versions: str) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {"versions": np.array(versions)}
     for seed in RANDN_SEEDS:
         generator = torch.Generator("cpu").manual_seed(seed)
-        # randint takes the integer modulo 2**31: the lower 31 bits.
-        arrays[f"integers_{seed}"] = torch.randint(2**31, (700,), generator=generator).numpy().astype(np.uint32)
+        # The full range of int64 takes two integers of the stream as they are, the upper half first.
+        pairs = torch.empty(350, dtype=torch.int64).random_(-(2**63), None, generator=generator).numpy()
+        arrays[f"integers_{seed}"] = pairs.astype(">i8").view(">u4").astype(np.uint32)
         for number, sequence in enumerate(RANDN_SEQUENCES):
             generator = torch.Generator("cpu").manual_seed(seed)
             draws = [kept(torch.randn(shape, generator=generator).numpy()) for shape in sequence]

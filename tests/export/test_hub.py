@@ -78,6 +78,7 @@ class FakeServer:
 
 
 class Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # or the body of an answer waits for the client to acknowledge the headers
     fake: FakeServer
 
     def do_HEAD(self) -> None:
@@ -641,10 +642,10 @@ def test_two_processes_do_not_fetch_into_the_same_folder(
 def test_redirects_over_http_are_followed_and_keep_the_range(store: FakeServer, tmp_path: Path) -> None:
     store.files["/elsewhere"] = WEIGHTS
     store.headers["302"] = {"Location": "/elsewhere"}
-    store.statuses[in_store(UNET)] = [302] * 3  # one HEAD, two GETs
-    store.script["/elsewhere"] = [send_all, cut_after(300_000)]  # urllib follows the HEAD with a GET
+    store.statuses[in_store(UNET)] = [302] * 10
+    store.script["/elsewhere"] = [cut_after(300_000)] * 2  # before Python 3.13, urllib follows the HEAD with a GET
     assert contents(fetch(tmp_path)) == PADDLE_FILES
-    assert store.gets("/elsewhere")[-1] == "bytes=300000-"
+    assert "bytes=300000-" in store.gets("/elsewhere")
 
 
 @pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x", "gopher://127.0.0.1/"])

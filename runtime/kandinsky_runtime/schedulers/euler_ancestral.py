@@ -30,7 +30,10 @@ class EulerAncestral(Scheduler):
         training = schedule.training_sigmas(schedule.finite_sigma_alphas(self.config))
         timesteps = float_timesteps(self.config, steps)
         sigmas = schedule.ending(levels_at(timesteps, training), 0.0)
-        start, end = sigmas[:-1], sigmas[1:]
-        down = np.square(end) / start
-        up = np.sqrt(np.square(end) - np.square(down))
-        return euler_table(self.config, timesteps, sigmas, to=down, noise=up, draws=True)
+        # In float32, as diffusers: where σ is large, σ_down is what is left by rounding.
+        start, end = sigmas[:-1].astype(np.float32), sigmas[1:].astype(np.float32)
+        up = np.sqrt(np.square(end) * (np.square(start) - np.square(end)) / np.square(start))
+        down = np.sqrt(np.square(end) - np.square(up))
+        return euler_table(
+            self.config, timesteps, sigmas, to=down.astype(np.float64), noise=up.astype(np.float64), draws=True
+        )

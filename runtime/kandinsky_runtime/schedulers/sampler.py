@@ -40,6 +40,8 @@ class Table:
         noise: (n,) standard deviation s; unused where the variance is learned.
         draws: (n,) bool: which steps consume a draw of noise.
         forward: (n, 2) weights of (original, noise) in the forward process to `timesteps`.
+        derivative: (n, 2) σ and Δσ of a step next = sample + (sample - x̂) / σ · Δσ + s·noise, evaluated in this order;
+            `update` is None then.
         input_scale: (n,) what the model's input is divided by, or None.
         init_noise_sigma: standard deviation of the first latents.
         corrector: (n, 1 + k) weights c of (sample of the last step, prediction, prediction one step ago, …), or None; a
@@ -50,10 +52,11 @@ class Table:
 
     timesteps: npt.NDArray[Any]
     prediction: Float64
-    update: Float64
+    update: Float64 | None
     noise: Float64
     draws: npt.NDArray[np.bool_]
     forward: Float64
+    derivative: Float64 | None = None
     input_scale: Float64 | None = None
     init_noise_sigma: float = 1.0
     corrector: Float64 | None = None
@@ -62,7 +65,7 @@ class Table:
 
     def __post_init__(self) -> None:
         self.timesteps.setflags(write=False)
-        for name in ("prediction", "update", "noise", "forward", "corrector"):
+        for name in ("prediction", "update", "derivative", "noise", "forward", "corrector"):
             if getattr(self, name) is None:
                 continue
             finite = np.isfinite(getattr(self, name)).reshape(len(self.timesteps), -1).all(axis=1)
@@ -81,13 +84,14 @@ class Table:
     @property
     def kept_predictions(self) -> int:
         """How many predictions are in use at a time, the latest included."""
-        kept = self.update.shape[1] - 2
-        return kept if self.corrector is None else max(kept, self.corrector.shape[1] - 1)
+        looked_back = 1 if self.update is None else self.update.shape[1] - 2
+        return looked_back if self.corrector is None else max(looked_back, self.corrector.shape[1] - 1)
 
     def folded(self) -> Table:
-        """The same steps without the prediction, for a table with h = 1 whose prediction nothing alters."""
-        update = self.update[:, :2] + self.update[:, 2:] * self.prediction
-        return dataclasses.replace(self, update=update)
+        """The same steps without the prediction where only `update` uses it; else the table itself."""
+        if self.update is None or self.kept_predictions > 1:
+            return self
+        return dataclasses.replace(self, update=self.update[:, :2] + self.update[:, 2:] * self.prediction)
 
 
 @dataclass(frozen=True)
@@ -148,16 +152,17 @@ class Sampler:
         self._shape = shape
         self._limit = limit
         self._source = source
-        if table.kept_predictions == 1 and limit is None:
+        if limit is None:
             table = table.folded()
-        self._prediction: list[list[float]] = table.prediction.tolist()
-        self._update: list[list[float]] = table.update.tolist()
+        self._prediction = _rows(table.prediction)
+        self._update = _rows(table.update)
+        self._derivative = _rows(table.derivative)
+        self._corrector = _rows(table.corrector)
+        self._forward = _rows(table.forward)
+        self._log_std = _rows(table.log_std)
         self._noise: list[float] = table.noise.tolist()
-        self._forward: list[list[float]] = table.forward.tolist()
         self._draws: list[bool] = table.draws.tolist()
-        self._input_scale: list[float] | None = None if table.input_scale is None else table.input_scale.tolist()
-        self._corrector: list[list[float]] | None = None if table.corrector is None else table.corrector.tolist()
-        self._log_std: list[list[float]] | None = None if table.log_std is None else table.log_std.tolist()
+        self._input_scale: list[float] = [] if table.input_scale is None else table.input_scale.tolist()
         self._learns_variance = table.learns_variance
 
         self._output_shape = (shape[0], shape[1] * (2 if self._learns_variance else 1), *shape[2:])
@@ -169,7 +174,7 @@ class Sampler:
         self._predictions = deque(np.empty(shape, dtype=np.float32) for _ in range(table.kept_predictions))
         # What the last two steps started from, the latest first.
         self._bases = deque(np.empty(shape, dtype=np.float32) for _ in range(0 if table.corrector is None else 2))
-        self._scaled = None if self._input_scale is None else np.empty(shape, dtype=np.float32)
+        self._scaled = np.empty(shape if self._input_scale else 0, dtype=np.float32)
         self._next_step = 0
 
     def scale_model_input(self, i: int, sample: Float32) -> Float32:
@@ -182,7 +187,7 @@ class Sampler:
             `sample` itself, or a buffer that the next call overwrites.
         """
         self._check_index(i)
-        if self._input_scale is None or self._scaled is None:
+        if not self._input_scale:
             return sample
         return np.divide(sample, self._input_scale[i], out=self._scaled)
 
@@ -226,7 +231,7 @@ class Sampler:
             if self._predictions:
                 self._predict(i, output, sample)
             result = self._free_buffer(sample, output)
-            self._combine(result, self._update[i], (self._base(i, sample), output, *self._predictions))
+            self._advance(i, output, sample, result)
             if noise is not None:
                 result += np.multiply(noise, self._deviation(i, variance), out=self._scratch)
         if not np.isfinite(result, out=self._finite[:, : self._shape[1]]).all():
@@ -254,9 +259,20 @@ class Sampler:
         np.multiply(original, signal, out=out)
         return np.add(out, self._scratch, out=out)
 
+    def _advance(self, i: int, output: Float32, sample: Float32, result: Float32) -> None:
+        """Step i without its noise, into `result`."""
+        if not self._derivative:
+            self._combine(result, self._update[i], (self._base(i, sample), output, *self._predictions))
+            return
+        sigma, change = self._derivative[i]
+        np.subtract(sample, self._predictions[0], out=result)
+        result /= sigma
+        result *= change
+        result += sample
+
     def _base(self, i: int, sample: Float32) -> Float32:
         """The latents that step i starts from: `sample`, or what the corrector makes of it."""
-        if self._corrector is None:
+        if not self._corrector:
             return sample
         self._bases.rotate(1)
         base, last = self._bases
@@ -291,7 +307,7 @@ class Sampler:
         """The standard deviation of step i's noise; an array, in the scratch buffer, where it is learned."""
         if variance is None:
             return self._noise[i]
-        if self._log_std is None:
+        if not self._log_std:
             return np.sqrt(variance, out=self._scratch)
         constant, slope = self._log_std[i]
         np.multiply(variance, slope, out=self._scratch)
@@ -319,7 +335,7 @@ class Sampler:
     def _check_finite(self, i: int, output: Float32) -> None:
         if not np.isfinite(output, out=self._finite).all():
             self._refuse(i, f"the {self._source.component} returned", self._source.tensor, output)
-        if self._learns_variance and self._log_std is None and output[:, self._shape[1] :].min() < 0:
+        if self._learns_variance and not self._log_std and output[:, self._shape[1] :].min() < 0:
             raise NonFiniteError(
                 f"{self._where(i)}: the variance channels of the {self._source.component}'s `{self._source.tensor}` "
                 "are below 0, so the noise's deviation is NaN"
@@ -339,6 +355,12 @@ class Sampler:
         raise NonFiniteError(
             f"{self._where(i)}: {what} {nan} NaN and {infinite} infinite values in `{name}` {array.shape}"
         )
+
+
+def _rows(table: Float64 | None) -> list[list[float]]:
+    """A table's rows as Python floats; none of an absent table."""
+    rows: list[list[float]] = [] if table is None else table.tolist()
+    return rows
 
 
 class Scheduler(ABC):

@@ -94,7 +94,12 @@ def alpha_ratio(alphas: Float64, alphas_prev: Float64) -> Float64:
     β is the difference of this ratio from 1, about 1e-3 between late steps: the rounding moves it by 1e-4 of itself,
     and the last latents with it.
     """
-    return (alphas / alphas_prev).astype(np.float32).astype(np.float64)
+    return rounded(alphas / alphas_prev)
+
+
+def rounded(values: Float64) -> Float64:
+    """`values` rounded to float32 where diffusers rounds and it is felt; still float64."""
+    return values.astype(np.float32).astype(np.float64)
 
 
 def timesteps(config: SchedulerConfig, steps: int) -> Int64:

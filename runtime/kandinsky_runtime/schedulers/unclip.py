@@ -59,7 +59,8 @@ class UnCLIP(Scheduler):
         alpha_prev = np.append(alpha[1:], 1.0)
         # A step to the neighbouring timestep takes the schedule's own β, another the β of all it skips.
         neighbours = previous == timesteps - 1
-        beta: Float64 = np.where(neighbours, betas[timesteps], 1 - schedule.alpha_ratio(alpha, alpha_prev))
+        skipping = schedule.rounded(1 - schedule.alpha_ratio(alpha, alpha_prev))
+        beta: Float64 = np.where(neighbours, betas[timesteps], skipping)
         variance = np.maximum(posterior_variance(alpha, alpha_prev, beta), LEAST_VARIANCE)
         return Table(
             timesteps=timesteps,

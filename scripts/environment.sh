@@ -1,0 +1,35 @@
+# Sourced by the other scripts: `environment NAME EXTRAS` makes the Python environment NAME once, installs the project
+# with EXTRAS at the versions of scripts/constraints/NAME.txt, and leaves its interpreter in $python. It is made again
+# when the versions or the project's dependencies change.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+environment() {
+    local name=$1 extras=$2
+    local folder="$root/.venv-$name" constraints="$root/scripts/constraints/$name.txt"
+    local wanted
+    wanted=$(cat "$constraints" "$root/pyproject.toml" | sha256sum)
+    python="$folder/bin/python"
+    if [ "$(cat "$folder/made-from" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    echo "making the environment .venv-$name (once) ..." >&2
+    rm -rf "$folder"
+    local interpreter
+    interpreter=$(python_311)
+    "$interpreter" -m venv "$folder"
+    "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$root[$extras]"
+    echo "$wanted" > "$folder/made-from"
+}
+
+python_311() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 python3; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.11 is needed (ppdiffusers and its companions); set PYTHON to its interpreter" >&2
+    return 2
+}

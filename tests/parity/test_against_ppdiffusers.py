@@ -1,0 +1,30 @@
+"""Components at five shapes and whole trajectories against eager ppdiffusers, for every build of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.verify import verify_bundle
+from kandinsky_runtime.bundle import Bundle
+from scripts.goldens.trajectories import CASES, STEPS
+
+COMPONENT_TOLERANCE = 1e-4
+TRAJECTORY_TOLERANCE = 1e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_component_and_a_trajectory_agree(
+    case: str, case_checkpoint: Callable[[str], Path], case_bundle: Callable[[str], Path]
+) -> None:
+    report = verify_bundle(Bundle.open(case_bundle(case)), Checkpoint.open(case_checkpoint(case)), steps=STEPS)
+    assert set(report.engines) == {"onnxruntime", "paddle"}
+    assert all(len(set(shapes)) == 5 for shapes in report.shapes.values())
+    for figures in report.engines.values():
+        assert max(figures.components.values()) <= COMPONENT_TOLERANCE, report.table()
+        assert figures.trajectory is not None
+        assert figures.trajectory.image <= TRAJECTORY_TOLERANCE, report.table()
+    assert Bundle.open(case_bundle(case)).manifest.parity["passed"]
