@@ -13,18 +13,32 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_export.architecture import MODELS, Expected
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.weights import StoredTensor, read_weights, weight_files
 
 Array = npt.NDArray[np.float32]
 Form = Literal["ppdiffusers", "diffusers"]
 
+MODELS = ("unet", "movq")
+
 # diffusers before 0.17 named the parts of an attention block so.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD_ATTENTION_NAMES)})\.(weight|bias)$")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A tensor that a model expects: its shape in Paddle's layout, and whether PyTorch stores it transposed."""
+
+    shape: tuple[int, ...]
+    transposed: bool
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """The shape in PyTorch's layout: Linear weights are [out, in] there and [in, out] in Paddle."""
+        return self.shape[::-1] if self.transposed else self.shape
 
 
 @dataclass(frozen=True)
@@ -61,15 +75,18 @@ class Checkpoint:
         Raises:
             CheckpointError: lists every config and weight file that is missing or cannot be read.
         """
-        if not root.is_dir():
-            raise CheckpointError(str(root), ["no such folder"])
         faults: list[str] = []
-        scheduler = _read_config(root / "scheduler" / "scheduler_config.json", faults)
-        components = {}
-        for name in MODELS:
-            config = _read_config(root / name / "config.json", faults)
-            if found := _find_weights(root / name, variant, faults):
-                components[name] = Component(config, *found)
+        try:
+            if not root.is_dir():
+                raise CheckpointError(str(root), ["no such folder"])
+            scheduler = _read_config(root / "scheduler" / "scheduler_config.json", faults)
+            components = {}
+            for name in MODELS:
+                config = _read_config(root / name / "config.json", faults)
+                if found := _find_weights(root / name, variant, faults):
+                    components[name] = Component(config, *found)
+        except OSError as error:
+            raise CheckpointError(str(root), [f"cannot be read ({error})"]) from error
         if faults:
             raise CheckpointError(str(root), faults)
         return cls(root, components, scheduler)
@@ -110,17 +127,17 @@ class Checkpoint:
             return {}
         faults += [f"{name}: `{key}` is missing" for key in expected if key not in stored]
         faults += [f"{name}: `{key}` is extra; the config has no place for it" for key in stored if key not in expected]
-        tensors = {}
-        for key in expected.keys() & stored.keys():
-            shape = expected[key].torch_shape if component.form == "diffusers" else expected[key].shape
-            if stored[key].shape != shape:
-                faults.append(f"{name}: `{key}` has shape {stored[key].shape}; the config makes it {shape}")
-            elif not stored[key].is_float:
-                faults.append(f"{name}: `{key}` holds no floating-point numbers")
-            else:
-                turn = expected[key].transposed and component.form == "diffusers"
-                tensors[key] = _turned(stored[key].read) if turn else stored[key].read
-        return {key: tensors[key] for key in expected if key in tensors}
+        both = {key: (stored[key], item) for key, item in expected.items() if key in stored}
+        for key, (tensor, item) in both.items():
+            shape = item.torch_shape if component.form == "diffusers" else item.shape
+            if tensor.shape != shape:
+                faults.append(f"{name}: `{key}` has shape {tensor.shape}; the config makes it {shape}")
+            elif not tensor.is_float:
+                faults.append(f"{name}: `{key}` holds {tensor.dtype}; it must hold floating-point numbers")
+        return {
+            key: _turned(tensor.read) if item.transposed and component.form == "diffusers" else tensor.read
+            for key, (tensor, item) in both.items()
+        }
 
 
 def _turned(read: Callable[[], Array]) -> Callable[[], Array]:
@@ -132,7 +149,7 @@ def _with_current_names(
 ) -> dict[str, StoredTensor]:
     def current(name: str) -> str:
         renamed = _OLD_ATTENTION.sub(lambda m: f"{m[1]}.{_OLD_ATTENTION_NAMES[m[2]]}.{m[3]}", name)
-        return renamed if name not in expected and renamed in expected else name
+        return renamed if name not in expected and renamed in expected and renamed not in stored else name
 
     return {current(name): tensor for name, tensor in stored.items()}
 
@@ -144,7 +161,7 @@ def _read_config(path: Path, faults: list[str]) -> dict[str, Any]:
     except FileNotFoundError:
         faults.append(f"{where} is missing")
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         faults.append(f"{where} cannot be read ({error})")
         return {}
     if not isinstance(config, dict):
@@ -171,12 +188,13 @@ def _find_weights(folder: Path, variant: str | None, faults: list[str]) -> tuple
     return None
 
 
-# Name patterns of whole files and of indexes, the preferred form first; `v` is the variant.
+# Name patterns of whole files and of indexes, the preferred form first; shards are named in an index only.
+_VARIANT = r"(?P<variant>(?!.*-\d+-of-\d+)\w[\w-]*)"
 _WEIGHT_NAMES: tuple[tuple[Form, str], ...] = (
-    ("diffusers", r"diffusion_pytorch_model(?:\.(?P<v>\w+))?\.safetensors"),
-    ("diffusers", r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<v>\w+))?\.json"),
-    ("diffusers", r"diffusion_pytorch_model\.(?P<v>\w+)\.safetensors\.index\.json"),
-    ("ppdiffusers", r"model_state(?:\.(?P<v>\w+))?\.pdparams"),
+    ("diffusers", rf"diffusion_pytorch_model(?:\.{_VARIANT})?\.safetensors"),
+    ("diffusers", rf"diffusion_pytorch_model\.safetensors\.index(?:\.{_VARIANT})?\.json"),
+    ("diffusers", rf"diffusion_pytorch_model\.{_VARIANT}\.safetensors\.index\.json"),
+    ("ppdiffusers", rf"model_state(?:\.{_VARIANT})?\.pdparams"),
 )
 
 
@@ -186,5 +204,5 @@ def _weights_by_variant(folder: Path) -> dict[str | None, tuple[Form, Path]]:
     for form, pattern in _WEIGHT_NAMES:
         for name in names:
             if match := re.fullmatch(pattern, name):
-                found.setdefault(match["v"], (form, folder / name))
+                found.setdefault(match["variant"], (form, folder / name))
     return found

@@ -6,7 +6,11 @@ import json
 from importlib import resources
 from typing import Any
 
+from kandinsky_runtime.errors import UsageError
+
 Config = dict[str, Any]
+
+SIZES = ("tiny", "full")
 
 # Four levels like the published model, so that sizes and factors are the same; 1/400 of its parameters.
 _TINY: dict[str, Config] = {
@@ -38,5 +42,11 @@ def published(name: str) -> Config:
 
 
 def sized(name: str, size: str) -> Config:
-    """The config called `name` at `size`, "tiny" or "full"."""
+    """The config called `name` at `size`, one of `SIZES`.
+
+    Raises:
+        UsageError: there is no such size.
+    """
+    if size not in SIZES:
+        raise UsageError(f"there is no size {size!r}; choose from {', '.join(SIZES)}")
     return published(name) | (_TINY[name] if size == "tiny" else {})

@@ -1,113 +1,193 @@
-"""Folders and files that appear whole or not at all."""
+"""Folders and files that appear whole or not at all.
+
+A folder grows as a hidden sibling, `.NAME.partial-XXXXXXXX`, and is renamed when it is whole; a folder that it replaces
+waits beside it, with `-old` behind the name, until then. An advisory lock on the sibling, which ends with its process
+however that ends, tells a folder that somebody is writing from one that a killed process left behind.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kandinsky_export.errors import ExportError
 from kandinsky_runtime.errors import UsageError
 
-from kandinsky_export.errors import ExportError
-
-_MARK = ".partial-"
+_PARTIAL = ".partial-"
+_OLD = "-old"
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling of `target` to fill; it takes the target's name when the block ends without an error.
 
-    What it holds is flushed to disk before it is renamed. An error removes it; a killed process leaves it behind, and
-    the next call for the same target removes it then.
+    What it holds is flushed to disk before it is renamed. An error or an interrupt removes it; a killed process leaves
+    it behind, and the next call for the same target removes it then.
+
+    Args:
+        target: the folder to make.
+        marker: a file that every folder of this kind has; only such a folder is ever replaced.
+        overwrite: replace `target` where it exists.
 
     Raises:
-        UsageError: `target` exists and `overwrite` is false, or its parent is missing.
+        UsageError: `target` cannot be meant, see `check_target`, or another process made it during the block.
         ExportError: the disk is full, or the folder cannot be written.
     """
-    check_target(target, overwrite=overwrite)
-    _remove_leftovers(target)
-    partial = target.with_name(f".{target.name}{_MARK}{os.getpid()}")
-    try:
-        partial.mkdir()
-        yield partial
-        _flush(partial)
-        _swap(partial, target)
-    except OSError as error:
-        raise ExportError(f"cannot write {target}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _disk_errors_explained(target):
+        place = target.resolve()
+        _remove_leftovers(place)
+        check_target(target, marker=marker, overwrite=overwrite)
+        with _partial_sibling(place) as partial:
+            yield partial
+            _flush(partial)
+            _swap(partial, place, overwrite=overwrite)
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a target folder before any work is done for it; see `new_folder`."""
-    if not target.parent.is_dir():
-        raise UsageError(f"{target.parent} is no folder; make it first")
-    if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError(f"{target} exists; choose another place, or replace it with --overwrite")
+def check_target(target: Path, *, marker: str, overwrite: bool) -> None:
+    """Refuse a target folder before any work is done for it; see `new_folder`.
+
+    Raises:
+        UsageError: its parent is missing, it is the current folder or around it, it exists and `overwrite` is false,
+            or it has content of another kind.
+        ExportError: the file system does not let it be looked at.
+    """
+    with _disk_errors_explained(target):
+        place = target.resolve()
+        if not place.parent.is_dir():
+            raise UsageError(f"{place.parent} is no folder; make it first")
+        if Path.cwd().is_relative_to(place):
+            raise UsageError(f"{target} is the current folder or around it; choose another place")
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            return
+        if not overwrite:
+            raise UsageError(f"{target} exists; choose another place, or replace it with --overwrite")
+        if not (place / marker).is_file():
+            raise UsageError(f"{target} has no {marker} in it, so it is not replaced; choose another place")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a part."""
-    partial = path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+    """Write a text file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written; the old content is still there.
+    """
+    partial = path.with_name(f".{path.name}{_PARTIAL}{secrets.token_hex(4)}")
     try:
         with partial.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _swap(partial: Path, target: Path) -> None:
-    """Put `partial` in the place of `target`, which may exist; a failure puts the old one back."""
-    old = target.with_name(f".{target.name}{_MARK}{os.getpid()}-old")
-    had_old = target.exists()
-    if had_old:
-        target.rename(old)
+@contextmanager
+def _disk_errors_explained(target: Path) -> Iterator[None]:
     try:
-        partial.rename(target)
-    except OSError:
-        if had_old:
-            old.rename(target)
-        raise
-    _sync(target.parent)
-    if had_old:
-        shutil.rmtree(old)
-
-
-def _remove_leftovers(target: Path) -> None:
-    for path in target.parent.glob(f".{target.name}{_MARK}*"):
-        pid = path.name.rpartition(_MARK)[2].removesuffix("-old")
-        if not pid.isdigit() or _alive(int(pid)):
-            continue
-        if path.name.endswith("-old") and not target.exists():
-            path.rename(target)  # killed between the two renames: the old folder is still the valid one
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"cannot write {target}: the disk is full; free some space and try again"
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            message = f"cannot write {target}: {error}"
+        raise ExportError(message) from error
 
 
-def _alive(pid: int) -> bool:
+@contextmanager
+def _partial_sibling(place: Path) -> Iterator[Path]:
+    """A new folder beside `place`, locked while the block runs, and removed after it if it is still there."""
+    token = secrets.token_hex(4)
+    unlocked = place.with_name(f".{place.name}.new-{token}")
+    partial = place.with_name(f".{place.name}{_PARTIAL}{token}")
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        unlocked.mkdir()
+        with _locked(unlocked):
+            unlocked.rename(partial)  # locked before it has the name that others look for
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unlocked, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder for the block; false where somebody else has, or the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+def _swap(partial: Path, place: Path, *, overwrite: bool) -> None:
+    """Rename `partial` to `place`, which may exist; where that fails, what was there before is put back."""
+    old = partial.with_name(partial.name + _OLD)
+    try:
+        while not _renamed(partial, place):
+            if not overwrite:
+                raise UsageError(f"{place} was made by another process meanwhile; it stays as it is")
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process replaces it, too
+                place.rename(old)
+    except BaseException:
+        with suppress(OSError):
+            old.rename(place)
+        raise
+    _sync_folder(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _renamed(folder: Path, place: Path) -> bool:
+    """Rename a folder; false if `place` has content."""
+    try:
+        folder.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
         return False
-    except PermissionError:
-        return True
     return True
 
 
+def _remove_leftovers(place: Path) -> None:
+    """Remove what killed processes left beside `place`, and put back a folder that one of them was replacing."""
+    for path in place.parent.glob(f".{glob.escape(place.name)}{_PARTIAL}*"):
+        with suppress(OSError), _locked(path) as free:
+            if not free:
+                continue
+            if path.name.endswith(_OLD) and not place.exists():
+                path.rename(place)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        else:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    _sync_folder(folder)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError if path.is_dir() else ()):  # some file systems cannot flush a folder
+        with suppress(OSError):  # some file systems cannot flush a folder
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -10,79 +10,89 @@ Legend: B batch · C channels · h, w latent height and width · H, W picture he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kandinsky_export.errors import CheckpointError
 from kandinsky_export.vendors import Attention, UNet2DConditionModel, VQModel, paddle
 
 Tensor = Any  # paddle.Tensor; paddle ships no type information
+Config = Mapping[str, Any]
 
 # What the forwards below rely on; a config with another value would trace to a graph that computes something else.
 _UNET_REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "addition_embed_type": ("image",),
     "encoder_hid_dim_type": ("image_proj",),
-    "time_embedding_type": ("positional", None),
+    "time_embedding_type": ("positional",),
+    "mid_block_type": ("UNetMidBlock2DSimpleCrossAttn",),
+    "attention_type": ("default",),
+    "data_format": ("NCHW",),
     "class_embed_type": (None,),
     "num_class_embeds": (None,),
-    "center_input_sample": (False, None),
     "time_cond_proj_dim": (None,),
     "cross_attention_norm": (None,),
+    "center_input_sample": (False, None),
+    "class_embeddings_concat": (False, None),
     "dual_cross_attention": (False, None),
 }
 _UNET_BLOCKS = {
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
     "up_block_types": ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
-    "mid_block_type": ("UNetMidBlock2DSimpleCrossAttn",),
 }
+_MOVQ_REQUIRED: Mapping[str, tuple[Any, ...]] = {"norm_type": ("group", "spatial")}
 _MOVQ_BLOCKS = {
     "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
     "up_block_types": ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
 }
 
 
-def check_unet_config(config: Mapping[str, Any]) -> None:
-    """Refuse a UNet config that `UNetGraph` would not compute faithfully.
-
-    Raises:
-        CheckpointError: lists every setting that is not supported, with what is.
-    """
-    faults = [
-        f"`{key}` is {config.get(key)!r}; supported: {', '.join(map(repr, allowed))}"
-        for key, allowed in _UNET_REQUIRED.items()
-        if key in config and config[key] not in allowed
+def unet_config_faults(config: Config) -> list[str]:
+    """Every setting of a UNet config, given with its defaults, that `UNetGraph` would not compute faithfully."""
+    return [
+        *_other_values(config, _UNET_REQUIRED),
+        *_no_sizes(config, ("in_channels", "out_channels", "encoder_hid_dim")),
+        *_block_faults(config, _UNET_BLOCKS),
     ]
-    missing = [key for key in ("addition_embed_type", "encoder_hid_dim_type", "encoder_hid_dim") if not config.get(key)]
-    faults += [f"`{key}` is missing; a Kandinsky 2.2 UNet has it" for key in missing]
-    _raise_faults("unet config", faults + _unsupported_blocks(config, _UNET_BLOCKS))
 
 
-def check_movq_config(config: Mapping[str, Any]) -> None:
-    """Refuse a MoVQ config that the MoVQ graphs would not compute faithfully.
-
-    Raises:
-        CheckpointError: lists every setting that is not supported, with what is.
-    """
-    faults = _unsupported_blocks(config, _MOVQ_BLOCKS)
-    norm_type = config.get("norm_type", "group")
-    if norm_type not in ("group", "spatial"):
-        faults.append(f"`norm_type` is {norm_type!r}; supported: 'group', 'spatial'")
-    _raise_faults("movq config", faults)
+def movq_config_faults(config: Config) -> list[str]:
+    """Every setting of a MoVQ config, given with its defaults, that the MoVQ graphs would not compute faithfully."""
+    return [
+        *_other_values(config, _MOVQ_REQUIRED),
+        *_no_sizes(config, ("in_channels", "out_channels", "latent_channels")),
+        *_block_faults(config, _MOVQ_BLOCKS),
+    ]
 
 
-def _unsupported_blocks(config: Mapping[str, Any], supported: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _other_values(config: Config, required: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    return [
+        f"`{key}` is {config[key]!r}; supported: {', '.join(map(repr, allowed))}"
+        for key, allowed in required.items()
+        if config[key] not in allowed
+    ]
+
+
+def _no_sizes(config: Config, keys: Iterable[str]) -> list[str]:
+    return [f"`{key}` is {config[key]!r}; it must be a size of 1 or more" for key in keys if not _is_size(config[key])]
+
+
+def _block_faults(config: Config, supported: Mapping[str, tuple[str, ...]]) -> list[str]:
+    channels, groups = config["block_out_channels"], config["norm_num_groups"]
+    if not isinstance(channels, list | tuple) or not channels or not all(map(_is_size, channels)):
+        return [f"`block_out_channels` is {channels!r}; it must list the channels of each block"]
     faults = []
+    if not _is_size(groups) or any(size % groups for size in channels):
+        faults.append(f"`norm_num_groups` is {groups!r}; it must divide each of `block_out_channels`, {channels}")
     for key, allowed in supported.items():
-        value = config.get(key, ())
-        names = [value] if isinstance(value, str) else list(value or ())
-        if unknown := sorted({name for name in names if name not in allowed}):
+        names = config[key]
+        if not isinstance(names, list | tuple) or len(names) != len(channels):
+            faults.append(f"`{key}` is {names!r}; it must name {len(channels)} blocks, one for each of {channels}")
+        elif unknown := dict.fromkeys(str(name) for name in names if name not in allowed):
             faults.append(f"`{key}` has {', '.join(unknown)}; supported: {', '.join(allowed)}")
     return faults
 
 
-def _raise_faults(subject: str, faults: list[str]) -> None:
-    if faults:
-        raise CheckpointError(subject, faults)
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 class AddedKVAttention:

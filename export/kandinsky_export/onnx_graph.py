@@ -1,4 +1,4 @@
-"""Paddle program → ONNX graph, converted without weights; the weights are attached as external data.
+"""Paddle program → ONNX graph: converted without weights, the weights attached as external data, then cleaned.
 
 Given weights, paddle2onnx 2.1.0 writes an empty file for a graph over protobuf's 2 GB; given none it converts any
 size in under a second and leaves each weight a dangling input under its name.
@@ -7,6 +7,7 @@ size in under a second and leaves each weight a dangling input under its name.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import onnx
 import paddle2onnx.paddle2onnx_cpp2py_export as converter
-from kandinsky_runtime.spec import GraphSpec
 
 from kandinsky_export.errors import ExportError
 from kandinsky_export.params_file import Placement
@@ -22,12 +22,15 @@ from kandinsky_export.rewrites.constants import constants_to_initializers
 from kandinsky_export.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.rewrites.equal_branches import inline_equal_branches
 from kandinsky_export.rewrites.no_ops import remove_no_ops
+from kandinsky_export.rewrites.output_names import name_outputs_at_source
+from kandinsky_export.rewrites.values import read_instead, values_read
+from kandinsky_runtime.spec import GraphSpec
 
 OPSET = 17
 
 
 def convert(program: Path, signature: GraphSpec) -> onnx.ModelProto:
-    """Convert a saved Paddle program to ONNX, weightless and cleaned of what the converter leaves behind.
+    """Convert a saved Paddle program to ONNX, weightless, with the signature's names.
 
     Raises:
         ExportError: the converter failed, or the graph's inputs and outputs are not the signature's.
@@ -37,11 +40,6 @@ def convert(program: Path, signature: GraphSpec) -> onnx.ModelProto:
         raise ExportError(f"paddle2onnx cannot convert {program.name}: {said}")
     model = onnx.load_from_string(converted)
     _name_tensors(model, signature)
-    inline_equal_branches(model)
-    constants_to_initializers(model)
-    remove_no_ops(model)
-    remove_dead_nodes(model)
-    constants_to_initializers(model)
     return model
 
 
@@ -62,7 +60,7 @@ def attach_weights(
     graph = model.graph
     produced = {name for node in graph.node for name in node.output}
     produced |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    dangling = sorted({name for node in graph.node for name in node.input if name and name not in produced})
+    dangling = sorted(values_read(graph.node) - produced)
     if unknown := [name for name in dangling if name not in placements]:
         raise ExportError(f"the converted graph reads {', '.join(unknown[:5])}, which the checkpoint lacks")
     for name in dangling:
@@ -71,6 +69,16 @@ def attach_weights(
         placed = placements[name]
         for key, value in (("location", location), ("offset", placed.offset), ("length", placed.length)):
             tensor.external_data.add(key=key, value=str(value))
+
+
+def clean(model: onnx.ModelProto) -> None:
+    """Remove what the converter leaves behind; with the weights attached, because their shapes prove more of it idle."""
+    inline_equal_branches(model)
+    constants_to_initializers(model)
+    remove_no_ops(model)
+    name_outputs_at_source(model)
+    remove_dead_nodes(model)
+    constants_to_initializers(model)
 
 
 def _paddle2onnx(program: Path) -> tuple[bytes, str]:
@@ -93,6 +101,7 @@ def _paddle2onnx(program: Path) -> tuple[bytes, str]:
 def _captured_stdout() -> Iterator[list[str]]:
     """Collect the lines that a C++ library prints to stdout, which may be carrying somebody's JSON."""
     lines: list[str] = []
+    sys.stdout.flush()
     saved = os.dup(1)
     with tempfile.TemporaryFile() as file:
         try:
@@ -111,12 +120,12 @@ def _name_tensors(model: onnx.ModelProto, signature: GraphSpec) -> None:
     inputs = {value.name: value for value in graph.input}
     if set(inputs) != {spec.name for spec in signature.inputs} or len(graph.output) != len(signature.outputs):
         raise ExportError(f"the converted graph takes {sorted(inputs)} and returns {len(graph.output)} tensors")
-    for value, output in zip(graph.output, signature.outputs, strict=True):
-        for node in graph.node:
-            for index, name in enumerate(node.output):
-                if name == value.name:
-                    node.output[index] = output.name
-        value.name = output.name
+    named = {value.name: spec.name for value, spec in zip(graph.output, signature.outputs, strict=True)}
+    read_instead(graph.node, named)
+    for node in graph.node:
+        node.output[:] = [named.get(name, name) for name in node.output]
+    for value in graph.output:
+        value.name = named[value.name]
     for spec in (*signature.inputs, *signature.outputs):
         value = next(value for value in (*graph.input, *graph.output) if value.name == spec.name)
         shape = value.type.tensor_type.shape

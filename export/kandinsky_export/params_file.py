@@ -35,7 +35,9 @@ class Placement:
     length: int
 
 
-def write_params(path: Path, tensors: Mapping[str, Callable[[], Array]], bar: tqdm | None = None) -> dict[str, Placement]:
+def write_params(
+    path: Path, tensors: Mapping[str, Callable[[], Array]], bar: tqdm | None = None
+) -> dict[str, Placement]:
     """Write float32 tensors one at a time; memory for one of them is enough.
 
     Args:
@@ -44,15 +46,18 @@ def write_params(path: Path, tensors: Mapping[str, Callable[[], Array]], bar: tq
         bar: advances by the bytes written.
 
     Returns:
-        Where each tensor's values lie.
+        Where each tensor's values lie: on a page's boundary those of 64 KiB and more, on 64 bytes the smaller ones.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     placements = {}
     with path.open("wb") as stream:
         for name in sorted(tensors):
-            values = np.ascontiguousarray(tensors[name](), np.float32)
+            values = np.asarray(tensors[name](), np.float32, order="C")
             stream.write(_header(values, stream.tell()))
             placements[name] = Placement(stream.tell(), values.nbytes)
-            values.tofile(stream)
+            stream.write(values.reshape(-1).view(np.uint8).data)
             if bar is not None:
                 bar.update(values.nbytes)
     return placements

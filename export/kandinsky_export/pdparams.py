@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from kandinsky_runtime.errors import TensorError
 
 from .errors import CheckpointError
@@ -47,15 +48,15 @@ def read_pdparams(path: str | os.PathLike[str]) -> Tensors:
 
     Raises CheckpointError if the file cannot be opened, is damaged, or holds anything but a flat dict of such arrays.
     """
-    data = _map_file(path)
+    file_name = os.fspath(path)
+    data = _map_file(file_name)
     try:
         root = PickleMachine(data).run()
     except PickleRefused as refused:
-        raise CheckpointError(
-            os.fspath(path), [f"{refused}; nothing in the file was run: fetch it again, or {_SAVE_ANEW}"]
-        ) from None
+        fault = f"{refused}; nothing in the file was run: fetch it again, or {_SAVE_ANEW}"
+        raise CheckpointError(file_name, [fault]) from None
     if not isinstance(root, dict):
-        raise CheckpointError(os.fspath(path), [f"it holds {describe(root)}, not a state dict: {_SAVE_ANEW}"])
+        raise CheckpointError(file_name, [f"it holds {describe(root)}, not a state dict: {_SAVE_ANEW}"])
     faults: list[str] = []
     root.pop(NAME_TABLE, None)
     splits = root.pop(SPLIT_TABLE, {})
@@ -64,7 +65,7 @@ def read_pdparams(path: str | os.PathLike[str]) -> Tensors:
     if len(faults) > _MAX_FAULTS:
         faults[_MAX_FAULTS:] = [f"and {len(faults) - _MAX_FAULTS:,} more"]
     if faults:
-        raise CheckpointError(os.fspath(path), faults)
+        raise CheckpointError(file_name, faults)
     return tensors
 
 
@@ -80,19 +81,19 @@ def widen_bf16(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return wide.view(np.float32)
 
 
-def _map_file(path: str | os.PathLike[str]) -> mmap.mmap:
+def _map_file(file_name: str) -> mmap.mmap:
     try:
         # Asked before it is opened, because opening a named pipe would wait for its writer.
-        status = Path(path).stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size:
-            with Path(path).open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        status = Path(file_name).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(file_name, ["this is a folder or a device: give the .pdparams file itself"])
+        if status.st_size == 0:
+            raise CheckpointError(file_name, ["the file is empty: fetch it again"])
+        with Path(file_name).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or a file emptied just now
         reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(repr(os.fspath(path)), [f"cannot be opened ({reason}): check the path"]) from error
-    if stat.S_ISREG(status.st_mode):
-        raise CheckpointError(os.fspath(path), ["the file is empty: fetch it again"])
-    raise CheckpointError(os.fspath(path), ["this is a folder or a device: give the .pdparams file itself"])
+        raise CheckpointError(file_name, [f"cannot be opened ({reason}): check the path"]) from error
 
 
 def _arrays(root: dict[str, object], faults: list[str]) -> Tensors:
@@ -127,7 +128,7 @@ def _join_split_tensors(tensors: Tensors, splits: object, file_size: int, faults
 def _take_parts(tensors: Tensors, name: str, split: object) -> list[npt.NDArray[Any]]:
     """Remove a split tensor's flat parts, `name@@.0` and so on, and return them; nothing if they do not add up."""
     match split:
-        case {"OriginShape": shape, "slices": [*slices]} if is_shape(shape):
+        case {"OriginShape": shape, "slices": list() as slices} if is_shape(shape):
             parts = []
             for index, slice_name in enumerate(slices):
                 # Other names are never Paddle's, and looking at them all would let many tensors share a long list.

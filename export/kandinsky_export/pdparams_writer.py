@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
 from kandinsky_runtime.errors import TensorError
 
 from .pdparams import NAME_TABLE, SPLIT_TABLE

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from kandinsky_runtime.noise import NoiseSource, RecordingNoise
 from PIL import Image
 
-from kandinsky_export.architecture import build, expected_tensors, fill
+from kandinsky_export.architecture import build_models, expected_tensors, fill
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.vendors import DDPMScheduler, KandinskyV22InpaintPipeline, paddle
 
@@ -53,7 +53,8 @@ class Reference:
         Raises:
             CheckpointError: the checkpoint cannot be used.
         """
-        self._models = {name: build(name, item.config) for name, item in checkpoint.components.items()}
+        configs = {name: item.config for name, item in checkpoint.components.items()}
+        self._models = build_models(configs, str(checkpoint.root))
         tensors = checkpoint.tensors({name: expected_tensors(model) for name, model in self._models.items()})
         for name, model in self._models.items():
             fill(model, tensors[name])

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from kandinsky_export.architecture import Expected, build, expected_tensors
-from kandinsky_export.checkpoint import Form
+from kandinsky_export.architecture import build_models, expected_tensors
+from kandinsky_export.checkpoint import MODELS, Expected, Form
 from kandinsky_export.configs import sized
 from kandinsky_export.folders import new_folder
 from kandinsky_export.pdparams_writer import write_pdparams
 from kandinsky_export.seeded import seeded_embeds, seeded_tensor
+from kandinsky_runtime.errors import UsageError
 
 Array = npt.NDArray[np.float32]
 Tensors = Mapping[str, tuple[tuple[int, ...], Callable[[], Array]]]
 
+INDEX = "model_index.json"
 EMBEDS = "image_embeds.npz"
 
 
@@ -48,13 +51,17 @@ def write_sample_checkpoint(
 
     Raises:
         CheckpointError: ppdiffusers cannot build such a model.
-        UsageError, ExportError: `out` cannot be written.
+        UsageError: there is no such size or form, or `out` cannot be meant.
+        ExportError: `out` cannot be written.
     """
-    configs = {name: sized(name, size) | dict((changes or {}).get(name, {})) for name in ("unet", "movq", "scheduler")}
-    models = {name: expected_tensors(build(name, configs[name])) for name in ("unet", "movq")}
-    total = sum(4 * int(np.prod(item.shape)) for tensors in models.values() for item in tensors.values())
+    if form not in get_args(Form):
+        raise UsageError(f"there is no form {form!r}; choose from {', '.join(get_args(Form))}")
+    configs = {name: sized(name, size) | dict((changes or {}).get(name, {})) for name in (*MODELS, "scheduler")}
+    built = build_models({name: configs[name] for name in MODELS}, f"{size} checkpoint")
+    models = {name: expected_tensors(model) for name, model in built.items()}
+    total = sum(4 * math.prod(item.shape) for tensors in models.values() for item in tensors.values())
     with (
-        new_folder(out, overwrite=overwrite) as folder,
+        new_folder(out, marker=INDEX, overwrite=overwrite) as folder,
         tqdm(total=total, unit="B", unit_scale=True, desc="writing weights", disable=not progress) as bar,
     ):
         for name, expected in models.items():
@@ -68,8 +75,8 @@ def write_sample_checkpoint(
                 write_pdparams(folder / name / "model_state.pdparams", thunks)
         (folder / "scheduler").mkdir()
         _write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
-        _write_json(folder / "model_index.json", _model_index(form))
-        np.savez(folder / EMBEDS, **seeded_embeds(seed, configs["unet"]["encoder_hid_dim"]))  # type: ignore[arg-type]
+        _write_json(folder / INDEX, _model_index(form))
+        np.savez(folder / EMBEDS, **seeded_embeds(seed, built["unet"].config["encoder_hid_dim"]))
 
 
 def _model_index(form: Form) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def _write_safetensors(path: Path, tensors: Tensors) -> None:
     def entries() -> Iterator[tuple[str, dict[str, Any]]]:
         end = 0
         for name, (shape, _) in tensors.items():
-            start, end = end, end + 4 * int(np.prod(shape))
+            start, end = end, end + 4 * math.prod(shape)
             yield name, {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
 
     header = json.dumps({"__metadata__": {"format": "pt"}} | dict(entries())).encode()
@@ -109,7 +116,7 @@ def _write_safetensors(path: Path, tensors: Tensors) -> None:
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(header)) + header)
         for _, make in tensors.values():
-            make().tofile(stream)
+            stream.write(make().reshape(-1).view(np.uint8).data)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

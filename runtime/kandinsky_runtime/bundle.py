@@ -6,19 +6,23 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from kandinsky_runtime.errors import BundleError
-from kandinsky_runtime.manifest import Component, Manifest, Variant, parse
+from kandinsky_runtime.errors import BundleError, UsageError
+from kandinsky_runtime.manifest import MANIFEST as MANIFEST
+from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant, parse
 
-MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
-_MAX_MANIFEST_BYTES = 64 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
+# A file changed twice within one tick of the file system's clock has the same times after the second change.
+_SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -34,22 +38,21 @@ class Bundle:
 
         Raises:
             BundleError: not a bundle, too new, or it lists every file that is missing, of another size, or outside.
+            UsageError: `path` is no path.
         """
-        root = Path(path)
-        if not root.is_dir():
-            raise BundleError(str(path), ["no such folder; make a bundle with k22-export bundle CHECKPOINT --out DIR"])
-        file = root / MANIFEST
-        if not file.is_file():
-            raise BundleError(str(path), [f"not a bundle: it has no {MANIFEST}"])
-        if file.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(str(path), [f"{MANIFEST} is over {_MAX_MANIFEST_BYTES >> 20} MiB"])
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(str(path), [f"{MANIFEST} cannot be read ({error})"]) from error
-        bundle = cls(root, parse(text, str(path)))
-        bundle._check_presence()
-        return bundle
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError(f"the bundle is a {type(path).__name__}; expected the path of its folder")
+        subject = f"bundle {os.fspath(path)}"
+        root = Path(path).absolute()
+        manifest = parse(_read_manifest(root, subject), subject)
+        if faults := [fault for item in manifest.files.items() if (fault := _presence_fault(root, *item))]:
+            raise BundleError(subject, faults)
+        return cls(root, manifest)
+
+    @property
+    def subject(self) -> str:
+        """How errors name the bundle."""
+        return f"bundle {self.root}"
 
     def component(self, name: str) -> Component:
         """The component called `name`.
@@ -60,11 +63,17 @@ class Bundle:
         try:
             return self.manifest.components[name]
         except KeyError:
-            raise BundleError(str(self.root), [f"it has no component `{name}`"]) from None
+            listed = ", ".join(self.manifest.components)
+            raise BundleError(self.subject, [f"it has no component `{name}`; it has {listed}"]) from None
 
     def paths(self, variant: Variant) -> dict[str, Path]:
         """The variant's files by role."""
         return {role: self.root / path for role, path in variant.files.items()}
+
+    def extra_files(self) -> list[str]:
+        """The files in the folder that the manifest does not name, sorted; nothing reads them."""
+        present = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
+        return sorted(present - {MANIFEST, *self.manifest.files})
 
     def check_content(self, variants: Iterable[Variant] | None = None, *, progress: bool = False) -> None:
         """Compare the sha256 of the files of `variants` (None: of all files) with the manifest.
@@ -72,41 +81,30 @@ class Bundle:
         A file that was found good before and whose size, times and inode are the same is not read again.
 
         Raises:
-            BundleError: lists every file whose content changed.
+            BundleError: lists every file whose content changed or cannot be read.
         """
-        wanted = (
-            set(self.manifest.files)
-            if variants is None
-            else {path for variant in variants for path in variant.files.values()}
-        )
+        files = self.manifest.files
+        wanted = files if variants is None else {path for variant in variants for path in variant.files.values()}
         seen = _SeenFiles(self.root)
-        unread = {path for path in wanted if not seen.matches(path, self.manifest.files[path].sha256)}
-        total = sum(self.manifest.files[path].bytes for path in unread)
-        faults = []
+        unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
+        total = sum(files[path].bytes for path in unread)
         with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=not progress, leave=False) as bar:
-            for path in sorted(unread):
-                stamp = _stamp(self.root / path)
-                if file_sha256(self.root / path, bar) == self.manifest.files[path].sha256:
-                    seen.add(path, stamp, self.manifest.files[path].sha256)
-                else:
-                    faults.append(f"{path} has changed since it was written (sha256 differs); export the bundle again")
-        if faults:
-            raise BundleError(str(self.root), faults)
+            faults = [fault for path in unread if (fault := self._content_fault(path, seen, bar))]
         seen.save()
-
-    def _check_presence(self) -> None:
-        faults = []
-        root = self.root.resolve()
-        for path, entry in self.manifest.files.items():
-            file = self.root / path
-            if not file.is_file():
-                faults.append(f"{path} is missing")
-            elif not file.resolve().is_relative_to(root):
-                faults.append(f"{path} is a link that leaves the bundle's folder")
-            elif (size := file.stat().st_size) != entry.bytes:
-                faults.append(f"{path} has {size:,} bytes; the manifest says {entry.bytes:,}")
         if faults:
-            raise BundleError(str(self.root), faults)
+            raise BundleError(self.subject, faults)
+
+    def _content_fault(self, path: str, seen: _SeenFiles, bar: tqdm) -> str | None:
+        """What is wrong with a file's content, or None; then it is added to `seen`."""
+        entry = self.manifest.files[path]
+        try:
+            stamp = _stamp(self.root / path)
+            if file_sha256(self.root / path, bar) != entry.sha256:
+                return f"{path} has changed since it was written (its sha256 differs): export the bundle again"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        seen.add(path, entry, stamp)
+        return None
 
 
 def file_sha256(path: Path, bar: tqdm | None = None) -> str:
@@ -120,44 +118,99 @@ def file_sha256(path: Path, bar: tqdm | None = None) -> str:
     return digest.hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where this package keeps what it can make again: `$XDG_CACHE_HOME/kandinsky22-deploy`, by default `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kandinsky22-deploy"
+def cache_folder() -> Path | None:
+    """Where this package keeps what it can make again: `$XDG_CACHE_HOME/kandinsky22-deploy`, by default `~/.cache`.
+
+    None for a user without a home.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # as the XDG base directory specification has it
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return base / "kandinsky22-deploy"
+
+
+def _read_manifest(root: Path, subject: str) -> str:
+    file = root / MANIFEST
+    try:
+        if not root.is_dir():
+            reason = "is a file, not a bundle's folder" if root.exists() else "there is no such folder"
+            raise BundleError(subject, [f"{reason}; make a bundle with k22-export bundle CHECKPOINT --out DIR"])
+        if not file.is_file():
+            raise BundleError(subject, [f"not a bundle: the folder has no {MANIFEST}"])
+        if (size := file.stat().st_size) > _MAX_MANIFEST_BYTES:
+            raise BundleError(subject, [f"{MANIFEST} has {size:,} bytes; expected at most {_MAX_MANIFEST_BYTES:,}"])
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(subject, [f"{MANIFEST} cannot be read ({error})"]) from error
+
+
+def _presence_fault(root: Path, path: str, entry: FileEntry) -> str | None:
+    file = root / path
+    try:
+        if not file.is_file():
+            return f"{path} is missing"
+        if not file.resolve().is_relative_to(root.resolve()):
+            return f"{path} is a link that leaves the bundle's folder"
+        size = file.stat().st_size
+    except OSError as error:
+        return f"{path} cannot be looked at ({error.strerror})"
+    return None if size == entry.bytes else f"{path} has {size:,} bytes; the manifest says {entry.bytes:,}"
 
 
 def _stamp(file: Path) -> list[int]:
+    """What the file system says of a file's state: it differs after every change."""
     stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
 class _SeenFiles:
-    """Remembers which files were found good, by what the file system says of them, in the user's cache folder."""
+    """Remembers in the user's cache folder which files were found good, by their stamps."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]
-        self.file = cache_folder() / "checked" / f"{key}.json"
-        self.entries: dict[str, list[object]] = self._load()
+        self._root = root
+        folder = cache_folder()
+        key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+        self._file = None if folder is None else folder / "checked" / f"{key}.json"
+        self._entries = self._load()
+        self._changed = False
 
-    def matches(self, path: str, sha256: str) -> bool:
-        return self.entries.get(path) == [*_stamp(self.root / path), sha256]
+    def has(self, path: str, entry: FileEntry) -> bool:
+        """Whether the file was found good and has not changed since."""
+        try:
+            return self._entries.get(path) == [*_stamp(self._root / path), entry.sha256]
+        except OSError:
+            return False
 
-    def add(self, path: str, stamp: list[int], sha256: str) -> None:
-        self.entries[path] = [*stamp, sha256]
+    def add(self, path: str, entry: FileEntry, stamp: list[int]) -> None:
+        """Remember a file that was found good after its stamp was taken, unless it changed only just now."""
+        _, modified, changed, _, _ = stamp
+        if time.time_ns() - max(modified, changed) > _SETTLED_NS:
+            self._entries[path] = [*stamp, entry.sha256]
+            self._changed = True
 
     def save(self) -> None:
-        """Keep the entries; a cache folder that cannot be written only means reading the files again next time."""
-        temporary = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+        """Keep what was added; a cache folder that cannot be used only means reading the files again next time."""
+        if self._file is None or not self._changed:
+            return
+        temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}-{threading.get_ident()}")
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.entries))
-            temporary.replace(self.file)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_text(json.dumps(self._entries), encoding="utf-8")
+                temporary.replace(self._file)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
-            _log.info("cannot remember the check in %s: %s", self.file, error)
+            _log.info("cannot remember the check in %s: %s", self._file, error)
 
-    def _load(self) -> dict[str, list[object]]:
-        try:
-            data = json.loads(self.file.read_text())
-        except (OSError, ValueError):
+    def _load(self) -> dict[str, object]:
+        if self._file is None:
             return {}
-        return dict(data) if isinstance(data, Mapping) else {}
+        try:
+            data = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}

@@ -60,7 +60,9 @@ def _add_inpaint(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     needed = parser.add_argument_group("inputs and output")
     needed.add_argument("--image", type=Path, required=True, metavar="F", help="the picture: PNG, JPEG, WebP, …")
     needed.add_argument("--mask", type=Path, required=True, metavar="F", help="white is repainted, black is kept")
-    needed.add_argument("--invert-mask", action="store_true", help="black is repainted, as diffusers before 0.19 had it")
+    needed.add_argument(
+        "--invert-mask", action="store_true", help="black is repainted, as diffusers before 0.19 had it"
+    )
     needed.add_argument(
         "--image-embeds",
         type=Path,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.checks import finite_floats
 from kandinsky_runtime.errors import InputError
 
 Array = npt.NDArray[np.float32]
@@ -24,7 +24,8 @@ def read_embeds(
 
     Args:
         path: an `.npz` with `image_embeds` and perhaps `negative_image_embeds`, or an `.npy` with the former.
-        negative_path: the negative embeddings in a file of their own; they take the place of those in `path`.
+        negative_path: a file of their own for the negative embeddings, an `.npz` with `negative_image_embeds` or an
+            `.npy`; they take the place of those in `path`.
 
     Returns:
         Arrays (N, E) and (M, E) or None, float32.
@@ -32,22 +33,17 @@ def read_embeds(
     Raises:
         InputError: a file cannot be read as that, or an array is not finite (N, E).
     """
-    arrays = _load(Path(path), POSITIVE)
-    if POSITIVE not in arrays:
-        raise InputError(f"{path} has {', '.join(arrays) or 'no arrays'}; it needs `{POSITIVE}`")
-    if negative_path is not None:
-        arrays |= _load(Path(negative_path), NEGATIVE)
-        if NEGATIVE not in arrays:
-            raise InputError(f"{negative_path} needs `{NEGATIVE}`")
-    negative = arrays.get(NEGATIVE)
-    return (
-        as_embeds(arrays[POSITIVE], f"`{POSITIVE}` in {path}"),
-        None if negative is None else as_embeds(negative, f"`{NEGATIVE}` in {negative_path or path}"),
-    )
+    arrays = _load(path, POSITIVE)
+    source = path if negative_path is None else negative_path
+    negatives = arrays if negative_path is None else _load(negative_path, NEGATIVE)
+    negative = None
+    if negative_path is not None or NEGATIVE in negatives:
+        negative = _array(negatives, NEGATIVE, source)
+    return _array(arrays, POSITIVE, path), negative
 
 
 def as_embeds(value: npt.ArrayLike, subject: str, width: int | None = None) -> Array:
-    """Embeddings as a float32 array (N, E); one of shape (E,) counts as N = 1.
+    """Embeddings as a float32 array (N, E), a copy; one of shape (E,) counts as N = 1.
 
     Args:
         value: anything that numpy takes for an array of real numbers.
@@ -57,26 +53,36 @@ def as_embeds(value: npt.ArrayLike, subject: str, width: int | None = None) -> A
     Raises:
         InputError: not numeric, another shape or width, or not finite.
     """
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{subject} has dtype {array.dtype}; embeddings are real numbers")
+    array = finite_floats(subject, value)
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"{subject} has shape {array.shape}; expected (N, {width or 'E'})")
+        raise InputError(f"{subject}: the shape is {array.shape}; expected (N, {width or 'E'})")
     if width is not None and array.shape[1] != width:
-        raise InputError(f"{subject} is {array.shape[1]} wide; this bundle takes embeddings of width {width}")
-    if not np.isfinite(array).all():
-        raise InputError(f"{subject} has NaN or infinity")
-    return array.astype(np.float32)
+        raise InputError(
+            f"{subject}: the width is {array.shape[1]}; this bundle takes {width}: use the prior that belongs to it"
+        )
+    return array
 
 
-def _load(path: Path, name_of_npy: str) -> dict[str, npt.NDArray[np.generic]]:
+def _array(arrays: dict[str, npt.NDArray[np.generic]], name: str, path: str | os.PathLike[str]) -> Array:
+    if name not in arrays:
+        raise InputError(f"{path} has {', '.join(arrays) or 'no arrays'}; expected `{name}`")
+    return as_embeds(arrays[name], f"`{name}` in {path}")
+
+
+def _load(path: str | os.PathLike[str], name_of_npy: str) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of a file by name; those of an `.npz` that are no embeddings are there but empty."""
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(Path(path), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {name_of_npy: loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files if name in (POSITIVE, NEGATIVE)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as .npz or .npy embeddings: {error}") from error
+            return {name: loaded[name] if name in (POSITIVE, NEGATIVE) else np.empty(0) for name in loaded.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; give an .npz or .npy file of embeddings") from error
+    except Exception as error:  # numpy and zipfile raise nearly anything on damaged files
+        raise InputError(
+            f"{path} cannot be read as .npz or .npy embeddings ({error}); write them with numpy.savez(file,"
+            f" {POSITIVE}=…, {NEGATIVE}=…)"
+        ) from error

@@ -6,8 +6,6 @@ Legend: B samples · U different pictures · C latent channels · h, w latent he
 
 from __future__ import annotations
 
-import logging
-import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,62 +16,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from kandinsky_runtime import guidance
+from kandinsky_runtime.checks import finite_floats, whole_number
 from kandinsky_runtime.embeds import as_embeds
-from kandinsky_runtime.errors import BundleError, InputError
-from kandinsky_runtime.image import fit, pad_to_multiple, read_image, to_model
-from kandinsky_runtime.manifest import Manifest
+from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.geometry import Geometry as Geometry
+from kandinsky_runtime.image import MAX_PIXELS, fit, pad_to_multiple, read_image, to_model
 from kandinsky_runtime.mask import fit_mask, is_all_keep, latent_keep_mask, read_mask
 
 Array = npt.NDArray[np.float32]
 
 MIN_SIZE = 64
 MAX_SEED = 2**64 - 1
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The sizes that a bundle's graphs fix.
-
-    Attributes:
-        channels: C, of the latents.
-        out_channels: of the UNet's output.
-        factor: f, pixels per latent cell along one axis.
-        multiple: heights and widths in pixels are padded to a multiple of it.
-        embed_width: E.
-    """
-
-    channels: int
-    out_channels: int
-    factor: int
-    multiple: int
-    embed_width: int
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> Geometry:
-        """Read them from the graphs' signatures.
-
-        Raises:
-            BundleError: the signatures do not fit each other.
-        """
-        unet, encoder = manifest.components["unet"].spec, manifest.components["movq_encoder"].spec
-        try:
-            dims = {spec.name: spec.dims for spec in (*unet.inputs, *unet.outputs, *encoder.outputs)}
-            channels, in_channels, out_channels = (int(dims[name][1]) for name in ("latents", "sample", "noise_pred"))
-            embed_width = int(dims["image_embeds"][1])
-            unit = unet.ranges["height"].multiple
-            side = encoder.ranges["height"].multiple
-            factor = side // encoder.outputs[0].shape({"batch": 1, "height": side, "width": side})[2]
-        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-            raise BundleError("bundle", [f"its graphs are not those of Kandinsky 2.2 inpainting ({error!r})"]) from error
-        if in_channels != 2 * channels + 1 or out_channels not in (channels, 2 * channels):
-            raise BundleError(
-                "bundle",
-                [f"its UNet takes {in_channels} and returns {out_channels} channels; inpainting with {channels} latent"
-                 f" channels takes {2 * channels + 1} and returns {channels} or {2 * channels}"],
-            )  # fmt: skip
-        return cls(channels, out_channels, factor, math.lcm(factor * unit, side), embed_width)
 
 
 @dataclass(frozen=True)
@@ -86,10 +39,11 @@ class Request:
         masks: (B, height, width), 1 to repaint, 0 to keep.
         keep: (B, 1, h, w), 1 to keep, on the latent grid.
         image_embeds, negative_image_embeds: (B, E); the latter is empty without guidance.
+        guidance_scale: weight of the guidance; 1 and below: none.
         seeds: one for each sample.
         latents: initial noise (B, C, h, w), or None to draw it.
         latent_shape: (B, C, h, w).
-        notes: what the user should know.
+        notes: what the user should know, one sentence each.
     """
 
     pictures: tuple[Image.Image, ...]
@@ -121,17 +75,27 @@ class Request:
         return int(self.masks.shape[2])
 
     @property
+    def guided(self) -> bool:
+        """Whether the UNet runs on [negative, positive] halves."""
+        return guidance.is_guided(self.guidance_scale)
+
+    @property
     def keeps_everything(self) -> bool:
         """Whether no mask has anything to repaint."""
         return is_all_keep(self.masks)
 
+    @property
+    def originals(self) -> list[Image.Image]:
+        """The picture of each sample."""
+        return [self.pictures[index] for index in self.picture_of]
+
     def checked_latents(self, latents: npt.ArrayLike) -> Array:
-        """Latents from a caller as a float32 array of this request's shape.
+        """Latents from a callback as a float32 array of this request's shape, a copy.
 
         Raises:
             InputError: another shape, not numeric, or not finite.
         """
-        return _as_latents(latents, self.latent_shape)
+        return _as_latents("latents from callback_on_step_end", latents, self.latent_shape)
 
 
 def prepare(
@@ -145,7 +109,7 @@ def prepare(
     width: int | None,
     guidance_scale: float,
     num_images_per_prompt: int,
-    seed: int | Sequence[int] | None,
+    seed: int | Sequence[int] | npt.NDArray[np.integer[Any]] | None,
     latents: npt.ArrayLike | None,
     invert_mask: bool,
 ) -> Request:
@@ -153,58 +117,52 @@ def prepare(
 
     Raises:
         InputError: names the input, what was got, and what is expected.
+        UsageError: the same for an option.
     """
     scale = guidance.check_scale(guidance_scale)
-    repeats = _positive("num_images_per_prompt", num_images_per_prompt)
-    sources = _as_list(image)
-    mask_sources = _as_list(mask_image)
+    repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1)
+    images, mask_images = _as_list("image", image), _as_list("mask_image", mask_image)
     positive = as_embeds(image_embeds, "image_embeds", geometry.embed_width)
     negative = _negative(negative_image_embeds, geometry.embed_width, scale)
-
-    prompts = _common_length(
-        {"image": len(sources), "mask_image": len(mask_sources), "image_embeds": len(positive)}
-        | ({"negative_image_embeds": len(negative)} if len(negative) else {})
-    )
-    read = [read_image(source) for source in sources]
-    size = _result_size(read, height, width)
-    pictures = tuple(fit(picture, *size) for picture in read)
-    fitted = np.stack([fit_mask(read_mask(source, invert=invert_mask), *size) for source in mask_sources])
-    masks = _per_sample(fitted, prompts, repeats)
-    picture_of = tuple(_per_sample(np.arange(len(pictures)), prompts, repeats).tolist())
-
-    pixels = pad_to_multiple(to_model(pictures), geometry.multiple)
-    grid = (pixels.shape[2] // geometry.factor, pixels.shape[3] // geometry.factor)
-    padding = ((0, 0), (0, pixels.shape[2] - size[1]), (0, pixels.shape[3] - size[0]))
-    keep = latent_keep_mask(np.pad(masks, padding), *grid)
+    lengths = {"image": len(images), "mask_image": len(mask_images), "image_embeds": len(positive)}
+    prompts = _common_length(lengths | ({"negative_image_embeds": len(negative)} if len(negative) else {}))
     batch = prompts * repeats
+    seeds = _seeds(seed, batch)
+
+    read = [read_image(source) for source in images]
+    rows, columns = _result_size(read, height, width)
+    bottom, right = -rows % geometry.multiple, -columns % geometry.multiple
+    if (rows + bottom) * (columns + right) > MAX_PIXELS:
+        raise InputError(f"the result would be {columns}x{rows} pixels; expected at most {MAX_PIXELS:,} in all")
+    grid = (rows + bottom) // geometry.factor, (columns + right) // geometry.factor
     shape = (batch, geometry.channels, *grid)
+    initial = None if latents is None else _as_latents("latents", latents, shape)
+
+    pictures = tuple(fit(picture, width=columns, height=rows) for picture in read)
+    fitted = [fit_mask(read_mask(source, invert=invert_mask), width=columns, height=rows) for source in mask_images]
+    masks = _per_sample(np.stack(fitted), prompts, repeats)
+    keep = latent_keep_mask(np.pad(masks, ((0, 0), (0, bottom), (0, right))), *grid)
     return Request(
         pictures=pictures,
-        picture_of=picture_of,
-        pixels=pixels,
+        picture_of=tuple(_per_sample(np.arange(len(pictures)), prompts, repeats).tolist()),
+        pixels=pad_to_multiple(to_model(pictures), geometry.multiple),
         masks=masks,
         keep=keep,
         image_embeds=_per_sample(positive, prompts, repeats),
         negative_image_embeds=_per_sample(negative, prompts, repeats) if len(negative) else negative,
         guidance_scale=scale,
-        seeds=_seeds(seed, batch),
-        latents=None if latents is None else _as_latents(latents, shape),
+        seeds=seeds,
+        latents=initial,
         latent_shape=shape,
         notes=_notes(masks, keep),
     )
 
 
-def _as_list(value: Any) -> list[Any]:
+def _as_list(name: str, value: Any) -> list[Any]:
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     if not items:
-        raise InputError("an empty list of pictures or masks")
+        raise InputError(f"{name} is an empty list; give at least one")
     return items
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
-    return int(value)
 
 
 def _negative(value: npt.ArrayLike | None, width: int, scale: float) -> Array:
@@ -212,15 +170,16 @@ def _negative(value: npt.ArrayLike | None, width: int, scale: float) -> Array:
         return np.empty((0, width), np.float32)
     if value is None:
         raise InputError(
-            f"guidance_scale is {scale:g}, which needs negative_image_embeds; give them, or a guidance_scale of 1"
+            f"guidance_scale is {scale:g}, which needs negative_image_embeds: give them, or a guidance_scale of 1"
         )
     return as_embeds(value, "negative_image_embeds", width)
 
 
 def _common_length(lengths: dict[str, int]) -> int:
     longest = max(lengths.values())
-    if odd := [f"{name} has {length}" for name, length in lengths.items() if length not in (1, longest)]:
-        raise InputError(f"{' and '.join(odd)}, the batch has {longest}: give one for all or one for each")
+    if any(length not in (1, longest) for length in lengths.values()):
+        listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise InputError(f"got {listed}; expected one for all or one for each of {longest}")
     return longest
 
 
@@ -230,50 +189,59 @@ def _per_sample(items: npt.NDArray[Any], prompts: int, repeats: int) -> npt.NDAr
 
 
 def _result_size(pictures: list[Image.Image], height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width of the result."""
     sizes = sorted({picture.size for picture in pictures})
     if len(sizes) > 1 and (height is None or width is None):
-        listed = ", ".join(f"{w}x{h}" for w, h in sizes)
+        listed = ", ".join(f"{across}x{down}" for across, down in sizes)
         raise InputError(f"the pictures have several sizes ({listed}); give height and width")
     own_width, own_height = sizes[0]
-    chosen = {"height": own_height if height is None else height, "width": own_width if width is None else width}
-    for name, value in chosen.items():
-        if _positive(name, value) < MIN_SIZE:
-            raise InputError(f"{name} is {value}; it must be at least {MIN_SIZE}: give height and width")
-    return int(chosen["width"]), int(chosen["height"])
+    if (height is None and own_height < MIN_SIZE) or (width is None and own_width < MIN_SIZE):
+        raise InputError(
+            f"the picture is {own_width}x{own_height} pixels; results have at least {MIN_SIZE}x{MIN_SIZE}: give height"
+            " and width"
+        )
+    return (
+        own_height if height is None else whole_number("height", height, MIN_SIZE),
+        own_width if width is None else whole_number("width", width, MIN_SIZE),
+    )
 
 
-def _seeds(seed: int | Sequence[int] | None, batch: int) -> tuple[int, ...]:
+def _seeds(seed: Any, batch: int) -> tuple[int, ...]:
     if seed is None:
         seed = secrets.randbits(32)
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        seeds = [int(seed) + i for i in range(batch)]
-    elif isinstance(seed, Sequence) and not isinstance(seed, str):
-        seeds = list(seed)
-    else:
-        raise InputError(f"seed is {seed!r}; give a whole number or a list of them")
-    if len(seeds) != batch:
-        raise InputError(f"there are {len(seeds)} seeds for {batch} results: give one, or one for each result")
-    for item in seeds:
-        if not isinstance(item, (int, np.integer)) or isinstance(item, bool) or not 0 <= item <= MAX_SEED:
-            raise InputError(f"seed is {item!r}; it must be a whole number from 0 to {MAX_SEED}")
-    return tuple(int(item) for item in seeds)
+    if isinstance(seed, np.ndarray) and seed.ndim == 1:
+        seed = seed.tolist()
+    if isinstance(seed, (list, tuple)):
+        if len(seed) != batch:
+            raise InputError(f"got {len(seed)} seeds for {batch} results; expected one, or one for each result")
+        return tuple(whole_number("seed", item, 0, MAX_SEED) for item in seed)
+    first = whole_number("seed", seed, 0, MAX_SEED - batch + 1)
+    return tuple(range(first, first + batch))
 
 
-def _as_latents(latents: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(latents)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"latents have dtype {array.dtype}; they are real numbers")
+def _as_latents(name: str, latents: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+    array = finite_floats(name, latents)
     if array.shape != shape:
-        raise InputError(f"latents are {array.shape}; this run takes {shape}")
-    if not np.isfinite(array).all():
-        raise InputError("latents have NaN or infinity")
-    return array.astype(np.float32)
+        raise InputError(f"{name}: the shape is {array.shape}; this run takes {shape}")
+    return array
 
 
 def _notes(masks: Array, keep: Array) -> tuple[str, ...]:
+    if is_all_keep(masks):
+        return ("the mask has nothing to repaint: the picture is returned as it is",)
+    paints = masks.any(axis=(1, 2))  # (B,)
+    generates = ~keep.all(axis=(1, 2, 3))  # (B,)
     notes = []
-    if any(mask.any() and cells.all() for mask, cells in zip(masks, keep, strict=True)):
-        notes.append("a mask is so small that it falls between the latent cells: nothing is generated for it")
-    for note in notes:
-        _log.warning(note)
+    if not paints.all():
+        notes.append(f"the mask of {_results(~paints)} has nothing to repaint")
+    if (missed := paints & ~generates).any():
+        notes.append(
+            f"the mask of {_results(missed)} is so small that it falls between the latent cells: nothing is generated"
+            " for it"
+        )
     return tuple(notes)
+
+
+def _results(chosen: npt.NDArray[np.bool_]) -> str:
+    numbers = [str(index + 1) for index in np.flatnonzero(chosen)]
+    return f"result{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} of {len(chosen)}"

@@ -71,5 +71,8 @@ def as_text(data: dict[str, Any]) -> str:
     for engine, figures in data["parity"].get("engines", {}).items():
         parts = ", ".join(f"{name} {error:.1e}" for name, error in figures["components"].items())
         trajectory = figures.get("trajectory")
-        lines.append(f"  {engine:14}max-abs {parts}" + (f"; {trajectory['steps']} steps {trajectory['image']:.1e}" if trajectory else ""))
+        lines.append(
+            f"  {engine:14}max-abs {parts}"
+            + (f"; {trajectory['steps']} steps {trajectory['image']:.1e}" if trajectory else "")
+        )
     return "\n".join(lines)

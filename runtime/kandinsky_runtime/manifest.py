@@ -162,7 +162,9 @@ class _Reader:
         inputs = tuple(self.tensor(where, item) for item in self.sequence(spec, "inputs", where))
         outputs = tuple(self.tensor(where, item) for item in self.sequence(spec, "outputs", where))
         names = [tensor.name for tensor in (*inputs, *outputs) if tensor.name]
-        self.faults += [f"{where}: two tensors are called `{name}`" for name in sorted({*names}) if names.count(name) > 1]
+        self.faults += [
+            f"{where}: two tensors are called `{name}`" for name in sorted({*names}) if names.count(name) > 1
+        ]
         free = {dim for tensor in inputs for dim in tensor.dims if isinstance(dim, str)}
         self.faults += [
             f"{where}: input dimension `{dim}` has no range of that name" for dim in sorted(free - set(ranges))

@@ -27,6 +27,7 @@ Shape = tuple[int, ...]
 KINDS = ("torch", "numpy", "replay")
 
 _BLOCK = 16
+_HALF = _BLOCK // 2
 _KEY = re.compile(r"draw_(\d{4,})")
 
 
@@ -63,7 +64,8 @@ class NoiseSource(ABC):
 class TorchNoise(NoiseSource):
     """The numbers of torch.randn with torch.Generator("cpu").manual_seed(seed), on a machine where torch has AVX2.
 
-    The stream of integers is that of MT19937 and the same to the bit; the floats agree to 5e-7. A draw of 16 numbers
+    The stream of integers is that of MT19937 and the same to the bit; the floats agree to 5e-7 (torch without AVX2
+    evaluates the same formula in another precision, and differs from itself by 2.4e-6). A draw of 16 numbers
     or more is made in float32, in blocks of 16 by the Box-Muller transform (Box & Muller 1958); a smaller one in
     float64, two numbers at a time, the second of which waits for the next small draw.
 
@@ -79,6 +81,7 @@ class TorchNoise(NoiseSource):
         engine.state = state
         self._generator = np.random.Generator(engine)
         self._waiting: float | None = None
+        self._work = np.empty((3, 0, _HALF), dtype=np.float32)
 
     def integers(self, count: int) -> npt.NDArray[np.uint32]:
         """The next `count` 32-bit integers of the stream that draws are made from; consumes them."""
@@ -91,11 +94,12 @@ class TorchNoise(NoiseSource):
                 flat[position] = self._next_small()
             return
         whole = flat.size // _BLOCK * _BLOCK
-        raw = self.integers(flat.size)
-        _box_muller(_uniform(raw[:whole]), flat[:whole])
+        if self._work.shape[1] < whole // _BLOCK:
+            self._work = np.empty((3, whole // _BLOCK, _HALF), dtype=np.float32)
+        _box_muller(self.integers(flat.size)[:whole], self._work[:, : whole // _BLOCK], flat[:whole])
         if whole < flat.size:
             # An incomplete last block is made again, with its predecessors' last numbers, from 16 fresh integers.
-            _box_muller(_uniform(self.integers(_BLOCK)), flat[-_BLOCK:])
+            _box_muller(self.integers(_BLOCK), self._work[:, :1], flat[-_BLOCK:])
 
     def _next_small(self) -> float:
         if self._waiting is not None:
@@ -244,31 +248,35 @@ def _checked_seed(seed: int, least: int, most: int | None) -> int:
     return number
 
 
-def _uniform(raw: npt.NDArray[np.uint32]) -> Array:
-    """The lower 24 bits of each integer as a float32 in [0, 1)."""
-    return (raw & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2.0**-24)
-
-
 def _uniform53(high: int, low: int) -> float:
     """The lower 53 bits of a 64-bit integer as a float in [0, 1)."""
     return ((high << 32 | low) & (2**53 - 1)) * 2.0**-53
 
 
-def _box_muller(uniform: Array, out: Array) -> None:
-    """Normal numbers from uniform ones, in blocks of 16: 8 radii, then 8 angles.
+def _box_muller(integers: npt.NDArray[np.uint32], work: Array, out: Array) -> None:
+    """Normal numbers in k blocks of 16, each from 8 integers for the radii and 8 for the angles.
 
     Args:
-        uniform: (16·k,) in [0, 1); overwritten.
+        integers: (16·k,), of which the lower 24 bits count, as a number u in [0, 1); overwritten.
+        work: (3, k, 8) to work in.
         out: (16·k,).
     """
-    pairs = uniform.reshape(-1, 2, _BLOCK // 2)  # (k, 2, 8)
-    radius = np.log(np.subtract(np.float32(1), pairs[:, 0]))
+    radius, angle, cosine = work  # each (k, 8)
+    integers &= np.uint32(0xFFFFFF)
+    words = integers.reshape(-1, 2, _HALF)
+    radius[:], angle[:] = words[:, 0], words[:, 1]
+    radius *= np.float32(-(2.0**-24))
+    radius += np.float32(1)  # 1 - u, exact
+    np.log(radius, out=radius)
     radius *= np.float32(-2)
     np.sqrt(radius, out=radius)
-    angle = pairs[:, 1] * np.float32(2 * math.pi)
-    normal = out.reshape(-1, 2, _BLOCK // 2)
-    np.multiply(np.cos(angle), radius, out=normal[:, 0])
-    np.multiply(np.sin(angle, out=angle), radius, out=normal[:, 1])
+    angle *= np.float32(2.0**-24)
+    angle *= np.float32(2 * math.pi)
+    np.cos(angle, out=cosine)
+    np.sin(angle, out=angle)
+    normal = out.reshape(-1, 2, _HALF)
+    np.multiply(cosine, radius, out=normal[:, 0])
+    np.multiply(angle, radius, out=normal[:, 1])
 
 
 def _load(path: Path, name: str) -> list[Array]:

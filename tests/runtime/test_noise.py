@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,19 @@ def test_a_draw_can_be_written_into_the_callers_array(make: Any, shape: tuple[in
     out = np.full(shape, np.nan, dtype=np.float32)
     assert make(5).draw(shape, out) is out
     np.testing.assert_array_equal(out, make(5).draw(shape))
+
+
+def test_further_draws_allocate_the_integers_alone() -> None:
+    source = TorchNoise(0)
+    out = source.draw((1, 4, 96, 96))
+    tracemalloc.start()
+    try:
+        source.draw(out.shape, out)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The integers, as many bytes as the draw, and numpy's buffer for conversions, 32 kB.
+    assert peak < 1.4 * out.nbytes
 
 
 @pytest.mark.parametrize(

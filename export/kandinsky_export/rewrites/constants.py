@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import onnx
 
+from kandinsky_export.rewrites.values import drop_nodes, values_read
+
 
 def constants_to_initializers(model: onnx.ModelProto) -> int:
-    """Move the tensors of `Constant` nodes to the graph's initializers and drop what no node reads."""
+    """Move the tensors of `Constant` nodes to the graph's initializers and drop what no node reads.
+
+    A constant that is a graph output stays a node: the output keeps its producer. So do constants inside subgraphs.
+    """
     graph = model.graph
-    moved = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    outputs = {value.name for value in graph.output}
+    moved = [
+        node
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and node.output[0] not in outputs
+    ]
     for node in moved:
-        tensor = onnx.TensorProto()
+        tensor = graph.initializer.add()
         tensor.CopyFrom(node.attribute[0].t)
         tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)
+    drop_nodes(graph, moved)
+    read = values_read(graph.node) | outputs
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     return len(moved)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx
 
+from kandinsky_export.rewrites.values import drop_nodes, values_read
+
 
 def remove_dead_nodes(model: onnx.ModelProto) -> int:
     """Drop every node that no graph output depends on; the nodes are in topological order, as ONNX demands."""
@@ -13,11 +15,7 @@ def remove_dead_nodes(model: onnx.ModelProto) -> int:
     for node in reversed(graph.node):
         if needed.isdisjoint(node.output):
             dropped.append(node)
-            continue
-        needed.update(node.input)
-        for attribute in node.attribute:
-            needed.update(name for inner in attribute.g.node for name in inner.input)
-            needed.update(value.name for value in attribute.g.output)
-    for node in dropped:
-        graph.node.remove(node)
+        else:
+            needed |= values_read([node])
+    drop_nodes(graph, dropped)
     return len(dropped)

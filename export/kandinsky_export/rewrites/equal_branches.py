@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import onnx
 
+from kandinsky_export.rewrites.values import drop_nodes, read_instead, subgraphs
+
 
 def inline_equal_branches(model: onnx.ModelProto) -> int:
-    """Replace each `If` of which both branches only pass the same outer values on."""
+    """Replace each `If` of which both branches only pass the same outer values on.
+
+    One that makes a graph output stays: the output keeps its producer.
+    """
     graph = model.graph
+    outputs = {value.name for value in graph.output}
     source: dict[str, str] = {}
     dropped = []
     for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = source.get(name, name)
-        if node.op_type != "If":
+        read_instead([node], source)
+        if node.op_type != "If" or not outputs.isdisjoint(node.output):
             continue
-        then, other = (_passed_on(attribute.g) for attribute in node.attribute)
+        then, other = map(_passed_on, subgraphs(node))
         if then is not None and then == other:
-            source.update((out, source.get(name, name)) for out, name in zip(node.output, then, strict=True))
+            source.update(zip(node.output, then, strict=True))
             dropped.append(node)
-    for node in dropped:
-        graph.node.remove(node)
+    drop_nodes(graph, dropped)
     return len(dropped)
 
 
 def _passed_on(branch: onnx.GraphProto) -> list[str] | None:
-    """The outer values that a branch returns, or None where it computes something."""
-    if any(node.op_type != "Identity" for node in branch.node):
+    """The outer values that a branch returns, or None where it computes something or has values of its own."""
+    if branch.initializer or branch.sparse_initializer or any(node.op_type != "Identity" for node in branch.node):
         return None
-    source = {node.output[0]: node.input[0] for node in branch.node}
+    source: dict[str, str] = {}
+    for node in branch.node:
+        source[node.output[0]] = source.get(node.input[0], node.input[0])
     return [source.get(value.name, value.name) for value in branch.output]

@@ -1,7 +1,7 @@
 """The engines by name; each module is imported only when its engine is asked for.
 
 Another package adds an engine by an entry point of the group `kandinsky22.engines` that names a subclass of
-`kandinsky_runtime.engines.base.Engine`.
+`kandinsky_runtime.engines.base.Engine`, whose `name` is that of the entry point. The built-in names cannot be taken.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kandinsky_runtime.engines.base import Engine
+from kandinsky_runtime.checks import choice
+from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.manifest import PRECISIONS, Manifest
 
@@ -38,7 +39,7 @@ class Selection:
 
 def names() -> tuple[str, ...]:
     """The names of all engines, built in and from other packages, installed or not."""
-    return (*_BUILT_IN, *(point.name for point in _entry_points() if point.name not in _BUILT_IN))
+    return tuple(dict.fromkeys((*_BUILT_IN, *(point.name for point in _entry_points()))))
 
 
 def engine_class(name: str) -> type[Engine]:
@@ -46,9 +47,9 @@ def engine_class(name: str) -> type[Engine]:
 
     Raises:
         UsageError: there is none; lists those there are.
-        EngineUnavailable: its package cannot be imported.
+        EngineUnavailable: its package cannot be imported, or has no engine of that name.
     """
-    if name in _BUILT_IN:
+    if isinstance(name, str) and name in _BUILT_IN:
         point = importlib.metadata.EntryPoint(name, _BUILT_IN[name], ENTRY_POINTS)
     else:
         found = [point for point in _entry_points() if point.name == name]
@@ -57,46 +58,53 @@ def engine_class(name: str) -> type[Engine]:
         point = found[0]
     try:
         loaded = point.load()
-    except (ImportError, AttributeError) as error:
-        raise EngineUnavailable(f"engine {name} cannot be loaded from {point.value}: {error}") from error
+    except Exception as error:  # importing another package may raise anything
+        raise EngineUnavailable(f"engine {name} cannot be loaded from {point.value} ({error})") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Engine)):
         raise EngineUnavailable(f"engine {name}: {point.value} is no subclass of Engine")
+    if (own := getattr(loaded, "name", None)) != name:
+        raise EngineUnavailable(f"engine {name}: {point.value} calls itself {own!r}; the names must be equal")
     return loaded
 
 
-def select(manifest: Manifest, name: str = AUTO, precision: str | None = None) -> Selection:
+def select(
+    manifest: Manifest, name: str = AUTO, precision: str | None = None, device: str = EngineOptions.device
+) -> Selection:
     """Choose what runs a bundle.
 
     Args:
         manifest: the bundle's.
-        name: an engine, or "auto" for the first that is installed and has a variant to run.
+        name: an engine, or "auto" for the first, in the order of `names`, that can run the bundle here.
         precision: "fp32", "fp16", "bf16", or None for the engine's default among those in the bundle.
+        device: as the engine names it.
 
     Raises:
-        UsageError: no such engine or precision, or the engine does not run that precision.
-        EngineUnavailable: the engine is not installed, or none of the bundle's variants suits it.
+        UsageError: no such engine or precision, or the engine does not run that precision or on that device.
+        EngineUnavailable: the engine is not installed, or none of the bundle's variants suits it; for "auto" the
+            reason of each engine.
     """
-    if precision is not None and precision not in PRECISIONS:
-        raise UsageError(f"there is no precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+    if precision is not None:
+        choice("precision", precision, PRECISIONS)
     if name != AUTO:
-        return _suit(engine_class(name), manifest, precision)
+        return _suit(engine_class(name), manifest, precision, device)
     reasons = []
     for candidate in names():
         try:
-            selection = _suit(engine_class(candidate), manifest, precision)
+            selection = _suit(engine_class(candidate), manifest, precision, device)
         except (EngineUnavailable, UsageError) as error:
             reasons.append(str(error))
         else:
             _log.info("engine %s, precision %s", candidate, selection.precision)
             return selection
-    raise EngineUnavailable("no engine can run this bundle here: " + "; ".join(reasons))
+    raise EngineUnavailable("no engine can run this bundle here:" + "".join(f"\n  - {reason}" for reason in reasons))
 
 
-def _suit(engine: type[Engine], manifest: Manifest, precision: str | None) -> Selection:
-    if not engine.installed():
-        raise EngineUnavailable(f"engine {engine.name} is not installed: pip install {engine.distribution}")
+def _suit(engine: type[Engine], manifest: Manifest, precision: str | None, device: str) -> Selection:
     if precision is not None and precision not in engine.variants:
         raise UsageError(f"engine {engine.name} runs {', '.join(engine.variants)}; got precision {precision!r}")
+    engine.check_device(device)
+    if not engine.installed():
+        raise EngineUnavailable(f"engine {engine.name} is not installed: pip install {engine.distribution}")
     available = manifest.variants()
     for candidate, variant in engine.variants.items():
         if variant in available and precision in (None, candidate):

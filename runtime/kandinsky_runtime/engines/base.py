@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.errors import EngineError, NonFiniteError, UsageError
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error, NonFiniteError, UsageError
+from kandinsky_runtime.spec import GraphSpec, TensorSpec
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -28,28 +30,34 @@ class EngineOptions:
     Attributes:
         device: the device's name as the engine's library knows it, "cpu" everywhere.
         threads: threads within one operation; None takes every core that the process may use.
+
+    Raises:
+        UsageError: a value that cannot be meant.
     """
 
     device: str = "cpu"
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads is {self.threads}; it must be at least 1")
+        if not isinstance(self.device, str):
+            raise UsageError(f"device is {self.device!r}; expected a name such as 'cpu'")
+        if self.threads is not None:
+            whole_number("threads", self.threads, 1)
 
     @property
     def thread_count(self) -> int:
         """The number of threads to ask the library for."""
         if self.threads is not None:
-            return self.threads
+            return int(self.threads)
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Engine(ABC):
-    """One compiled graph, loaded.
+    """One compiled graph, loaded. It may be used by several threads: its runs follow one another.
 
-    A subclass names its library and the variants it runs, opens the graph in `_open` and runs it in `_run`. It imports
-    its vendor's library in those methods only.
+    A subclass names its library and the variants it runs, opens the graph in `_open`, runs it in `_run` and lets go of
+    it in `_release`. It imports its vendor's library in those methods only; whatever the library raises there becomes
+    an EngineError.
     """
 
     name: ClassVar[str]
@@ -59,6 +67,8 @@ class Engine(ABC):
     """What to install, as pip knows it."""
     variants: ClassVar[Mapping[str, str]]
     """The bundle's variant for each precision, the default precision first."""
+    roles: ClassVar[tuple[str, ...]] = ()
+    """The roles of the files that it needs of a variant."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
 
     def __init__(self, component: str, spec: GraphSpec, files: Mapping[str, Path], options: EngineOptions) -> None:
@@ -72,55 +82,90 @@ class Engine(ABC):
 
         Raises:
             UsageError: the engine does not know the device.
-            EngineError: the library could not load the graph.
+            EngineUnavailable: the library cannot be imported.
+            EngineError: a file is missing, or the library could not load the graph.
         """
-        if options.device not in self.devices:
-            raise UsageError(f"engine {self.name} runs on {', '.join(self.devices)}; got device {options.device!r}")
+        self.check_device(options.device)
         self.component = component
         self.spec = spec
-        self._open(files, options)
+        self._lock = threading.Lock()
+        self._closed = False
+        if missing := [role for role in self.roles if role not in files]:
+            raise EngineError(
+                f"engine {self.name} needs the files {', '.join(self.roles)} of {component}; the bundle's variant has"
+                f" no {', '.join(missing)}: export the bundle again"
+            )
+        try:
+            self._open(files, options)
+        except Kandinsky22Error:
+            raise
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"engine {self.name}: {self.library} cannot be imported ({error}): pip install {self.distribution}"
+            ) from error
+        except Exception as error:  # vendors raise nearly anything
+            raise EngineError(f"{component} cannot be loaded by {self.name}: {_text(error)}") from error
 
     @classmethod
     def installed(cls) -> bool:
         """Whether the library can be imported, found out without importing it."""
-        return importlib.util.find_spec(cls.library) is not None
+        try:
+            return importlib.util.find_spec(cls.library) is not None
+        except (ImportError, ValueError):  # a parent package that is missing or broken
+            return False
 
     @classmethod
     def version(cls) -> str:
-        """The version of the installed library."""
-        return importlib.metadata.version(cls.distribution)
+        """The version of the installed library; "unknown" where its package does not tell."""
+        try:
+            return importlib.metadata.version(cls.distribution)
+        except importlib.metadata.PackageNotFoundError:  # a build of it under another name
+            owners = importlib.metadata.packages_distributions().get(cls.library.partition(".")[0], [])
+            return importlib.metadata.version(owners[0]) if owners else "unknown"
+
+    @classmethod
+    def check_device(cls, device: str) -> None:
+        """Raise UsageError if the engine does not run on `device`."""
+        if device not in cls.devices:
+            raise UsageError(f"engine {cls.name} runs on {', '.join(cls.devices)}; got device {device!r}")
 
     def run(self, feeds: Arrays, *, during: str = "") -> dict[str, npt.NDArray[np.float32]]:
         """Run the graph.
 
         Args:
-            feeds: every input by name, as the signature says.
+            feeds: every input by name, as the signature says; never modified.
             during: what the run is part of ("step 3 of 50"), for errors.
 
         Returns:
-            Every output by name, of the shape that the signature gives.
+            Every output by name, of the dtype and shape that the signature gives.
 
         Raises:
             TensorError: a feed does not fit the signature.
-            EngineError: the library failed, or returned another shape than the signature says.
+            EngineError: the engine is closed, the library failed, or it returned other tensors than the signature says.
             NonFiniteError: an output has NaN or infinity.
         """
-        sizes = self.spec.check(feeds)
-        outputs = self._run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
+        where = f"{self.component} on {self.name}{during and f', {during}'}"
+        sizes = self.spec.check(feeds, subject=where)
+        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        with self._lock:
+            if self._closed:
+                raise EngineError(f"{where}: the engine is closed; load the graph again")
+            try:
+                outputs = self._run(contiguous)
+            except Kandinsky22Error:
+                raise
+            except Exception as error:  # vendors raise nearly anything
+                raise EngineError(f"{where} failed: {_text(error)}") from error
         for spec in self.spec.outputs:
-            where = f"{self.component} on {self.name}{f', {during}' if during else ''}"
-            array = outputs[spec.name]
-            if array.shape != spec.shape(sizes):
-                raise EngineError(f"{where}: `{spec.name}` came out as {array.shape}; expected {spec.shape(sizes)}")
-            if not np.isfinite(array).all():
-                raise NonFiniteError(
-                    f"{where}: `{spec.name}` has NaN or infinity; the checkpoint, the embeddings or the precision"
-                    " cannot be right"
-                )
+            _check_output(where, spec, outputs.get(spec.name), spec.shape(sizes))
         return outputs
 
     def close(self) -> None:
-        """Release the graph's memory; the engine cannot run afterwards."""
+        """Release the graph's memory, after a run in progress; the engine cannot run afterwards."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._release()
 
     def __enter__(self) -> Engine:
         return self
@@ -132,8 +177,31 @@ class Engine(ABC):
 
     @abstractmethod
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
-        """Load the graph; the library's own errors become EngineError."""
+        """Load the graph."""
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
-        """Run the graph on feeds that were checked and are contiguous."""
+        """Run the graph on feeds that were checked and are contiguous; no later run may change what it returns."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let go of the graph; called once."""
+
+
+def _check_output(where: str, spec: TensorSpec, array: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise EngineError(f"{where}: returned no `{spec.name}`; the bundle's manifest does not fit its graph")
+    if array.shape != shape or array.dtype != spec.dtype:
+        raise EngineError(
+            f"{where}: `{spec.name}` came out as {array.dtype} {array.shape}; expected {spec.dtype} {shape}"
+        )
+    if not np.isfinite(array).all():
+        bad = int(np.size(array) - np.isfinite(array).sum())
+        raise NonFiniteError(
+            f"{where}: {bad:,} of the {array.size:,} values of `{spec.name}` are NaN or infinite; the checkpoint, the"
+            " embeddings or the precision cannot be right"
+        )
+
+
+def _text(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__

@@ -11,10 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.errors import EngineError
-
-# Paddle raises Python's own exceptions, one per kind of its enforce errors.
-_FAILURES = (RuntimeError, ValueError, OSError, MemoryError, NotImplementedError, IndexError)
 
 
 class PaddleEngine(Engine):
@@ -28,6 +24,7 @@ class PaddleEngine(Engine):
     library = "paddle"
     distribution = "paddlepaddle"
     variants: ClassVar[Mapping[str, str]] = {"fp32": "paddle"}
+    roles = ("program", "params")
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
         with warnings.catch_warnings():
@@ -39,21 +36,15 @@ class PaddleEngine(Engine):
         config.disable_glog_info()
         config.disable_mkldnn()
         config.set_cpu_math_library_num_threads(options.thread_count)
-        try:
-            self._predictor = inference.create_predictor(config)
-        except _FAILURES as error:
-            raise EngineError(f"Paddle cannot load {self.component} from {files['program']}: {error}") from error
+        self._predictor = inference.create_predictor(config)
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
-        try:
-            for name, array in feeds.items():
-                self._predictor.get_input_handle(name).copy_from_cpu(array)
-            self._predictor.run()
-            # A Paddle program names its outputs by position.
-            handles = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
-            return {spec.name: handle.copy_to_cpu() for spec, handle in zip(self.spec.outputs, handles, strict=True)}
-        except _FAILURES as error:
-            raise EngineError(f"Paddle failed in {self.component}: {error}") from error
+        for name, array in feeds.items():
+            self._predictor.get_input_handle(name).copy_from_cpu(array)
+        self._predictor.run()
+        # A Paddle program names its outputs by position.
+        handles = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
+        return {spec.name: handle.copy_to_cpu() for spec, handle in zip(self.spec.outputs, handles, strict=True)}
 
-    def close(self) -> None:
+    def _release(self) -> None:
         del self._predictor

@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from kandinsky_runtime.errors import SchedulerError
+from kandinsky_runtime.schedulers.base import Scheduler
 from kandinsky_runtime.schedulers.config import given
 from kandinsky_runtime.schedulers.ddim import DDIM
 from kandinsky_runtime.schedulers.ddpm import DDPM
 from kandinsky_runtime.schedulers.dpm_solver import DPMSolver
 from kandinsky_runtime.schedulers.euler import Euler
 from kandinsky_runtime.schedulers.euler_ancestral import EulerAncestral
-from kandinsky_runtime.schedulers.sampler import Sampler, Scheduler
+from kandinsky_runtime.schedulers.sampler import Sampler
 from kandinsky_runtime.schedulers.unclip import UnCLIP
 from kandinsky_runtime.schedulers.unipc import UniPC
 

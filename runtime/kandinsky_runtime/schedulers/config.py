@@ -24,6 +24,25 @@ Check = Callable[[Any], Any]
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 LEARNED_VARIANCES = ("learned", "learned_range")
 
+SCHEDULE_OPTIONS = frozenset(
+    {
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "rescale_betas_zero_snr",
+        "prediction_type",
+        "timestep_spacing",
+        "steps_offset",
+    }
+)
+"""What every scheduler but the prior's reads."""
+
+THRESHOLD_OPTIONS = frozenset({"thresholding", "dynamic_thresholding_ratio", "sample_max_value"})
+CLIP_OPTIONS = frozenset({"clip_sample", "clip_sample_range"})
+SIGMA_OPTIONS = frozenset({"use_karras_sigmas", "sigma_min", "sigma_max", "final_sigmas_type"})
+
 # Known to schedulers that this package has not; they change nothing for those it has.
 _FOREIGN = frozenset({"skip_prk_steps", "noise_sampler_seed"})
 

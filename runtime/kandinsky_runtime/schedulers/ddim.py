@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from kandinsky_runtime.schedulers import schedule
-from kandinsky_runtime.schedulers.config import Options
-from kandinsky_runtime.schedulers.ddpm import DDPM, posterior_variance
-from kandinsky_runtime.schedulers.sampler import Scheduler, Table
+from kandinsky_runtime.schedulers.base import Scheduler
+from kandinsky_runtime.schedulers.config import CLIP_OPTIONS, SCHEDULE_OPTIONS, THRESHOLD_OPTIONS, Options
+from kandinsky_runtime.schedulers.ddpm import posterior_variance
+from kandinsky_runtime.schedulers.table import Table
 
 
 class DDIM(Scheduler):
@@ -18,7 +19,7 @@ class DDIM(Scheduler):
     """
 
     class_name = "DDIMScheduler"
-    options = Options(reads=DDPM.options.reads - {"variance_type"} | {"set_alpha_to_one"})
+    options = Options(reads=SCHEDULE_OPTIONS | CLIP_OPTIONS | THRESHOLD_OPTIONS | {"set_alpha_to_one"})
     takes_eta = True
 
     def table(self, steps: int, eta: float) -> Table:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from kandinsky_runtime.schedulers import schedule
-from kandinsky_runtime.schedulers.config import LEARNED_VARIANCES, Options
-from kandinsky_runtime.schedulers.sampler import Scheduler, Table
+from kandinsky_runtime.schedulers.base import Scheduler
+from kandinsky_runtime.schedulers.config import (
+    CLIP_OPTIONS,
+    LEARNED_VARIANCES,
+    SCHEDULE_OPTIONS,
+    THRESHOLD_OPTIONS,
+    Options,
+)
 from kandinsky_runtime.schedulers.schedule import Float64
+from kandinsky_runtime.schedulers.table import Table
 
 LEAST_VARIANCE = 1e-20
 """Keeps the logarithm of the last step's variance, 0, finite."""
@@ -23,27 +30,7 @@ class DDPM(Scheduler):
     """
 
     class_name = "DDPMScheduler"
-    options = Options(
-        reads=frozenset(
-            {
-                "num_train_timesteps",
-                "beta_start",
-                "beta_end",
-                "beta_schedule",
-                "trained_betas",
-                "rescale_betas_zero_snr",
-                "variance_type",
-                "prediction_type",
-                "clip_sample",
-                "clip_sample_range",
-                "thresholding",
-                "dynamic_thresholding_ratio",
-                "sample_max_value",
-                "timestep_spacing",
-                "steps_offset",
-            }
-        )
-    )
+    options = Options(reads=SCHEDULE_OPTIONS | CLIP_OPTIONS | THRESHOLD_OPTIONS | {"variance_type"})
 
     @property
     def predicts_variance(self) -> bool:
@@ -96,5 +83,6 @@ def log_std_range(variance: Float64, beta: Float64) -> Float64:
 
     Nichol & Dhariwal 2021 eq. 15; v in [-1, 1] is the model's output.
     """
-    low, high = np.log(variance), np.log(beta)
+    with np.errstate(divide="ignore"):  # a β of 0 makes a weight that the table refuses
+        low, high = np.log(variance), np.log(beta)
     return np.stack([(high + low) / 4, (high - low) / 4], axis=1)

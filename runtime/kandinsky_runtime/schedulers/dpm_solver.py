@@ -8,10 +8,10 @@ import numpy as np
 
 from kandinsky_runtime.errors import SchedulerError
 from kandinsky_runtime.schedulers import schedule
-from kandinsky_runtime.schedulers.config import Options
-from kandinsky_runtime.schedulers.euler import NOISE_LEVEL_OPTIONS
-from kandinsky_runtime.schedulers.sampler import Scheduler, Table
+from kandinsky_runtime.schedulers.base import Scheduler
+from kandinsky_runtime.schedulers.config import SCHEDULE_OPTIONS, SIGMA_OPTIONS, THRESHOLD_OPTIONS, Options
 from kandinsky_runtime.schedulers.schedule import Float32, Float64
+from kandinsky_runtime.schedulers.table import Table
 
 _FEW_STEPS = 15
 """Below it `lower_order_final` lowers the order of the last steps."""
@@ -25,21 +25,16 @@ class DPMSolver(Scheduler):
 
     class_name = "DPMSolverMultistepScheduler"
     options = Options(
-        reads=NOISE_LEVEL_OPTIONS
+        reads=SCHEDULE_OPTIONS
+        | SIGMA_OPTIONS
+        | THRESHOLD_OPTIONS
         | {
-            "thresholding",
-            "dynamic_thresholding_ratio",
-            "sample_max_value",
             "solver_order",
             "solver_type",
             "algorithm_type",
             "lower_order_final",
             "euler_at_final",
-            "final_sigmas_type",
             "lambda_min_clipped",
-            "use_karras_sigmas",
-            "sigma_min",
-            "sigma_max",
         },
         defaults={"timestep_spacing": "linspace"},
         choices={"solver_type": ("midpoint", "heun")},
@@ -104,8 +99,8 @@ class DPMSolver(Scheduler):
     def _weights(self, sigmas: Float64, stochastic: bool) -> tuple[float, Float64, float]:
         """Weights of the sample, of the predictions (latest first), and of the noise.
 
-        Algorithm 2 of the paper and, for the SDE, its section 5. Order 2 drops ("midpoint") or keeps ("heun") terms of
-        h³ in the weight of the slope.
+        Algorithm 2 of the paper (2M), its form of order 3 (3M), and the SDE's (SDE-DPM-Solver++). At order 2 "midpoint"
+        drops, and "heun" keeps, terms of h³ in the weight of the slope.
 
         Args:
             sigmas: (order + 1,) noise levels: of the earliest prediction, …, of the latest, and of the end.
@@ -134,7 +129,7 @@ class DPMSolver(Scheduler):
 
 
 def _differences(lambdas: Float64, h: float) -> tuple[Float64, Float64, Float64]:
-    """Divided differences D0, D1, D2 of DPM-Solver++ appendix B as weights of the predictions, latest first.
+    """Divided differences D0, D1, D2 of the paper as weights of the predictions, latest first.
 
     Args:
         lambdas: (order,) λ of the predictions, the latest last.

@@ -7,23 +7,10 @@ import math
 import numpy as np
 
 from kandinsky_runtime.schedulers import schedule
-from kandinsky_runtime.schedulers.config import Options, SchedulerConfig
-from kandinsky_runtime.schedulers.sampler import Scheduler, Table
+from kandinsky_runtime.schedulers.base import Scheduler
+from kandinsky_runtime.schedulers.config import SCHEDULE_OPTIONS, SIGMA_OPTIONS, Options, SchedulerConfig
 from kandinsky_runtime.schedulers.schedule import Float32, Float64
-
-NOISE_LEVEL_OPTIONS = frozenset(
-    {
-        "num_train_timesteps",
-        "beta_start",
-        "beta_end",
-        "beta_schedule",
-        "trained_betas",
-        "rescale_betas_zero_snr",
-        "prediction_type",
-        "timestep_spacing",
-        "steps_offset",
-    }
-)
+from kandinsky_runtime.schedulers.table import Table
 
 
 class Euler(Scheduler):
@@ -34,7 +21,7 @@ class Euler(Scheduler):
 
     class_name = "EulerDiscreteScheduler"
     options = Options(
-        reads=NOISE_LEVEL_OPTIONS | {"use_karras_sigmas", "sigma_min", "sigma_max", "final_sigmas_type"},
+        reads=SCHEDULE_OPTIONS | SIGMA_OPTIONS,
         defaults={"timestep_spacing": "linspace"},
         translates={"prediction_type": {"original_sample": "sample"}},
     )

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from kandinsky_runtime.schedulers import schedule
-from kandinsky_runtime.schedulers.config import Options
-from kandinsky_runtime.schedulers.euler import NOISE_LEVEL_OPTIONS, euler_table, float_timesteps, levels_at
-from kandinsky_runtime.schedulers.sampler import Scheduler, Table
+from kandinsky_runtime.schedulers.base import Scheduler
+from kandinsky_runtime.schedulers.config import SCHEDULE_OPTIONS, Options
+from kandinsky_runtime.schedulers.euler import euler_table, float_timesteps, levels_at
+from kandinsky_runtime.schedulers.table import Table
 
 
 class EulerAncestral(Scheduler):
@@ -20,7 +21,7 @@ class EulerAncestral(Scheduler):
 
     class_name = "EulerAncestralDiscreteScheduler"
     options = Options(
-        reads=NOISE_LEVEL_OPTIONS,
+        reads=SCHEDULE_OPTIONS,
         defaults={"timestep_spacing": "linspace"},
         choices={"prediction_type": ("epsilon", "v_prediction")},
     )

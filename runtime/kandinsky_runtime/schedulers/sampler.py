@@ -1,133 +1,22 @@
-"""What all schedulers share: the table of per-step coefficients, and the sampler that applies it in its own buffers.
+"""Applies a table of coefficients to latents, step by step, in buffers of its own.
 
-Legend: n steps · B samples · shape = (B, C, …), that of the latents · h = order of the method
+Legend: n steps · B samples · shape = (B, C, …), that of the latents
 
-A step is
-    x̂ = p₀·sample + p₁·output                                       the prediction, clipped or thresholded if asked for
-    next = u₀·sample + u₁·output + u₂·x̂ + Σ_k u₂₊ₖ·x̂(k steps ago) + s·noise
-with the weights p, u, s of its row. A corrector puts c₀·(sample of the last step) + Σ_k c₁₊ₖ·x̂(k steps ago) in the
-place of `sample` in the second line. Where neither clipping nor a later step needs x̂, its row is folded into u₀ and u₁,
-and the step is one linear combination. Weights are float64 and applied as Python floats, so that float32 arrays stay
-float32 under the promotion rules of numpy 1 and of numpy 2.
+Weights are Python floats, so that float32 arrays stay float32 under the promotion rules of numpy 1 and of numpy 2.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import operator
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from kandinsky_runtime.errors import NonFiniteError, SchedulerError, TensorError, UsageError
-from kandinsky_runtime.schedulers.config import Options, SchedulerConfig
+from kandinsky_runtime.errors import NonFiniteError, TensorError, UsageError
+from kandinsky_runtime.schedulers.limits import Clip, Threshold
 from kandinsky_runtime.schedulers.schedule import Float32, Float64
-
-
-@dataclass(frozen=True)
-class Table:
-    """The coefficients of every step of one trajectory.
-
-    Attributes:
-        timesteps: (n,) int64 or float32, fed to the model.
-        prediction: (n, 2) weights p of (sample, model output).
-        update: (n, 2 + h) weights u of (sample, model output, prediction, prediction one step ago, …).
-        noise: (n,) standard deviation s; unused where the variance is learned.
-        draws: (n,) bool: which steps consume a draw of noise.
-        forward: (n, 2) weights of (original, noise) in the forward process to `timesteps`.
-        derivative: (n, 2) σ and Δσ of a step next = sample + (sample - x̂) / σ · Δσ + s·noise, evaluated in this order;
-            `update` is None then.
-        input_scale: (n,) what the model's input is divided by, or None.
-        init_noise_sigma: standard deviation of the first latents.
-        corrector: (n, 1 + k) weights c of (sample of the last step, prediction, prediction one step ago, …), or None; a
-            row of zeros leaves the sample as it is.
-        log_std: (n, 2) for a "learned_range" variance v: the noise's log standard deviation is a₀ + a₁·v.
-        learned_std: a "learned" variance: the standard deviation is sqrt(v).
-    """
-
-    timesteps: npt.NDArray[Any]
-    prediction: Float64
-    update: Float64 | None
-    noise: Float64
-    draws: npt.NDArray[np.bool_]
-    forward: Float64
-    derivative: Float64 | None = None
-    input_scale: Float64 | None = None
-    init_noise_sigma: float = 1.0
-    corrector: Float64 | None = None
-    log_std: Float64 | None = None
-    learned_std: bool = False
-
-    def __post_init__(self) -> None:
-        self.timesteps.setflags(write=False)
-        for name in ("prediction", "update", "derivative", "noise", "forward", "corrector"):
-            if getattr(self, name) is None:
-                continue
-            finite = np.isfinite(getattr(self, name)).reshape(len(self.timesteps), -1).all(axis=1)
-            if not finite.all():
-                step = int(np.argmin(finite))
-                raise SchedulerError(
-                    f"scheduler config: the {name} weights of step {step + 1} (timestep {self.timesteps[step]}) are "
-                    "not finite"
-                )
-
-    @property
-    def learns_variance(self) -> bool:
-        """Whether the second half of the model's channels is a variance."""
-        return self.learned_std or self.log_std is not None
-
-    @property
-    def kept_predictions(self) -> int:
-        """How many predictions are in use at a time, the latest included."""
-        looked_back = 1 if self.update is None else self.update.shape[1] - 2
-        return looked_back if self.corrector is None else max(looked_back, self.corrector.shape[1] - 1)
-
-    def folded(self) -> Table:
-        """The same steps without the prediction where only `update` uses it; else the table itself."""
-        if self.update is None or self.kept_predictions > 1:
-            return self
-        return dataclasses.replace(self, update=self.update[:, :2] + self.update[:, 2:] * self.prediction)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Keeps predictions within [-bound, bound]."""
-
-    bound: float
-
-    def apply(self, prediction: Float32, scratch: Float32) -> None:
-        """Clip `prediction` in place."""
-        np.clip(prediction, -self.bound, self.bound, out=prediction)
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Dynamic thresholding: section 2.3 of Imagen (Saharia et al. 2022, arXiv:2205.11487).
-
-    Each sample is clipped to [-s, s] and divided by s, the `ratio` quantile of its absolute values, kept in
-    [1, highest].
-    """
-
-    ratio: float
-    highest: float
-
-    def apply(self, prediction: Float32, scratch: Float32) -> None:
-        """Threshold `prediction` (B, …) in place; `scratch`, of its shape, is overwritten."""
-        rows = np.abs(prediction, out=scratch).reshape(len(prediction), -1)  # (B, C·…)
-        rank = float(np.float32(self.ratio) * np.float32(rows.shape[1] - 1))
-        low = min(int(rank), rows.shape[1] - 1)
-        high = min(low + 1, rows.shape[1] - 1)
-        rows.partition((low, high), axis=1)
-        for sample, row in zip(prediction, rows, strict=True):
-            quantile = float(row[low]) + (rank - low) * float(row[high] - row[low])
-            bound = min(max(quantile, 1.0), self.highest)
-            np.clip(sample, -bound, bound, out=sample)
-            sample /= np.float32(bound)
+from kandinsky_runtime.schedulers.table import Table
 
 
 @dataclass(frozen=True)
@@ -187,6 +76,7 @@ class Sampler:
             `sample` itself, or a buffer that the next call overwrites.
         """
         self._check_index(i)
+        self._check(i, "`sample`", sample, self._shape)
         if not self._input_scale:
             return sample
         return np.divide(sample, self._input_scale[i], out=self._scaled)
@@ -315,10 +205,7 @@ class Sampler:
         return np.exp(self._scratch, out=self._scratch)
 
     def _free_buffer(self, *used: Float32) -> Float32:
-        for buffer in self._results:
-            if not any(np.may_share_memory(buffer, array) for array in used):
-                return buffer
-        return np.empty(self._shape, dtype=np.float32)
+        return next(buffer for buffer in self._results if not any(np.may_share_memory(buffer, array) for array in used))
 
     def _where(self, i: int) -> str:
         return f"step {i + 1} of {len(self.timesteps)} (timestep {self.timesteps[i]:g})"
@@ -361,69 +248,3 @@ def _rows(table: Float64 | None) -> list[list[float]]:
     """A table's rows as Python floats; none of an absent table."""
     rows: list[list[float]] = [] if table is None else table.tolist()
     return rows
-
-
-class Scheduler(ABC):
-    """A denoising method and its options; makes a sampler per trajectory.
-
-    Attributes:
-        config: the options that this scheduler reads.
-
-    Raises:
-        SchedulerError: an option is unknown, unsupported or has a bad value; the message names each one.
-    """
-
-    class_name: ClassVar[str]
-    options: ClassVar[Options]
-    source: ClassVar[Source] = Source("unet", "noise_pred")
-    takes_eta: ClassVar[bool] = False
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config: SchedulerConfig = self.options.read(config, self.class_name)
-
-    @property
-    def predicts_variance(self) -> bool:
-        """Whether the model's second half of channels, a variance, is used: `step` then wants 2C channels, else C."""
-        return False
-
-    def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, eta: float = 0.0) -> Sampler:
-        """Prepare one trajectory.
-
-        Args:
-            num_inference_steps: from 1 to `num_train_timesteps`.
-            shape: (B, C, …) of the latents.
-            eta: share of DDPM's noise that DDIM adds, 0 to 1; other schedulers have none.
-
-        Raises:
-            SchedulerError: the number of steps cannot be used with these options, or `eta` with this scheduler.
-            UsageError: `shape` is not that of latents.
-        """
-        shape = tuple(operator.index(extent) for extent in shape)
-        if len(shape) < 2 or min(shape) < 1:
-            raise UsageError(f"shape is {shape}; expected (batch, channels, …), each at least 1")
-        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta))
-        return Sampler(table, shape, self._limit(), self.source)
-
-    @abstractmethod
-    def table(self, steps: int, eta: float) -> Table:
-        """The coefficients of a trajectory of `steps` steps."""
-
-    def _limit(self) -> Clip | Threshold | None:
-        if self.config.thresholding and "thresholding" in self.options.reads:
-            return Threshold(self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
-        if self.config.clip_sample and "clip_sample" in self.options.reads:
-            return Clip(self.config.clip_sample_range)
-        return None
-
-    def _checked_steps(self, steps: int) -> int:
-        most = self.config.num_train_timesteps
-        if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= operator.index(steps) <= most:
-            raise SchedulerError(f"num_inference_steps is {steps!r}; expected an integer from 1 to {most}")
-        return operator.index(steps)
-
-    def _checked_eta(self, eta: float) -> float:
-        if eta != 0 and not self.takes_eta:
-            raise SchedulerError(f"eta is {eta}; {self.class_name} has no such option, only DDIMScheduler has")
-        if not 0 <= eta <= 1:
-            raise SchedulerError(f"eta is {eta}; expected a number from 0 to 1")
-        return float(eta)

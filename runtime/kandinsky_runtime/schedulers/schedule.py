@@ -119,7 +119,7 @@ def timesteps(config: SchedulerConfig, steps: int) -> Int64:
         result = np.arange(steps)[::-1] * (total // steps) + config.steps_offset
     else:
         result = _trailing(total, total / steps)
-    return checked_timesteps(result.astype(np.int64), config)
+    return _checked_timesteps(result.astype(np.int64), config)
 
 
 def multistep_timesteps(config: SchedulerConfig, steps: int, last: int) -> Int64:
@@ -141,7 +141,7 @@ def multistep_timesteps(config: SchedulerConfig, steps: int, last: int) -> Int64
         result = np.arange(1, steps + 1)[::-1] * (last // (steps + 1)) + config.steps_offset
     else:
         result = _trailing(last, config.num_train_timesteps / steps)
-    checked = checked_timesteps(result.astype(np.int64), config)
+    checked = _checked_timesteps(result.astype(np.int64), config)
     if np.any(np.diff(checked) == 0):
         raise SchedulerError(
             f"{steps} steps with `{config.timestep_spacing}` spacing over {last} timesteps repeat a timestep: "
@@ -150,7 +150,7 @@ def multistep_timesteps(config: SchedulerConfig, steps: int, last: int) -> Int64
     return checked
 
 
-def checked_timesteps(values: Int64, config: SchedulerConfig) -> Int64:
+def _checked_timesteps(values: Int64, config: SchedulerConfig) -> Int64:
     """`values` (n,), if each is a training timestep.
 
     Raises:

@@ -11,10 +11,12 @@ import numpy as np
 
 from kandinsky_runtime.errors import SchedulerError
 from kandinsky_runtime.schedulers import schedule
+from kandinsky_runtime.schedulers.base import Scheduler
 from kandinsky_runtime.schedulers.config import Options
 from kandinsky_runtime.schedulers.ddpm import LEAST_VARIANCE, log_std_range, posterior_mean, posterior_variance
-from kandinsky_runtime.schedulers.sampler import Scheduler, Source, Table
+from kandinsky_runtime.schedulers.sampler import Source
 from kandinsky_runtime.schedulers.schedule import Float64
+from kandinsky_runtime.schedulers.table import Table
 
 
 class UnCLIP(Scheduler):

@@ -8,10 +8,11 @@ import numpy as np
 
 from kandinsky_runtime.errors import SchedulerError
 from kandinsky_runtime.schedulers import schedule
-from kandinsky_runtime.schedulers.config import Options
-from kandinsky_runtime.schedulers.euler import NOISE_LEVEL_OPTIONS
-from kandinsky_runtime.schedulers.sampler import Clip, Scheduler, Table, Threshold
+from kandinsky_runtime.schedulers.base import Scheduler
+from kandinsky_runtime.schedulers.config import SCHEDULE_OPTIONS, SIGMA_OPTIONS, THRESHOLD_OPTIONS, Options
+from kandinsky_runtime.schedulers.limits import Clip, Threshold
 from kandinsky_runtime.schedulers.schedule import Float64
+from kandinsky_runtime.schedulers.table import Table
 
 
 class UniPC(Scheduler):
@@ -19,20 +20,15 @@ class UniPC(Scheduler):
 
     class_name = "UniPCMultistepScheduler"
     options = Options(
-        reads=NOISE_LEVEL_OPTIONS
+        reads=SCHEDULE_OPTIONS
+        | SIGMA_OPTIONS
+        | THRESHOLD_OPTIONS
         | {
-            "thresholding",
-            "dynamic_thresholding_ratio",
-            "sample_max_value",
             "solver_order",
             "solver_type",
             "predict_x0",
             "lower_order_final",
             "disable_corrector",
-            "final_sigmas_type",
-            "use_karras_sigmas",
-            "sigma_min",
-            "sigma_max",
         },
         defaults={"timestep_spacing": "linspace", "solver_type": "bh2"},
         choices={"solver_type": ("bh1", "bh2")},
@@ -92,7 +88,7 @@ class UniPC(Scheduler):
         return order
 
     def _weights(self, sigmas: Float64, *, corrects: bool) -> tuple[float, float, Float64]:
-        """Weights in UniP (eq. 3 of the paper) or UniC (eq. 9), in the forms for ε̂ or x̂_0 of its appendix A.
+        """Weights in UniC (theorem 3.1 of the paper) or UniP (corollary 3.2), in the form for x̂_0 or for ε̂.
 
         Args:
             sigmas: (order + 1,) noise levels: of the earliest prediction, …, of the start, and of the end.
@@ -128,7 +124,7 @@ class UniPC(Scheduler):
 
 
 def _rho(positions: Float64, h: float, scale: float, *, corrects: bool) -> Float64:
-    """Weights a_m of the differences D_m / r_m: the solution of eq. 5 (UniP) or eq. 11 (UniC) of the paper.
+    """Weights a_m of the differences D_m / r_m: they solve the linear system that theorem 3.1 of the paper sets.
 
     Args:
         positions: (order,) r_m of the predictions, in steps from the start; the last, 1, is the end.
@@ -141,7 +137,7 @@ def _rho(positions: Float64, h: float, scale: float, *, corrects: bool) -> Float
     count = len(positions) if corrects else len(positions) - 1
     if count == 1:
         return np.array([0.5])
-    phi, factorial = math.expm1(h) / h - 1, 1.0  # h·φ_{k+1}(h), with φ_{k+1} = (φ_k - 1/k!) / h
+    phi, factorial = math.expm1(h) / h - 1, 1.0  # h·φ_{k+2}(h), where φ_{k+1} = (φ_k - 1/k!) / h
     target = np.empty(count)
     for k in range(count):
         target[k] = phi * factorial / scale

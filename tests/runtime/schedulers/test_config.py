@@ -315,3 +315,11 @@ def test_any_config_gives_a_scheduler_or_one_error_of_ours(config: dict[str, Any
 def test_any_unknown_option_is_named(option: str) -> None:
     with pytest.raises(SchedulerError, match=f"`{option}` is unknown"):
         schedulers.load({option: 1}, "ddpm")
+
+
+def test_betas_too_small_to_be_seen_in_float32_are_refused() -> None:
+    config = {"trained_betas": [0.5, *[1e-9] * 999], "variance_type": "learned_range"}
+    with pytest.raises(SchedulerError, match="log_std weights of step 1"):
+        schedulers.load(config, "ddpm").sampler(20, SHAPE)
+    with pytest.raises(SchedulerError, match="noise level"):
+        schedulers.load(config, "dpm++").sampler(20, SHAPE)

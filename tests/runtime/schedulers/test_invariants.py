@@ -36,7 +36,7 @@ def normal(seed: int, shape: tuple[int, ...] = SHAPE) -> Array:
 
 def trajectory(sampler: Sampler, model: Model, first: Array, noise: Callable[[int], Array]) -> Array:
     """The last latents: `first` is unscaled noise, `noise(i)` step i's draw."""
-    latents = first * np.float32(sampler.init_noise_sigma)
+    latents = (first * sampler.init_noise_sigma).astype(np.float32)
     for i in range(len(sampler.timesteps)):
         output = model(i, sampler.scale_model_input(i, latents))
         latents = sampler.step(i, output, latents, noise(i) if sampler.draws_noise(i) else None)

@@ -1,0 +1,46 @@
+"""What the nodes of a graph read; a subgraph, such as a branch of an `If`, reads values of the graph around it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import onnx
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside a node: the branches of an `If`, the body of a `Loop` or `Scan`."""
+    one = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    many = [graph for attribute in node.attribute for graph in attribute.graphs]
+    return one + many
+
+
+def values_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The names of all values that nodes, and the graphs inside them, read or return."""
+    names: set[str] = set()
+    for node in nodes:
+        names.update(name for name in node.input if name)
+        for graph in subgraphs(node):
+            names |= values_read(graph.node)
+            names.update(value.name for value in graph.output)
+    return names
+
+
+def read_instead(nodes: Iterable[onnx.NodeProto], source: Mapping[str, str]) -> None:
+    """Let nodes, and the graphs inside them, read `source[name]` wherever they read `name`.
+
+    No graph gives a name of the graph around it to a value of its own; ONNX forbids that.
+    """
+    for node in nodes:
+        node.input[:] = [source.get(name, name) for name in node.input]
+        for graph in subgraphs(node):
+            read_instead(graph.node, source)
+            for value in graph.output:
+                value.name = source.get(value.name, value.name)
+
+
+def drop_nodes(graph: onnx.GraphProto, dropped: Collection[onnx.NodeProto]) -> None:
+    """Take nodes out of a graph."""
+    ids = {id(node) for node in dropped}
+    kept = [node for node in graph.node if id(node) not in ids]
+    del graph.node[:]
+    graph.node.extend(kept)
