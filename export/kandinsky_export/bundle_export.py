@@ -12,25 +12,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from kandinsky_runtime.bundle import MANIFEST, file_sha256
-from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
-from kandinsky_runtime.spec import GraphSpec
 from tqdm import tqdm
 
-from kandinsky_export.architecture import build, expected_tensors
+from kandinsky_export.architecture import build_models, expected_tensors
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.folders import new_folder
 from kandinsky_export.modules import MoVQDecoderGraph, MoVQEncoderGraph, UNetGraph
-from kandinsky_export.onnx_graph import attach_weights, convert
+from kandinsky_export.onnx_graph import attach_weights, clean, convert
 from kandinsky_export.params_file import write_params
 from kandinsky_export.signatures import movq_decoder_signature, movq_encoder_signature, unet_signature
 from kandinsky_export.static_graph import trace
+from kandinsky_export.variants import VARIANTS, check_variants
+from kandinsky_runtime.bundle import MANIFEST, file_sha256
+from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
+from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 Thunks = Mapping[str, Callable[[], Array]]
 
-VARIANTS = ("paddle", "onnx-fp32")
 _TOOLS = ("kandinsky22-deploy", "paddlepaddle", "ppdiffusers", "paddle2onnx", "onnx", "numpy")
 
 
@@ -41,7 +40,7 @@ class Part:
     Attributes:
         model: the checkpoint's model that has it, "unet" or "movq".
         module: makes the traceable module from the ppdiffusers model.
-        signature: makes the graph's signature from the model's config.
+        signature: makes the graph's signature from the model's config, given with its defaults.
     """
 
     model: str
@@ -71,7 +70,7 @@ def export_bundle(
         checkpoint: an opened checkpoint.
         out: the new folder.
         name: what the manifest calls the checkpoint.
-        variants: from `VARIANTS`.
+        variants: of `kandinsky_export.variants.VARIANTS`.
         overwrite: replace `out`.
         progress: show bars.
 
@@ -83,38 +82,35 @@ def export_bundle(
         ExportError: a graph could not be traced, converted or written.
         UsageError: unknown variants, or `out` exists.
     """
-    if unknown := [item for item in variants if item not in VARIANTS]:
-        raise UsageError(f"there is no variant {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
-    if not variants:
-        raise UsageError(f"a bundle needs a variant; choose from {', '.join(VARIANTS)}")
+    variants = check_variants(variants)
     configs = {key: component.config for key, component in checkpoint.components.items()}
-    models = {key: build(key, config) for key, config in configs.items()}
+    models = build_models(configs, str(checkpoint.root))
     tensors = checkpoint.tensors({key: expected_tensors(model) for key, model in models.items()})
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         components = {}
         for key, part in _with_progress(PARTS, progress):
-            signature = part.signature(configs[part.model])
-            module = part.module(models[part.model])
-            components[key] = _export_component(folder / key, module, signature, tensors[part.model], variants, progress)
+            signature, module = part.signature(models[part.model].config), part.module(models[part.model])
+            thunks = tensors[part.model]
+            components[key] = _export_component(folder / key, module, signature, thunks, variants, progress)
         written = [path for path in folder.rglob("*") if path.is_file()]
         manifest = Manifest(
             components=components,
             scheduler=checkpoint.scheduler,
             files=_hash_files(folder, written, "hashing bundle", progress),
-            source={
-                "name": name,
-                "form": checkpoint.components["unet"].form,
-                "files": {
-                    path: asdict(entry)
-                    for path, entry in _hash_files(
-                        checkpoint.root, checkpoint.files(), "hashing checkpoint", progress
-                    ).items()
-                },
-            },
+            source=_source(checkpoint, name, progress),
             written_by={tool: importlib.metadata.version(tool) for tool in _TOOLS},
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _source(checkpoint: Checkpoint, name: str, progress: bool) -> dict[str, Any]:
+    files = _hash_files(checkpoint.root, checkpoint.files(), "hashing checkpoint", progress)
+    return {
+        "name": name,
+        "form": checkpoint.components["unet"].form,
+        "files": {path: asdict(entry) for path, entry in files.items()},
+    }
 
 
 def _export_component(
@@ -138,6 +134,7 @@ def _export_component(
     if "onnx-fp32" in variants:
         model = convert(program, signature)
         attach_weights(model, traced.weights, placements, params.name)
+        clean(model)
         onnx.save(model, graph)
         written["onnx-fp32"] = Variant("fp32", paths(graph=graph, weights=params))
     if "paddle" not in variants:

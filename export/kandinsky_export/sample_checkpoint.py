@@ -67,12 +67,7 @@ def write_sample_checkpoint(
         for name, expected in models.items():
             (folder / name).mkdir()
             _write_json(folder / name / "config.json", configs[name])
-            tensors = _seeded(seed, name, expected, form, bar)
-            if form == "diffusers":
-                _write_safetensors(folder / name / "diffusion_pytorch_model.safetensors", tensors)
-            else:
-                thunks = {key: make for key, (_, make) in tensors.items()}
-                write_pdparams(folder / name / "model_state.pdparams", thunks)
+            _write_weights(folder / name, _seeded(seed, name, expected, form, bar), form)
         (folder / "scheduler").mkdir()
         _write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
         _write_json(folder / INDEX, _model_index(form))
@@ -97,6 +92,13 @@ def _seeded(seed: int, component: str, expected: Mapping[str, Expected], form: F
         name: (item.torch_shape if form == "diffusers" else item.shape, make(name, item))
         for name, item in expected.items()
     }
+
+
+def _write_weights(folder: Path, tensors: Tensors, form: Form) -> None:
+    if form == "diffusers":
+        _write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors)
+    else:
+        write_pdparams(folder / "model_state.pdparams", {name: make for name, (_, make) in tensors.items()})
 
 
 def _write_safetensors(path: Path, tensors: Tensors) -> None:

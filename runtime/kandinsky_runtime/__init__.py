@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kandinsky_runtime.bundle import Bundle
-    from kandinsky_runtime.pipeline import InpaintOutput, InpaintPipeline
+    from kandinsky_runtime.errors import Kandinsky22Error
+    from kandinsky_runtime.output import InpaintOutput
+    from kandinsky_runtime.pipeline import InpaintPipeline
 
-__all__ = ["Bundle", "InpaintOutput", "InpaintPipeline", "__version__"]
+__all__ = ["Bundle", "InpaintOutput", "InpaintPipeline", "Kandinsky22Error", "__version__"]
 
 _HOMES = {
     "Bundle": "kandinsky_runtime.bundle",
-    "InpaintOutput": "kandinsky_runtime.pipeline",
+    "InpaintOutput": "kandinsky_runtime.output",
     "InpaintPipeline": "kandinsky_runtime.pipeline",
+    "Kandinsky22Error": "kandinsky_runtime.errors",
 }
 
 

@@ -88,7 +88,8 @@ class Bundle:
         seen = _SeenFiles(self.root)
         unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
         total = sum(files[path].bytes for path in unread)
-        with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=not progress, leave=False) as bar:
+        hidden = not progress or total == 0
+        with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=hidden, leave=False) as bar:
             faults = [fault for path in unread if (fault := self._content_fault(path, seen, bar))]
         seen.save()
         if faults:

@@ -8,8 +8,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kandinsky_runtime.cli_support import HelpFormatter, add_common_options, run
+from kandinsky_runtime.cli_support import Parser, add_common_options, run
+
+if TYPE_CHECKING:
+    from kandinsky_runtime.output import InpaintOutput
+    from kandinsky_runtime.pipeline import InpaintPipeline
+
+SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, euler, euler-a, unclip"
 
 _EPILOG = """\
 examples:
@@ -19,16 +26,22 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 the work failed, 2 the arguments are wrong."""
-    return run(_parser(), argv)
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done, 1 the work failed, 2 the arguments are wrong, 130 interrupted.
+
+    Raises:
+        SystemExit: `--help`, or the arguments cannot be parsed.
+    """
+    return run(_parser(), argv, distribution="kandinsky22-deploy")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="k22",
         description="Run Kandinsky 2.2 inpainting from a bundle that k22-export made.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inpaint(commands)
@@ -37,7 +50,6 @@ def _parser() -> argparse.ArgumentParser:
         help="what is in a bundle, and what this machine can run of it",
         description="Check a bundle's files against its manifest and describe it.",
         epilog="example: k22 inspect bundle --json",
-        formatter_class=HelpFormatter,
     )
     inspect.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add_common_options(inspect)
@@ -45,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_inpaint(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser(
         "inpaint",
         help="repaint the white area of a mask",
@@ -54,7 +66,6 @@ def _add_inpaint(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out cat_with_hat.png\n"
         "  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out out.png \\\n"
         "      --height 768 --width 768 --num-inference-steps 50 --seed 7 --num-images 4 --json",
-        formatter_class=HelpFormatter,
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     needed = parser.add_argument_group("inputs and output")
@@ -85,16 +96,16 @@ def _add_inpaint(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     loop.add_argument("--width", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
     loop.add_argument("--num-inference-steps", type=int, default=100, metavar="N", help="(default: 100)")
     loop.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="1 turns it off (default: 4)")
-    loop.add_argument("--scheduler", metavar="NAME", help="(default: the checkpoint's)")
+    loop.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     loop.add_argument("--seed", type=int, metavar="N", help="of the noise (default: drawn, and told)")
     loop.add_argument("--num-images", type=int, default=1, metavar="N", help="results, with seeds from --seed on")
     loop.add_argument(
-        "--noise", choices=("torch", "numpy"), default="torch", help="torch: the numbers of torch.Generator('cpu')"
+        "--noise", choices=("torch", "numpy"), help="torch (default): the numbers of torch.Generator('cpu')"
     )
     loop.add_argument("--record-noise", type=Path, metavar="F", help="write every draw of the noise to an .npz")
     loop.add_argument("--replay-noise", type=Path, metavar="F", help="take the noise from such a file")
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--engine", default="auto", metavar="NAME", help="onnxruntime, paddle or auto (default)")
+    engine.add_argument("--engine", default="auto", metavar="NAME", help="onnxruntime, paddle, or auto (default)")
     engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's)")
     engine.add_argument("--device", default="cpu", metavar="NAME", help="as the engine names it (default: cpu)")
     engine.add_argument("--threads", type=int, metavar="N", help="(default: every core)")
@@ -104,60 +115,91 @@ def _add_inpaint(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.embeds import read_embeds
-    from kandinsky_runtime.errors import UsageError
     from kandinsky_runtime.image import check_output_path, save_image
     from kandinsky_runtime.noise import ReplayNoise
     from kandinsky_runtime.pipeline import InpaintPipeline
 
     start = time.perf_counter()
-    paths = _output_paths(args.out, args.num_images)
+    check_output_path(args.out)
+    _check_options(args)
+    embeds, negative = read_embeds(args.image_embeds, args.negative_image_embeds)
+    paths = _output_paths(args.out, len(embeds) * args.num_images)
     for path in paths:
         check_output_path(path)
-    if args.replay_noise and args.seed is not None:
-        raise UsageError("--replay-noise takes the place of --seed; give one of them")
-    embeds, negative = read_embeds(args.image_embeds, args.negative_image_embeds)
-    pipeline = InpaintPipeline.load(
+        _check_not_read(args, path)
+    with InpaintPipeline.load(
         args.bundle, args.engine, args.precision, args.device, args.threads, progress=not args.quiet
-    )
-    output = pipeline(
-        args.image,
-        args.mask,
-        image_embeds=embeds,
-        negative_image_embeds=negative,
-        height=args.height,
-        width=args.width,
-        num_inference_steps=args.num_inference_steps,
-        guidance_scale=args.guidance_scale,
-        scheduler=args.scheduler,
-        num_images_per_prompt=args.num_images,
-        seed=args.seed,
-        noise=ReplayNoise(args.replay_noise) if args.replay_noise else args.noise,
-        record_noise=args.record_noise,
-        composite=args.composite,
-        invert_mask=args.invert_mask,
-        progress=not args.quiet,
-    )
+    ) as pipeline:
+        output = pipeline(
+            args.image,
+            args.mask,
+            image_embeds=embeds,
+            negative_image_embeds=negative,
+            height=args.height,
+            width=args.width,
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
+            scheduler=args.scheduler,
+            num_images_per_prompt=args.num_images,
+            seed=args.seed,
+            noise=ReplayNoise(args.replay_noise) if args.replay_noise else args.noise or "torch",
+            record_noise=args.record_noise,
+            composite=args.composite,
+            invert_mask=args.invert_mask,
+            progress=not args.quiet,
+        )
     for path, picture in zip(paths, output.images, strict=True):
         save_image(picture, path)
+    _report(args, paths, pipeline, output, time.perf_counter() - start)
+    return 0
+
+
+def _report(
+    args: argparse.Namespace, paths: list[Path], pipeline: InpaintPipeline, output: InpaintOutput, total: float
+) -> None:
     if args.json:
+        seconds = {**output.seconds, "total": total}
         result = {
             "images": [str(path) for path in paths],
             "seeds": list(output.seeds),
             "engine": pipeline.selection.engine.name,
             "precision": pipeline.selection.precision,
             "notes": list(output.notes),
-            "seconds": {key: round(value, 4) for key, value in output.seconds.items()}
-            | {"total": round(time.perf_counter() - start, 4)},
+            "seconds": {part: round(value, 4) for part, value in seconds.items()},
         }
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
         for path, seed in zip(paths, output.seeds, strict=True):
             sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
-    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """What can be found wrong before anything is read."""
+    from kandinsky_runtime.checks import whole_number
+    from kandinsky_runtime.errors import UsageError
+    from kandinsky_runtime.inputs import MAX_RESULTS
+
+    whole_number("--num-images", args.num_images, 1, MAX_RESULTS)
+    if args.replay_noise and (args.seed is not None or args.noise):
+        raise UsageError("--replay-noise takes the place of --seed and --noise; give one of them")
+    if args.record_noise:
+        _check_not_read(args, args.record_noise)
+        if args.record_noise.resolve() == args.out.resolve():
+            raise UsageError(f"--record-noise and --out are both {args.out}; give two files")
+
+
+def _check_not_read(args: argparse.Namespace, path: Path) -> None:
+    """Refuse to write where an input lies."""
+    from kandinsky_runtime.errors import UsageError
+
+    for option in ("image", "mask", "image_embeds", "negative_image_embeds", "replay_noise"):
+        source = getattr(args, option)
+        if source is not None and source.resolve() == path.resolve():
+            raise UsageError(f"{path} would replace the file of --{option.replace('_', '-')}; choose another --out")
 
 
 def _output_paths(out: Path, count: int) -> list[Path]:
-    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
 
 
 def _inspect(args: argparse.Namespace) -> int:

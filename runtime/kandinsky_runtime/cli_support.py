@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from kandinsky_runtime.errors import Kandinsky22Error
 
+FAILED = 1
+WRONG_ARGUMENTS = 2
 INTERRUPTED = 130
 
 
@@ -19,6 +25,19 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
 
+class Parser(argparse.ArgumentParser):
+    """Takes options by their full names only, and says what is wrong in one sentence."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", HelpFormatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(WRONG_ARGUMENTS, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command has."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
@@ -26,23 +45,57 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
 
 
-def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Parse, call the command's `run(args)`, and turn errors of ours into a sentence on stderr and an exit status."""
+def run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    *,
+    distribution: str = "kandinsky22-deploy[export]",
+) -> int:
+    """Parse, call the command's `run(args)`, and turn errors of ours into a sentence on stderr and an exit status.
+
+    Args:
+        parser: its commands set `run`, a function that takes the parsed arguments and returns the exit status.
+        argv: the arguments; None for those of the process.
+        distribution: what to install where a module is missing, as pip knows it.
+
+    Returns:
+        The exit status: the command's own; 1 if the work failed, 2 if the arguments are wrong, 130 if interrupted.
+
+    Raises:
+        SystemExit: `--help`, or the arguments cannot be parsed.
+    """
     args = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    _print_any_text()
     try:
         status: int = args.run(args)
-    except Kandinsky22Error as error:
-        if args.debug:
-            raise
-        sys.stderr.write(f"{parser.prog}: error: {error}\n")
-        return error.exit_status
-    except ModuleNotFoundError as error:
-        if args.debug:
-            raise
-        sys.stderr.write(f"{parser.prog}: error: {error}; pip install 'kandinsky22-deploy[export]'\n")
-        return 1
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
-        sys.stderr.write(f"{parser.prog}: interrupted\n")
-        return INTERRUPTED
+        return _failed(parser, "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has gone, as in `k22 inspect bundle | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (Kandinsky22Error, ModuleNotFoundError, OSError, MemoryError) as error:
+        if args.debug:
+            traceback.print_exc()
+        return _failed(parser, f"error: {_sentence(error, distribution)}", getattr(error, "exit_status", FAILED))
+
+
+def _sentence(error: Exception, distribution: str) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: pip install '{distribution}'"
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}): work on a smaller picture or fewer results at once"
+    return str(error)
+
+
+def _failed(parser: argparse.ArgumentParser, message: str, status: int) -> int:
+    sys.stderr.write(f"{parser.prog}: {message}\n")
     return status
+
+
+def _print_any_text() -> None:
+    """File names may hold what stdout's encoding lacks; stderr copes already."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -28,7 +28,9 @@ def check_scale(guidance_scale: Any) -> float:
     Raises:
         InputError: it is no number, negative, NaN, or infinite in float32.
     """
-    is_number = isinstance(guidance_scale, (int, float, np.integer, np.floating)) and not isinstance(guidance_scale, bool)
+    is_number = isinstance(guidance_scale, (int, float, np.integer, np.floating)) and not isinstance(
+        guidance_scale, bool
+    )
     if not is_number or not 0 <= guidance_scale <= _LARGEST:
         raise InputError(f"guidance_scale is {guidance_scale!r}; expected a finite number of at least 0")
     return float(guidance_scale)

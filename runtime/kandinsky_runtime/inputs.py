@@ -27,6 +27,7 @@ Array = npt.NDArray[np.float32]
 
 MIN_SIZE = 64
 MAX_SEED = 2**64 - 1
+MAX_RESULTS = 1024  # of one run: the UNet works on all of them at once
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,13 @@ def prepare(
         UsageError: the same for an option.
     """
     scale = guidance.check_scale(guidance_scale)
-    repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1)
+    repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_RESULTS)
     images, mask_images = _as_list("image", image), _as_list("mask_image", mask_image)
     positive = as_embeds(image_embeds, "image_embeds", geometry.embed_width)
     negative = _negative(negative_image_embeds, geometry.embed_width, scale)
     lengths = {"image": len(images), "mask_image": len(mask_images), "image_embeds": len(positive)}
     prompts = _common_length(lengths | ({"negative_image_embeds": len(negative)} if len(negative) else {}))
-    batch = prompts * repeats
+    batch = whole_number("the number of results", prompts * repeats, 1, MAX_RESULTS)
     seeds = _seeds(seed, batch)
 
     read = [read_image(source) for source in images]

@@ -2,77 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
-from kandinsky_runtime.inputs import Geometry
+from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.inputs import MIN_SIZE
+from kandinsky_runtime.manifest import Component, Manifest
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """The bundle's source, components, variants and sizes, and the engines' readiness, for JSON."""
+    """The bundle's source, components, variants and sizes, and the engines' readiness, for JSON.
+
+    Raises:
+        BundleError: the graphs are not those of Kandinsky 2.2 inpainting.
+    """
     manifest = bundle.manifest
-    geometry = Geometry.of(manifest)
+    geometry = Geometry.of(manifest, bundle.subject)
     return {
         "bundle": str(bundle.root),
         "source": {key: manifest.source.get(key) for key in ("name", "form")},
         "scheduler": manifest.scheduler.get("_class_name"),
         "embeds_width": geometry.embed_width,
+        "size_minimum": MIN_SIZE,
         "size_multiple": geometry.multiple,
         "variants": list(manifest.variants()),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "components": {
-            name: {
-                "inputs": [str(spec) for spec in component.spec.inputs],
-                "outputs": [str(spec) for spec in component.spec.outputs],
-                "ranges": {symbol: str(limit) for symbol, limit in component.spec.ranges.items()},
-                "bytes": sum(
-                    manifest.files[path].bytes
-                    for path in {path for variant in component.variants.values() for path in variant.files.values()}
-                ),
-            }
-            for name, component in manifest.components.items()
-        },
-        "engines": {name: _readiness(bundle, name) for name in engines.names()},
+        "files": len(manifest.files),
+        "extra_files": bundle.extra_files(),
+        "components": {name: _component(manifest, item) for name, item in manifest.components.items()},
+        "engines": {name: _readiness(manifest, name) for name in engines.names()},
         "written_by": dict(manifest.written_by),
         "parity": dict(manifest.parity),
     }
 
 
-def _readiness(bundle: Bundle, name: str) -> dict[str, Any]:
+def as_text(data: Mapping[str, Any]) -> str:
+    """`describe`'s data for a person to read."""
+    source, tools = data["source"], ", ".join(f"{tool} {version}" for tool, version in data["written_by"].items())
+    lines = [
+        f"{data['bundle']}: {_megabytes(data['bytes'])} in {data['files']} files, exported from"
+        f" {source['name'] or 'an unnamed checkpoint'} ({source['form'] or 'form unknown'})",
+        "",
+        f"  variants    {', '.join(data['variants']) or 'none that every graph has'}",
+        f"  scheduler   {data['scheduler']}",
+        f"  embeddings  {data['embeds_width']} wide",
+        f"  sizes       {data['size_minimum']} px and more, worked on in multiples of {data['size_multiple']} px",
+        f"  written by  {tools or 'unknown tools'}",
+    ]
+    lines += [f"  not in it   {path} (the manifest does not name it, nothing reads it)" for path in data["extra_files"]]
+    lines += ["", "graphs"]
+    for name, component in data["components"].items():
+        lines.append(f"  {name:14}{_megabytes(component['bytes']):>12}")
+        lines += [f"    in   {tensor}" for tensor in component["inputs"]]
+        lines += [f"    out  {tensor}" for tensor in component["outputs"]]
+    lines += ["", "engines on this machine"]
+    for name, state in data["engines"].items():
+        why = f"ready: {state['precision']}, version {state['version']}" if state["ready"] else f"not ready: {state['why']}"
+        lines.append(f"  {name:14}{why}")
+    return "\n".join([*lines, "", "largest difference from the checkpoint", *_parity_lines(data["parity"])])
+
+
+def _component(manifest: Manifest, component: Component) -> dict[str, Any]:
+    paths = {path for variant in component.variants.values() for path in variant.files.values()}
+    return {
+        "inputs": [str(spec) for spec in component.spec.inputs],
+        "outputs": [str(spec) for spec in component.spec.outputs],
+        "ranges": {symbol: str(limit) for symbol, limit in component.spec.ranges.items()},
+        "bytes": sum(manifest.files[path].bytes for path in paths),
+    }
+
+
+def _readiness(manifest: Manifest, name: str) -> dict[str, Any]:
     try:
-        selection = engines.select(bundle.manifest, name)
+        selection = engines.select(manifest, name)
     except (EngineUnavailable, UsageError) as error:
         return {"ready": False, "why": str(error)}
     return {"ready": True, "precision": selection.precision, "version": selection.engine.version()}
 
 
-def as_text(data: dict[str, Any]) -> str:
-    """`describe`'s data for a person to read."""
-    lines = [
-        f"{data['bundle']}: {data['bytes'] / 1e6:,.1f} MB, from {data['source']['name']} ({data['source']['form']})",
-        f"variants    {', '.join(data['variants'])}",
-        f"scheduler   {data['scheduler']}",
-        f"embeddings  {data['embeds_width']} wide",
-        f"sizes       any of 64 px and more; worked on in multiples of {data['size_multiple']} px",
-        "graphs",
-    ]
-    for name, component in data["components"].items():
-        tensors = f"{'; '.join(component['inputs'])} -> {'; '.join(component['outputs'])}"
-        lines.append(f"  {name:14}{component['bytes'] / 1e6:>10,.1f} MB  {tensors}")
-    lines.append("engines")
-    for name, state in data["engines"].items():
-        word = f"ready, {state['precision']}, version {state['version']}" if state["ready"] else state["why"]
-        lines.append(f"  {name:14}{word}")
-    lines.append("parity")
-    if not data["parity"]:
-        lines.append("  not verified; k22-export verify BUNDLE CHECKPOINT measures it")
-    for engine, figures in data["parity"].get("engines", {}).items():
-        parts = ", ".join(f"{name} {error:.1e}" for name, error in figures["components"].items())
-        trajectory = figures.get("trajectory")
-        lines.append(
-            f"  {engine:14}max-abs {parts}"
-            + (f"; {trajectory['steps']} steps {trajectory['image']:.1e}" if trajectory else "")
-        )
-    return "\n".join(lines)
+def _parity_lines(parity: Mapping[str, Any]) -> list[str]:
+    """What k22-export verify measured, as far as it is in the form that this version knows."""
+    lines = []
+    for engine, figures in _mapping(parity.get("engines")).items():
+        components = _mapping(_mapping(figures).get("components"))
+        parts = [f"{name} {error:.1e}" for name, error in components.items() if isinstance(error, float)]
+        trajectory = _mapping(_mapping(figures).get("trajectory"))
+        if isinstance(error := trajectory.get("image"), float):
+            parts.append(f"picture after {trajectory.get('steps')} steps {error:.1e}")
+        lines.append(f"  {engine:14}{', '.join(parts) or 'no figures'}")
+    return lines or ["  not measured; k22-export verify BUNDLE CHECKPOINT does it"]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -23,7 +23,7 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import choice
 from kandinsky_runtime.engines import AUTO, Selection, select
 from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.errors import InputError, Kandinsky22Error, UsageError
+from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.feeds import UNetFeeds
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.image import from_model
@@ -173,7 +173,7 @@ class InpaintPipeline:
         source, seeds = _noise_source(noise, request)
         recording = None if record_noise is None else RecordingNoise(source)
         if record_noise is not None:
-            _check_recording_path(Path(record_noise))
+            _check_recording_path(record_noise)
         for note in request.notes:
             _log.warning(note)
 
@@ -190,8 +190,9 @@ class InpaintPipeline:
             final = self._denoise(
                 request, original, sampler, recording or source, method.predicts_variance, watch, clock
             )
-        images = final
-        if output_type != "latent":
+        if output_type == "latent":
+            images = final
+        else:
             with clock("decode"):
                 images = finished(self._decode(final, request), request, output_type, composite)
         if recording is not None and record_noise is not None:
@@ -302,9 +303,12 @@ def _noise_source(noise: str | NoiseSource, request: Request) -> tuple[NoiseSour
     return BatchNoise([make_noise(noise, seed) for seed in request.seeds]), request.seeds
 
 
-def _check_recording_path(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"record_noise is {path}; expected the path of a file in a folder that can be written to")
+def _check_recording_path(path: str | os.PathLike[str]) -> None:
+    if isinstance(path, (str, os.PathLike)):
+        folder = Path(path).parent
+        if folder.is_dir() and os.access(folder, os.W_OK) and not Path(path).is_dir():
+            return
+    raise UsageError(f"record_noise is {path!r}; expected the path of a file in a folder that can be written to")
 
 
 def _save_recording(recording: RecordingNoise, path: Path) -> None:

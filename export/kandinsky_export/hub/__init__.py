@@ -1,7 +1,9 @@
 """Fetch a checkpoint by its hub name, `owner/name`, into a local folder.
 
-huggingface   through huggingface_hub: its cache, its environment variables; safetensors weights alone
-paddle        PaddleNLP's community store over plain HTTP, or the mirror that K22_PADDLE_STORE names
+    huggingface   through huggingface_hub: its cache, its environment variables; safetensors weights alone
+    paddle        PaddleNLP's community store over plain HTTP, or the mirror that K22_PADDLE_STORE names
+
+A fetch that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations

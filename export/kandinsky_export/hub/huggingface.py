@@ -30,7 +30,7 @@ def fetch_from_huggingface(
     cache_dir: Path | None,
     progress: bool,
 ) -> Path:
-    """The snapshot folder of huggingface_hub's cache, after fetching what it lacks; for what is raised see `fetch_checkpoint`."""
+    """The library's snapshot folder, after fetching what it lacks; raises as `fetch_checkpoint` does."""
     try:
         from huggingface_hub import HfApi, snapshot_download
     except ImportError as error:

@@ -30,7 +30,7 @@ _STORE_URL = re.compile(r"https?://[^\s/?#@][^\s?#@]*")
 def fetch_from_paddle(
     name: str, variant: str | None, components: Sequence[str], cache_dir: Path, progress: bool
 ) -> Path:
-    """The folder in the cache, after fetching what it lacks; for what is raised see `fetch_checkpoint`."""
+    """The folder in the cache, after fetching what it lacks; raises as `fetch_checkpoint` does."""
     store = store_url()
     folder = cache_dir / name.replace("/", "--")
     urls = {file: f"{store}/{name}/{file}" for file in _paddle_files(variant, components)}
