@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kandinsky_runtime.cli_support import HelpFormatter, add_common_options, run
+from kandinsky_export.variants import VARIANTS, check_variants
+from kandinsky_runtime.cli_support import Parser, add_common_options, run
+from kandinsky_runtime.errors import UsageError
 
-VARIANTS = ("paddle", "onnx-fp32")  # bundle_export.VARIANTS; named here so that --help need not load Paddle
+if TYPE_CHECKING:
+    from kandinsky_export.checkpoint import Checkpoint
 
 _EPILOG = """\
 examples:
@@ -23,89 +26,120 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 the work failed, 2 the arguments are wrong."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done, 1 the work failed, 2 the arguments are wrong, 130 interrupted.
+
+    Raises:
+        SystemExit: `--help`, or the arguments cannot be parsed.
+    """
     return run(_parser(), argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="k22-export",
         description="Turn a Kandinsky 2.2 inpainting checkpoint into a bundle of compiled graphs.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_checkpoint(commands)
+    _add_bundle(commands)
+    _add_verify(commands)
+    return parser
 
-    checkpoint = commands.add_parser(
+
+def _add_checkpoint(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser(
         "checkpoint",
         help="write a checkpoint with made-up weights",
         description="Write a checkpoint with the right names, shapes and dtypes, and seeded values that depend on the"
         " seed and the tensor's name only. It comes with image embeddings that fit it, image_embeds.npz.",
         epilog="example: k22-export checkpoint --size tiny --seed 0 --format diffusers --out tiny",
-        formatter_class=HelpFormatter,
     )
-    checkpoint.add_argument("--size", choices=("tiny", "full"), default="tiny", help="tiny: 4 MB; full: 5.3 GB")
-    checkpoint.add_argument("--seed", type=int, default=0, help="of the values")
-    checkpoint.add_argument("--format", choices=("ppdiffusers", "diffusers"), default="ppdiffusers", help="of the files")
-    _add_out(checkpoint)
-    add_common_options(checkpoint)
-    checkpoint.set_defaults(run=_checkpoint)
+    parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="tiny: 16 MB (default); full: 5.3 GB")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the values (default: 0)")
+    parser.add_argument(
+        "--format",
+        choices=("ppdiffusers", "diffusers"),
+        default="ppdiffusers",
+        help=".pdparams (default) or .safetensors",
+    )
+    _add_out(parser)
+    add_common_options(parser)
+    parser.set_defaults(run=_checkpoint)
 
-    bundle = commands.add_parser(
+
+def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser(
         "bundle",
         help="export a checkpoint to a bundle",
         description="Trace UNet and MoVQ to Paddle static graphs and ONNX, with batch, height and width dynamic. The"
         " bundle appears whole or not at all.",
         epilog="examples:\n  k22-export bundle my-checkpoint --out bundle\n"
         "  k22-export bundle kandinsky-community/kandinsky-2-2-decoder-inpaint --variants onnx-fp32 --out bundle",
-        formatter_class=HelpFormatter,
     )
-    _add_source(bundle)
-    _add_out(bundle)
-    bundle.add_argument(
+    _add_source(parser)
+    _add_out(parser)
+    parser.add_argument(
         "--variants",
-        type=lambda text: tuple(item for item in text.split(",") if item),
+        type=_names,
         default=VARIANTS,
+        metavar="NAMES",
         help="which forms, separated by commas: " + ", ".join(VARIANTS) + "; they share their weights (default: all)",
     )
-    add_common_options(bundle)
-    bundle.set_defaults(run=_bundle)
+    add_common_options(parser)
+    parser.set_defaults(run=_bundle)
 
-    verify = commands.add_parser(
+
+def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser(
         "verify",
         help="compare a bundle with eager ppdiffusers",
         description="Run every component at several shapes and one whole trajectory, with ppdiffusers and with the"
-        " bundle on each engine, and write the differences into the bundle's manifest.",
+        " bundle on each engine, and write the differences into the bundle's manifest. Exit status 1 where one of"
+        " them lies outside its tolerance.",
         epilog="example: k22-export verify bundle my-checkpoint --engines onnxruntime,paddle",
-        formatter_class=HelpFormatter,
     )
-    verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    _add_source(verify)
-    verify.add_argument(
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    _add_source(parser)
+    parser.add_argument(
         "--engines",
-        type=lambda text: tuple(item for item in text.split(",") if item),
-        default=None,
+        type=_names,
+        metavar="NAMES",
         help="which engines, separated by commas (default: all that are installed and can run it)",
     )
-    verify.add_argument("--steps", type=int, default=10, help="of the trajectory; 0 leaves it out (default: 10)")
-    verify.add_argument("--trajectory", action="store_true", help="show every step of the trajectory")
-    add_common_options(verify)
-    verify.set_defaults(run=_verify)
-    return parser
+    parser.add_argument(
+        "--steps", type=_count, default=10, metavar="N", help="of the trajectory; 0 leaves it out (default: 10)"
+    )
+    parser.add_argument("--trajectory", action="store_true", help="show every step of the trajectory")
+    add_common_options(parser)
+    parser.set_defaults(run=_verify)
 
 
-def _add_out(parser: argparse.ArgumentParser) -> None:
+def _add_out(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
 
 
-def _add_source(parser: argparse.ArgumentParser) -> None:
+def _add_source(parser: Parser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model")
     parser.add_argument(
-        "--hub", choices=("huggingface", "paddle"), default="huggingface", help="where a hub name is looked up"
+        "--hub", choices=("huggingface", "paddle"), help="where a hub name is looked up (default: huggingface)"
     )
     parser.add_argument("--revision", help="of a hub name (Hugging Face only)")
     parser.add_argument("--weights", metavar="VARIANT", help="variant of the weight files, such as fp16")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
 
 
 def _checkpoint(args: argparse.Namespace) -> int:
@@ -125,22 +159,19 @@ def _checkpoint(args: argparse.Namespace) -> int:
 
 def _bundle(args: argparse.Namespace) -> int:
     from kandinsky_export.folders import check_target
+    from kandinsky_runtime.bundle import MANIFEST
 
-    check_target(args.out, overwrite=args.overwrite)
-    checkpoint = _open_checkpoint(args)
+    variants = check_variants(args.variants)
+    check_target(args.out, marker=MANIFEST, overwrite=args.overwrite)
+    checkpoint, name = _open_checkpoint(args)
     from kandinsky_export.bundle_export import export_bundle
 
     manifest = export_bundle(
-        checkpoint,
-        args.out,
-        name=args.checkpoint,
-        variants=args.variants,
-        overwrite=args.overwrite,
-        progress=not args.quiet,
+        checkpoint, args.out, name=name, variants=variants, overwrite=args.overwrite, progress=not args.quiet
     )
     size = sum(entry.bytes for entry in manifest.files.values())
-    summary = {"bundle": str(args.out), "variants": list(args.variants), "bytes": size}
-    _report(args, summary, f"wrote {args.out}: {', '.join(args.variants)}, {size / 1e6:,.1f} MB")
+    summary = {"bundle": str(args.out), "variants": list(variants), "bytes": size}
+    _report(args, summary, f"wrote {args.out}: {', '.join(variants)}, {size / 1e6:,.1f} MB")
     return 0
 
 
@@ -148,27 +179,35 @@ def _verify(args: argparse.Namespace) -> int:
     from kandinsky_runtime.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
-    checkpoint = _open_checkpoint(args)
-    from kandinsky_export.verify import verify_bundle
+    from kandinsky_export.verify import select_engines, verify_bundle
 
-    report = verify_bundle(
-        bundle, checkpoint, engine_names=args.engines, steps=args.steps, progress=not args.quiet
-    )
+    engine_names = select_engines(bundle, args.engines)
+    checkpoint, _ = _open_checkpoint(args)
+    report = verify_bundle(bundle, checkpoint, engine_names=engine_names, steps=args.steps, progress=not args.quiet)
     _report(args, report.to_dict(), report.table(every_step=args.trajectory))
     return 0 if report.passed else 1
 
 
-def _open_checkpoint(args: argparse.Namespace) -> Any:
+def _open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
+    """The checkpoint, fetched if need be, and what to call it: its hub name or its folder's name."""
+    from kandinsky_export.checkpoint import Checkpoint
     from kandinsky_export.hub import fetch_checkpoint, looks_like_hub_name
 
     root = Path(args.checkpoint)
-    if not root.exists() and looks_like_hub_name(args.checkpoint):
-        root = fetch_checkpoint(
-            args.checkpoint, hub=args.hub, revision=args.revision, variant=args.weights, progress=not args.quiet
-        )
-    from kandinsky_export.checkpoint import Checkpoint
+    if root.exists() or not looks_like_hub_name(args.checkpoint):
+        if args.hub or args.revision:
+            raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
+        return Checkpoint.open(root, args.weights), root.resolve().name
+    import kandinsky_export.vendors  # noqa: F401 (one that is missing is told before gigabytes are fetched)
 
-    return Checkpoint.open(root, args.weights)
+    root = fetch_checkpoint(
+        args.checkpoint,
+        hub=args.hub or "huggingface",
+        revision=args.revision,
+        variant=args.weights,
+        progress=not args.quiet,
+    )
+    return Checkpoint.open(root, args.weights), args.checkpoint
 
 
 def _report(args: argparse.Namespace, data: dict[str, Any], text: str) -> None:

@@ -23,7 +23,7 @@ from kandinsky_export.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.rewrites.equal_branches import inline_equal_branches
 from kandinsky_export.rewrites.no_ops import remove_no_ops
 from kandinsky_export.rewrites.output_names import name_outputs_at_source
-from kandinsky_export.rewrites.values import read_instead, values_read
+from kandinsky_export.rewrites.values import read_instead, values_made, values_read
 from kandinsky_runtime.spec import GraphSpec
 
 OPSET = 17
@@ -58,9 +58,7 @@ def attach_weights(
         ExportError: the graph reads a tensor that is neither computed nor a weight.
     """
     graph = model.graph
-    produced = {name for node in graph.node for name in node.output}
-    produced |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    dangling = sorted(values_read(graph.node) - produced)
+    dangling = sorted(values_read(graph.node) - values_made(graph))
     if unknown := [name for name in dangling if name not in placements]:
         raise ExportError(f"the converted graph reads {', '.join(unknown[:5])}, which the checkpoint lacks")
     for name in dangling:
@@ -72,10 +70,11 @@ def attach_weights(
 
 
 def clean(model: onnx.ModelProto) -> None:
-    """Remove what the converter leaves behind; with the weights attached, because their shapes prove more of it idle."""
+    """Remove what the converter leaves behind. Attach the weights first: their shapes prove more of it idle."""
     inline_equal_branches(model)
     constants_to_initializers(model)
-    remove_no_ops(model)
+    while remove_no_ops(model):
+        pass  # the shapes of more values are known without the ones removed
     name_outputs_at_source(model)
     remove_dead_nodes(model)
     constants_to_initializers(model)

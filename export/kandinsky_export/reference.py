@@ -5,6 +5,7 @@ The models here keep ppdiffusers' own attention and forwards; nothing is shared 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
-from kandinsky_runtime.noise import NoiseSource, RecordingNoise
 from PIL import Image
 
 from kandinsky_export.architecture import build_models, expected_tensors, fill
 from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.errors import CheckpointError
 from kandinsky_export.vendors import DDPMScheduler, KandinskyV22InpaintPipeline, paddle
+from kandinsky_runtime.noise import NoiseSource, RecordingNoise
 
 Array = npt.NDArray[np.float32]
 Feeds = Mapping[str, Array]
@@ -58,19 +60,36 @@ class Reference:
         tensors = checkpoint.tensors({name: expected_tensors(model) for name, model in self._models.items()})
         for name, model in self._models.items():
             fill(model, tensors[name])
-        self._scheduler_config = checkpoint.scheduler
+        known = inspect.signature(DDPMScheduler.__init__).parameters
+        settings = {key: value for key, value in checkpoint.scheduler.items() if key in known}
+        try:
+            self._scheduler = DDPMScheduler(**settings)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise CheckpointError(str(checkpoint.root), [f"scheduler config: ppdiffusers: {error}"]) from error
+
+    def config(self, model: str) -> Mapping[str, Any]:
+        """The config of "unet" or "movq", with its defaults."""
+        config: Mapping[str, Any] = self._models[model].config
+        return config
+
+    @property
+    def max_steps(self) -> int:
+        """The most steps that a trajectory may have."""
+        return int(self._scheduler.config.num_train_timesteps)
 
     def run(self, component: str, feeds: Feeds) -> Array:
         """The output of a component, float32."""
         unet, movq = self._models["unet"], self._models["movq"]
         tensors = {name: paddle.to_tensor(array) for name, array in feeds.items()}
         calls: Mapping[str, Callable[[], Any]] = {
-            "unet": lambda: unet(
-                tensors["sample"],
-                tensors["timestep"],
-                encoder_hidden_states=None,
-                added_cond_kwargs={"image_embeds": tensors["image_embeds"]},
-            ).sample,
+            "unet": lambda: (
+                unet(
+                    tensors["sample"],
+                    tensors["timestep"],
+                    encoder_hidden_states=None,
+                    added_cond_kwargs={"image_embeds": tensors["image_embeds"]},
+                ).sample
+            ),
             "movq_encoder": lambda: movq.encode(tensors["image"]).latents,
             "movq_decoder": lambda: movq.decode(tensors["latents"], force_not_quantize=True).sample,
         }
@@ -99,7 +118,7 @@ class Reference:
         """
         pipeline = KandinskyV22InpaintPipeline(
             unet=self._models["unet"],
-            scheduler=DDPMScheduler.from_config(dict(self._scheduler_config)),
+            scheduler=self._scheduler,
             movq=self._models["movq"],
         )
         pipeline.set_progress_bar_config(disable=True)

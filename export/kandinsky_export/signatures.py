@@ -28,9 +28,7 @@ def movq_encoder_signature(config: Mapping[str, Any]) -> GraphSpec:
     factor = movq_factor(config)
     return GraphSpec(
         inputs=(TensorSpec("image", "float32", (BATCH, config["in_channels"], HEIGHT, WIDTH)),),
-        outputs=(
-            TensorSpec("latents", "float32", (BATCH, _latent_channels(config), *_scaled(f"{{}}/{factor}"))),
-        ),
+        outputs=(TensorSpec("latents", "float32", (BATCH, _latent_channels(config), *_scaled(f"{{}}/{factor}"))),),
         ranges=_ranges(factor),
     )
 

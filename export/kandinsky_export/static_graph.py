@@ -76,4 +76,5 @@ def _pruned(concrete: Any, feeds: list[Any]) -> Traced:
 def _reason(error: Exception) -> str:
     """The sentence of an error, which Paddle puts behind a listing of the traced code."""
     text = str(error).strip()
-    return (_REASON.findall(text) or [text])[-1].strip()
+    reasons: list[str] = _REASON.findall(text)
+    return reasons[-1].strip() if reasons else text

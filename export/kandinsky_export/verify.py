@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from kandinsky_runtime import engines
-from kandinsky_runtime.bundle import MANIFEST, Bundle
-from kandinsky_runtime.errors import EngineUnavailable, UsageError
-from kandinsky_runtime.inputs import MIN_SIZE, Geometry
-from kandinsky_runtime.noise import NumpyNoise, ReplayNoise
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.spec import GraphSpec
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from kandinsky_export.bundle_export import PARTS
 from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import write_whole
 from kandinsky_export.reference import Reference, Trajectory
+from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
 from kandinsky_export.seeded import seeded_embeds
+from kandinsky_runtime import engines
+from kandinsky_runtime.bundle import MANIFEST, Bundle, file_sha256
+from kandinsky_runtime.errors import EngineUnavailable, UsageError
+from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.inputs import MIN_SIZE
+from kandinsky_runtime.noise import NumpyNoise, ReplayNoise
+from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 
@@ -32,80 +36,16 @@ _SEED = 0
 # (batch, height, width) in units of the smallest height and width that the bundle's graphs take together.
 _SHAPES = ((1, 1, 1), (2, 1, 2), (2, 2, 1), (1, 3, 1), (3, 2, 2))
 
-# Largest absolute difference by precision: of a component's output, and of a trajectory's picture in [0, 1].
-# float32 sums in another order leave 1e-6 to 1e-5 of the outputs' deviation of about 1; a trajectory adds its steps up.
-TOLERANCES: Mapping[str, tuple[float, float]] = {"fp32": (1e-4, 1e-3)}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrajectoryFigures:
-    """How far a bundle's trajectory lies from the eager one with the same noise.
+class _Oracle:
+    """What eager ppdiffusers makes of the inputs, by component, and its trajectory."""
 
-    Attributes:
-        steps: of the trajectory.
-        encoded: max-abs of the picture's latents.
-        unet: by step, max-abs of the UNet's output for the eager run's own inputs.
-        latents: by step, max-abs of the latents after it; every step starts from the bundle's own.
-        latents_relative: by step, the same over the largest eager value.
-        image: max-abs of the picture in [0, 1].
-        psnr: of the picture in dB; None where the two are equal.
-    """
-
-    steps: int
-    encoded: float
-    unet: tuple[float, ...]
-    latents: tuple[float, ...]
-    latents_relative: tuple[float, ...]
-    image: float
-    psnr: float | None
-
-
-@dataclass(frozen=True)
-class EngineFigures:
-    """One engine's figures: max-abs of each component over all shapes, and of the trajectory."""
-
-    version: str
-    precision: str
-    variant: str
-    components: Mapping[str, float]
-    trajectory: TrajectoryFigures | None
-
-    def failures(self) -> list[str]:
-        """What lies outside the tolerances."""
-        component_limit, image_limit = TOLERANCES[self.precision]
-        found = [f"{name} {error:.1e} > {component_limit:g}" for name, error in self.components.items() if not error <= component_limit]
-        if self.trajectory is not None and not self.trajectory.image <= image_limit:
-            found.append(f"trajectory {self.trajectory.image:.1e} > {image_limit:g}")
-        return found
-
-
-@dataclass(frozen=True)
-class Report:
-    """The figures of a verification, by engine."""
-
-    reference: str
-    shapes: Mapping[str, tuple[tuple[int, ...], ...]]
-    engines: Mapping[str, EngineFigures]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every figure is within its tolerance."""
-        return not any(figures.failures() for figures in self.engines.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON and for the manifest."""
-        return asdict(self) | {"passed": self.passed}
-
-    def table(self, *, every_step: bool = False) -> str:
-        """For a person to read."""
-        lines = [f"max-abs difference from {self.reference}"]
-        for name, figures in self.engines.items():
-            lines.append(f"{name} {figures.version}, {figures.precision}")
-            lines += [f"  {component:14}{error:.2e}" for component, error in figures.components.items()]
-            if figures.trajectory is not None:
-                lines += _trajectory_lines(figures.trajectory, every_step)
-            lines += [f"  outside the tolerance: {failure}" for failure in figures.failures()]
-        return "\n".join([*lines, "passed" if self.passed else "FAILED"])
+    feeds: Mapping[str, Sequence[Mapping[str, Array]]]
+    expected: Mapping[str, Sequence[Array]]
+    trajectory: Trajectory | None
 
 
 def verify_bundle(
@@ -118,65 +58,66 @@ def verify_bundle(
 ) -> Report:
     """Compare a bundle with eager ppdiffusers and write the figures into its manifest.
 
+    Where the manifest cannot be written, a warning is logged and the report is returned all the same.
+
     Args:
         bundle: an opened bundle.
-        checkpoint: the one that it was made from.
+        checkpoint: the one that it was made from, or the same weights in the other form.
         engine_names: None for every engine that can run the bundle here.
         steps: of the trajectory, 0 for none.
         progress: show a bar.
 
     Raises:
-        CheckpointError, BundleError: one of the two is damaged.
+        CheckpointError, BundleError: one of the two is damaged, or they are different builds of the model.
         EngineUnavailable: an engine that was asked for, or every engine, cannot run the bundle.
-        UsageError: the number of steps is negative.
+        UsageError: an unknown engine or none, or a number of steps that the scheduler does not have.
     """
     if steps < 0:
         raise UsageError(f"steps is {steps}; it must be at least 0")
+    selected = select_engines(bundle, engine_names)
     bundle.check_content(progress=progress)
-    selected = _selected(bundle, engine_names)
     reference = Reference(checkpoint)
+    if steps > reference.max_steps:
+        raise UsageError(f"steps is {steps}; the checkpoint's scheduler has {reference.max_steps}")
+    _check_same_build(bundle, checkpoint, reference)
     geometry = Geometry.of(bundle.manifest)
-    feeds = {name: _feeds(item.spec, name, geometry) for name, item in bundle.manifest.components.items()}
-    with tqdm(total=len(feeds) + (1 if steps else 0) + 2 * len(selected), desc="verifying", disable=not progress) as bar:
-        expected = {}
-        for name, items in feeds.items():
-            bar.set_postfix_str(f"ppdiffusers {name}")
-            expected[name] = [reference.run(name, item) for item in items]
-            bar.update()
-        eager = None
-        if steps:
-            bar.set_postfix_str("ppdiffusers trajectory")
-            eager = _eager_trajectory(reference, geometry, steps)
-            bar.update()
+    total = len(PARTS) + (1 if steps else 0) + len(selected)
+    with tqdm(total=total, desc="verifying", disable=not progress) as bar:
+        oracle = _run_reference(bundle, reference, geometry, steps, bar)
         figures = {}
         for name in selected:
-            pipeline = InpaintPipeline.load(bundle, engine=name)
-            bar.set_postfix_str(f"{name} components")
-            components = {key: _component_error(pipeline, key, feeds[key], expected[key]) for key in feeds}
-            bar.update()
-            bar.set_postfix_str(f"{name} trajectory")
-            selection = pipeline.selection
-            figures[name] = EngineFigures(
-                version=selection.engine.version(),
-                precision=selection.precision,
-                variant=selection.variant,
-                components=components,
-                trajectory=None if eager is None else _compare_trajectory(pipeline, eager, geometry),
-            )
-            pipeline.close()
+            bar.set_postfix_str(name)
+            figures[name] = _engine_figures(bundle, name, oracle, geometry)
             bar.update()
     report = Report(
         reference=f"eager ppdiffusers {version('ppdiffusers')} on paddlepaddle {version('paddlepaddle')}",
-        shapes={name: tuple(next(iter(item.values())).shape for item in items) for name, items in feeds.items()},
+        shapes={name: tuple(next(iter(item.values())).shape for item in items) for name, items in oracle.feeds.items()},
         engines=figures,
     )
-    write_whole(bundle.root / MANIFEST, replace(bundle.manifest, parity=report.to_dict()).to_json())
+    if not report.passed:
+        report = replace(report, note=_source_note(bundle, checkpoint))
+    try:
+        write_whole(bundle.root / MANIFEST, replace(bundle.manifest, parity=report.to_dict()).to_json())
+    except OSError as error:
+        _log.warning("the figures cannot be kept in the bundle: %s", error)
     return report
 
 
-def _selected(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
+def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The engines to verify, each once.
+
+    Args:
+        bundle: what they are to run.
+        names: None for all that can run it here.
+
+    Raises:
+        UsageError: there is no such engine, or `names` is empty.
+        EngineUnavailable: an engine in `names`, or every engine, cannot run the bundle here.
+    """
     if names is not None:
-        return [engines.select(bundle.manifest, name).engine.name for name in names]
+        if not names:
+            raise UsageError(f"name an engine to verify; choose from {', '.join(engines.names())}")
+        return tuple(dict.fromkeys(engines.select(bundle.manifest, name).engine.name for name in names))
     found = []
     for name in engines.names():
         try:
@@ -185,7 +126,59 @@ def _selected(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
             continue
     if not found:
         raise EngineUnavailable("no engine that is installed here can run this bundle")
-    return found
+    return tuple(found)
+
+
+def _check_same_build(bundle: Bundle, checkpoint: Checkpoint, reference: Reference) -> None:
+    faults = []
+    for name, part in PARTS.items():
+        has, made = bundle.component(name).spec, part.signature(reference.config(part.model))
+        for there, here in zip((*has.inputs, *has.outputs), (*made.inputs, *made.outputs), strict=True):
+            if there != here:
+                faults.append(f"{name} is another build of the model: {here}; the bundle has {there}")
+    if faults:
+        raise CheckpointError(str(checkpoint.root), faults)
+
+
+def _source_note(bundle: Bundle, checkpoint: Checkpoint) -> str | None:
+    """Which of the checkpoint's files are not those that the bundle was made from."""
+    made_from = bundle.manifest.source.get("files")
+    recorded = made_from if isinstance(made_from, dict) else {}
+    other = [
+        path.relative_to(checkpoint.root).as_posix()
+        for path in checkpoint.files()
+        if recorded.get(path.relative_to(checkpoint.root).as_posix(), {}).get("sha256") != file_sha256(path)
+    ]
+    return f"the bundle was not made from this checkpoint's {', '.join(other)}" if other else None
+
+
+def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, steps: int, bar: tqdm) -> _Oracle:
+    feeds = {name: _feeds(bundle.component(name).spec, name, geometry) for name in PARTS}
+    expected = {}
+    for name, items in feeds.items():
+        bar.set_postfix_str(f"ppdiffusers {name}")
+        expected[name] = [reference.run(name, item) for item in items]
+        bar.update()
+    trajectory = None
+    if steps:
+        bar.set_postfix_str("ppdiffusers trajectory")
+        trajectory = _eager_trajectory(reference, geometry, steps)
+        bar.update()
+    return _Oracle(feeds, expected, trajectory)
+
+
+def _engine_figures(bundle: Bundle, name: str, oracle: _Oracle, geometry: Geometry) -> EngineFigures:
+    with InpaintPipeline.load(bundle, engine=name) as pipeline:
+        trajectory = oracle.trajectory
+        return EngineFigures(
+            version=pipeline.selection.engine.version(),
+            precision=pipeline.selection.precision,
+            variant=pipeline.selection.variant,
+            components={
+                key: _component_error(pipeline, key, feeds, oracle.expected[key]) for key, feeds in oracle.feeds.items()
+            },
+            trajectory=None if trajectory is None else _compare_trajectory(pipeline, trajectory, geometry),
+        )
 
 
 def _feeds(spec: GraphSpec, component: str, geometry: Geometry) -> list[dict[str, Array]]:
@@ -241,6 +234,7 @@ def _compare_trajectory(pipeline: InpaintPipeline, eager: Trajectory, geometry: 
         negative_image_embeds=embeds["negative_image_embeds"],
         num_inference_steps=len(eager.latents),
         guidance_scale=GUIDANCE_SCALE,
+        scheduler="ddpm",  # the reference's, whatever the checkpoint's is
         noise=ReplayNoise(eager.noise),
         output_type="np",
         composite="none",
@@ -279,17 +273,3 @@ def _sample_picture(geometry: Geometry) -> tuple[Image.Image, Image.Image]:
 
 def _max_abs(got: Array, want: Array) -> float:
     return float(np.abs(got - want).max())
-
-
-def _trajectory_lines(figures: TrajectoryFigures, every_step: bool) -> list[str]:
-    psnr = "equal" if figures.psnr is None else f"PSNR {figures.psnr:.1f} dB"
-    lines = [f"  {f'{figures.steps} steps':14}{figures.image:.2e}  picture, {psnr}"]
-    if every_step:
-        lines += ["    step      UNet   latents  relative"]
-        lines += [
-            f"    {i + 1:4}  {unet:.2e}  {latents:.2e}  {relative:.2e}"
-            for i, (unet, latents, relative) in enumerate(
-                zip(figures.unet, figures.latents, figures.latents_relative, strict=True)
-            )
-        ]
-    return lines

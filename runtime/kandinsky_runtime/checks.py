@@ -1,4 +1,4 @@
-"""Checks of a caller's single values: whole numbers, choices, and arrays of real numbers."""
+"""Checks of a caller's single values: whole numbers, flags, choices, and arrays of real numbers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
             return number
     span = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise UsageError(f"{name} is {value!r}; expected a whole number {span}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise UsageError(f"{name} is {value!r}; expected True or False")
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -94,7 +94,7 @@ def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
     loop = parser.add_argument_group("sampling")
     loop.add_argument("--height", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
     loop.add_argument("--width", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
-    loop.add_argument("--num-inference-steps", type=int, default=100, metavar="N", help="(default: 100)")
+    loop.add_argument("--num-inference-steps", type=int, default=100, metavar="N", help="denoising steps (default: 100)")
     loop.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="1 turns it off (default: 4)")
     loop.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     loop.add_argument("--seed", type=int, metavar="N", help="of the noise (default: drawn, and told)")
@@ -108,7 +108,7 @@ def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
     engine.add_argument("--engine", default="auto", metavar="NAME", help="onnxruntime, paddle, or auto (default)")
     engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's)")
     engine.add_argument("--device", default="cpu", metavar="NAME", help="as the engine names it (default: cpu)")
-    engine.add_argument("--threads", type=int, metavar="N", help="(default: every core)")
+    engine.add_argument("--threads", type=int, metavar="N", help="within one operation (default: every core)")
     add_common_options(parser)
     parser.set_defaults(run=_inpaint)
 

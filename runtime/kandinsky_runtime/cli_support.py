@@ -64,9 +64,9 @@ def run(
     Raises:
         SystemExit: `--help`, or the arguments cannot be parsed.
     """
+    _print_any_text()
     args = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    _print_any_text()
     try:
         status: int = args.run(args)
         sys.stdout.flush()

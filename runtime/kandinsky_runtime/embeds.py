@@ -74,10 +74,10 @@ def _array(arrays: dict[str, npt.NDArray[np.generic]], name: str, path: str | os
 def _load(path: str | os.PathLike[str], name_of_npy: str) -> dict[str, npt.NDArray[np.generic]]:
     """The arrays of a file by name; those of an `.npz` that are no embeddings are there but empty."""
     try:
-        loaded = np.load(Path(path), allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {name_of_npy: loaded}
-        with loaded:
+        with Path(path).open("rb") as file:  # which numpy would leave open after some errors
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {name_of_npy: loaded}
             return {name: loaded[name] if name in (POSITIVE, NEGATIVE) else np.empty(0) for name in loaded.files}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; give an .npz or .npy file of embeddings") from error

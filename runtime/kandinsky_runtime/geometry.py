@@ -93,10 +93,9 @@ def _signatures(channels: int, out_channels: int, factor: int, embed_width: int)
 
 
 def _differences(component: str, got: dict[str, TensorSpec], expected: tuple[TensorSpec, ...]) -> list[str]:
-    faults = [
-        f"{component} has {got.get(want.name)}; expected {want}" for want in expected if got.get(want.name) != want
-    ]
-    known = {want.name for want in expected}
-    return faults + [
-        f"{component} has {tensor}; expected no such tensor" for name, tensor in got.items() if name not in known
+    wanted = {want.name: want for want in expected}
+    return [
+        f"{component} has {got.get(name, 'no such tensor')}; expected {wanted.get(name, 'no such tensor')}"
+        for name in wanted | got
+        if got.get(name) != wanted.get(name)
     ]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from kandinsky_runtime import guidance
-from kandinsky_runtime.checks import finite_floats, whole_number
+from kandinsky_runtime.checks import finite_floats, flag, whole_number
 from kandinsky_runtime.embeds import as_embeds
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.geometry import Geometry as Geometry
@@ -122,6 +122,7 @@ def prepare(
     """
     scale = guidance.check_scale(guidance_scale)
     repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_RESULTS)
+    invert = flag("invert_mask", invert_mask)
     images, mask_images = _as_list("image", image), _as_list("mask_image", mask_image)
     positive = as_embeds(image_embeds, "image_embeds", geometry.embed_width)
     negative = _negative(negative_image_embeds, geometry.embed_width, scale)
@@ -140,9 +141,10 @@ def prepare(
     initial = None if latents is None else _as_latents("latents", latents, shape)
 
     pictures = tuple(fit(picture, width=columns, height=rows) for picture in read)
-    fitted = [fit_mask(read_mask(source, invert=invert_mask), width=columns, height=rows) for source in mask_images]
+    fitted = [fit_mask(read_mask(source, invert=invert), width=columns, height=rows) for source in mask_images]
     masks = _per_sample(np.stack(fitted), prompts, repeats)
-    keep = latent_keep_mask(np.pad(masks, ((0, 0), (0, bottom), (0, right))), *grid)
+    # Like the picture's, the mask's padding repeats the edge: what borders on repainted pixels is no reason to keep them.
+    keep = latent_keep_mask(np.pad(masks, ((0, 0), (0, bottom), (0, right)), mode="edge"), *grid)
     return Request(
         pictures=pictures,
         picture_of=tuple(_per_sample(np.arange(len(pictures)), prompts, repeats).tolist()),

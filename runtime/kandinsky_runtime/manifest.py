@@ -122,15 +122,15 @@ class _Reader:
             raise BundleError(self.subject, self.faults)
         return Manifest(components=components, scheduler=scheduler, files=files, **extras)
 
-    def mapping(self, owner: Any, key: str, where: str = MANIFEST) -> dict[str, Any]:
-        value = owner.get(key) if isinstance(owner, dict) else None
+    def mapping(self, owner: dict[str, Any], key: str, where: str = MANIFEST) -> dict[str, Any]:
+        value = owner.get(key)
         if isinstance(value, dict):
             return value
         self.faults.append(f"{where}: `{key}` is missing or no object")
         return {}
 
-    def sequence(self, owner: Any, key: str, where: str) -> list[Any]:
-        value = owner.get(key) if isinstance(owner, dict) else None
+    def sequence(self, owner: dict[str, Any], key: str, where: str) -> list[Any]:
+        value = owner.get(key)
         if isinstance(value, list):
             return value
         self.faults.append(f"{where}: `{key}` is missing or no list")
@@ -147,12 +147,12 @@ class _Reader:
         return FileEntry(0, "")
 
     def component(self, where: str, entry: Any, files: Mapping[str, FileEntry]) -> Component:
-        spec = self.mapping(entry, "spec", where)
-        variants = {
-            name: self.variant(f"{where}, variant `{name}`", value, files)
-            for name, value in self.mapping(entry, "variants", where).items()
-        }
-        return Component(self.graph(where, spec), variants)
+        spec, variants = (entry.get("spec"), entry.get("variants")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(spec, dict) or not isinstance(variants, dict):
+            self.faults.append(f"{where} needs `spec` and `variants`, both objects")
+            return Component(GraphSpec((), (), {}), {})
+        read = {name: self.variant(f"{where}, variant `{name}`", value, files) for name, value in variants.items()}
+        return Component(self.graph(where, spec), read)
 
     def graph(self, where: str, spec: dict[str, Any]) -> GraphSpec:
         ranges = {
@@ -195,8 +195,10 @@ class _Reader:
         return TensorSpec(name, item["dtype"], () if bad else tuple(dims))
 
     def variant(self, where: str, value: Any, files: Mapping[str, FileEntry]) -> Variant:
-        roles = self.mapping(value, "files", where)
-        precision = value.get("precision") if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            self.faults.append(f"{where} needs `precision` and `files`")
+            return Variant("", {})
+        roles, precision = self.mapping(value, "files", where), value.get("precision")
         if precision not in PRECISIONS:
             self.faults.append(f"{where}: precision {precision!r} is none of {', '.join(PRECISIONS)}")
         for role, path in roles.items():

@@ -58,6 +58,6 @@ def unchanged(request: Request, output_type: str) -> list[Image.Image] | Array:
 
 def _floats(request: Request) -> Array:
     """The originals as float32 (B, H, W, 3) in [0, 1]."""
-    pictures = np.stack([np.asarray(picture) for picture in request.originals]).astype(np.float32)
+    pictures: Array = np.stack([np.asarray(picture) for picture in request.originals]).astype(np.float32)
     pictures /= 255
     return pictures

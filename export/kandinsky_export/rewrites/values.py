@@ -15,14 +15,20 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 
 def values_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """The names of all values that nodes, and the graphs inside them, read or return."""
+    """The names of all values that nodes read; of the graphs inside them, what those read of the graph around them."""
     names: set[str] = set()
     for node in nodes:
         names.update(name for name in node.input if name)
         for graph in subgraphs(node):
-            names |= values_read(graph.node)
-            names.update(value.name for value in graph.output)
+            read = values_read(graph.node) | {value.name for value in graph.output}
+            names |= read - values_made(graph)
     return names
+
+
+def values_made(graph: onnx.GraphProto) -> set[str]:
+    """The names of all values that a graph has of its own: computed, taken as inputs, or stored in it."""
+    names = {name for node in graph.node for name in node.output}
+    return names | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
 
 
 def read_instead(nodes: Iterable[onnx.NodeProto], source: Mapping[str, str]) -> None:

@@ -1,0 +1,50 @@
+"""What the tests share: checkpoints with made-up weights and a bundle, made once. No vendor loads until one is asked for.
+
+They are read by many tests: copy what is to be changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the cache folder of whoever runs the tests out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint of seed 0 in ppdiffusers' form."""
+    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    write_sample_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint of seed 0 in diffusers' form."""
+    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint-diffusers"
+    write_sample_checkpoint(folder, form="diffusers")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_checkpoint`, with every variant."""
+    from kandinsky_export.bundle_export import export_bundle
+    from kandinsky_export.checkpoint import Checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny")
+    return folder
