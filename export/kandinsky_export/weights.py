@@ -171,7 +171,7 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     if not isinstance(placement, dict) or not all(isinstance(file, str) for file in placement.values()):
         raise CheckpointError(str(index), ["`weight_map` must map tensor names to file names"])
     if outside := sorted({file for file in placement.values() if not _is_plain_name(file)}):
-        raise CheckpointError(str(index), [f"{file!r} is no plain file name" for file in outside])
+        raise CheckpointError(str(index), [f"{file!r} is not the plain name of a .safetensors file" for file in outside])
     return placement
 
 

@@ -23,6 +23,7 @@ _BLOCK = 1 << 20
 _MAX_MANIFEST_BYTES = 16 << 20
 # A file changed twice within one tick of the file system's clock has the same times after the second change.
 _SETTLED_NS = 2_000_000_000
+_SECONDS_BEFORE_BAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,15 @@ class Bundle:
         seen = _SeenFiles(self.root)
         unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
         total = sum(files[path].bytes for path in unread)
-        hidden = not progress or total == 0
-        with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=hidden, leave=False) as bar:
+        with tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc="checking",
+            disable=not progress,
+            leave=False,
+            delay=_SECONDS_BEFORE_BAR,
+        ) as bar:
             faults = [fault for path in unread if (fault := self._content_fault(path, seen, bar))]
         seen.save()
         if faults:

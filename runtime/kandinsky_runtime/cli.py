@@ -94,7 +94,9 @@ def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
     loop = parser.add_argument_group("sampling")
     loop.add_argument("--height", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
     loop.add_argument("--width", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
-    loop.add_argument("--num-inference-steps", type=int, default=100, metavar="N", help="denoising steps (default: 100)")
+    loop.add_argument(
+        "--num-inference-steps", type=int, default=100, metavar="N", help="denoising steps (default: 100)"
+    )
     loop.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="1 turns it off (default: 4)")
     loop.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     loop.add_argument("--seed", type=int, metavar="N", help="of the noise (default: drawn, and told)")
@@ -127,6 +129,7 @@ def _inpaint(args: argparse.Namespace) -> int:
     for path in paths:
         check_output_path(path)
         _check_not_read(args, path)
+    noise = ReplayNoise(args.replay_noise) if args.replay_noise else args.noise or "torch"
     with InpaintPipeline.load(
         args.bundle, args.engine, args.precision, args.device, args.threads, progress=not args.quiet
     ) as pipeline:
@@ -142,7 +145,7 @@ def _inpaint(args: argparse.Namespace) -> int:
             scheduler=args.scheduler,
             num_images_per_prompt=args.num_images,
             seed=args.seed,
-            noise=ReplayNoise(args.replay_noise) if args.replay_noise else args.noise or "torch",
+            noise=noise,
             record_noise=args.record_noise,
             composite=args.composite,
             invert_mask=args.invert_mask,

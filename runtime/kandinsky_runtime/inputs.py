@@ -7,7 +7,7 @@ Legend: B samples · U different pictures · C latent channels · h, w latent he
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,8 +126,8 @@ def prepare(
     images, mask_images = _as_list("image", image), _as_list("mask_image", mask_image)
     positive = as_embeds(image_embeds, "image_embeds", geometry.embed_width)
     negative = _negative(negative_image_embeds, geometry.embed_width, scale)
-    lengths = {"image": len(images), "mask_image": len(mask_images), "image_embeds": len(positive)}
-    prompts = _common_length(lengths | ({"negative_image_embeds": len(negative)} if len(negative) else {}))
+    prompts = max(len(images), len(mask_images), len(positive))
+    _check_lengths(prompts, image=images, mask_image=mask_images, image_embeds=positive, negative_image_embeds=negative)
     batch = whole_number("the number of results", prompts * repeats, 1, MAX_RESULTS)
     seeds = _seeds(seed, batch)
 
@@ -143,7 +143,7 @@ def prepare(
     pictures = tuple(fit(picture, width=columns, height=rows) for picture in read)
     fitted = [fit_mask(read_mask(source, invert=invert), width=columns, height=rows) for source in mask_images]
     masks = _per_sample(np.stack(fitted), prompts, repeats)
-    # Like the picture's, the mask's padding repeats the edge: what borders on repainted pixels is no reason to keep them.
+    # Like the picture's, the mask's padding repeats the edge: beside repainted pixels there is nothing to keep.
     keep = latent_keep_mask(np.pad(masks, ((0, 0), (0, bottom), (0, right)), mode="edge"), *grid)
     return Request(
         pictures=pictures,
@@ -178,12 +178,12 @@ def _negative(value: npt.ArrayLike | None, width: int, scale: float) -> Array:
     return as_embeds(value, "negative_image_embeds", width)
 
 
-def _common_length(lengths: dict[str, int]) -> int:
-    longest = max(lengths.values())
-    if any(length not in (1, longest) for length in lengths.values()):
+def _check_lengths(prompts: int, **inputs: Sized) -> None:
+    """Each input has one entry for all or one for each of `prompts`; none at all is left out."""
+    lengths = {name: len(value) for name, value in inputs.items() if len(value)}
+    if any(length not in (1, prompts) for length in lengths.values()):
         listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise InputError(f"got {listed}; expected one for all or one for each of {longest}")
-    return longest
+        raise InputError(f"got {listed}; expected one for all or one for each of {prompts}")
 
 
 def _per_sample(items: npt.NDArray[Any], prompts: int, repeats: int) -> npt.NDArray[Any]:

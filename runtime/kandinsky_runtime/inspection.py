@@ -60,7 +60,11 @@ def as_text(data: Mapping[str, Any]) -> str:
         lines += [f"    out  {tensor}" for tensor in component["outputs"]]
     lines += ["", "engines on this machine"]
     for name, state in data["engines"].items():
-        why = f"ready: {state['precision']}, version {state['version']}" if state["ready"] else f"not ready: {state['why']}"
+        why = (
+            f"ready: {state['precision']}, version {state['version']}"
+            if state["ready"]
+            else f"not ready: {state['why']}"
+        )
         lines.append(f"  {name:14}{why}")
     return "\n".join([*lines, "", "largest difference from the checkpoint", *_parity_lines(data["parity"])])
 

@@ -181,7 +181,7 @@ class _Reader:
                 return Range(least, None, multiple)
             if _is_count(most) and most >= least:
                 return Range(least, most, multiple)
-        self.faults.append(f"{where} needs `min`, `max` (null: none) and `multiple`, whole numbers of at least 1")
+        self.faults.append(f"{where} needs `min`, `max` (null: none) and `multiple`, whole numbers from 1 on")
         return Range()
 
     def tensor(self, where: str, item: Any) -> TensorSpec:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from kandinsky_runtime import guidance, schedulers
 from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.checks import choice
+from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.engines import AUTO, Selection, select
 from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
@@ -153,6 +153,7 @@ class InpaintPipeline:
         choice("output_type", output_type, OUTPUT_TYPES)
         choice("composite", composite, COMPOSITES)
         watch = Watch(callback_on_step_end, cancel, progress)
+        steps = whole_number("num_inference_steps", num_inference_steps, 1)
         method = schedulers.load(self.bundle.manifest.scheduler, scheduler)
         self._check_variance(method)
         request = prepare(
@@ -169,7 +170,7 @@ class InpaintPipeline:
             latents=latents,
             invert_mask=invert_mask,
         )
-        sampler = method.sampler(num_inference_steps, request.latent_shape)
+        sampler = method.sampler(steps, request.latent_shape)
         source, seeds = _noise_source(noise, request)
         recording = None if record_noise is None else RecordingNoise(source)
         if record_noise is not None:

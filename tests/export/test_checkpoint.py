@@ -47,17 +47,22 @@ class TestForms:
         expected = {name: expected_tensors(model) for name, model in build_models(configs, "tiny").items()}
         assert_equal(read_all(tiny_checkpoint_diffusers, expected), read_all(tiny_checkpoint, expected))
 
-    def test_ppdiffusers_loads_the_same_values(self, tiny_checkpoint: Path) -> None:
+    @pytest.mark.parametrize(("model", "model_class"), [("unet", UNet2DConditionModel), ("movq", VQModel)])
+    def test_ppdiffusers_loads_the_same_values(
+        self, model: str, model_class: Any, tiny_checkpoint: Path, tiny_checkpoint_diffusers: Path
+    ) -> None:
         configs = {name: item.config for name, item in Checkpoint.open(tiny_checkpoint).components.items()}
-        expected = {name: expected_tensors(model) for name, model in build_models(configs, "tiny").items()}
-        mine = read_all(tiny_checkpoint, expected)
-        for name, model_class in (("unet", UNet2DConditionModel), ("movq", VQModel)):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # its own
-                model = model_class.from_pretrained(str(tiny_checkpoint / name))
-            theirs = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-            assert theirs.keys() == mine[name].keys()
-            assert_equal({name: {key: mine[name][key] for key in theirs}}, {name: theirs})
+        expected = {name: expected_tensors(built) for name, built in build_models(configs, "tiny").items()}
+        mine = read_all(tiny_checkpoint, expected)[model]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own
+            plain = model_class.from_pretrained(str(tiny_checkpoint / model))
+            converted = model_class.from_pretrained(
+                str(tiny_checkpoint_diffusers / model), from_diffusers=True, use_safetensors=True
+            )
+        for loaded in (plain, converted):
+            theirs = {name: tensor.numpy() for name, tensor in loaded.state_dict().items()}
+            assert_equal({model: mine}, {model: theirs})
 
     def test_both_forms_in_one_folder(
         self, micro_copy: Path, micro_checkpoint_diffusers: Path, micro_expected: ExpectedTensors

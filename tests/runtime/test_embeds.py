@@ -98,7 +98,9 @@ def test_pickles_are_never_run(tmp_path: Path, kind: str) -> None:
     assert "numpy.savez(file, image_embeds=…, negative_image_embeds=…)" in text
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04", b"\x93NUMPY", b"text", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"PK\x03\x04", b"\x93NUMPY", b"text", b"\x93NUMPY\x01\x00v\x00{'descr'"]
+)
 def test_damaged_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "e.npz"
     path.write_bytes(content)
@@ -117,7 +119,9 @@ for name, save in (("npz", np.savez), ("npz, packed", np.savez_compressed), ("np
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(sorted(SOUND)), st.data())
-def test_any_damage_is_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject) -> None:
+def test_any_damage_is_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
+) -> None:
     content = bytearray(SOUND[kind])
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

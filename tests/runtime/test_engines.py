@@ -254,7 +254,7 @@ def test_built_in_engines_name_what_they_need() -> None:
 def test_damaged_graph_for_onnxruntime(tmp_path: Path) -> None:
     graph = tmp_path / "model.onnx"
     graph.write_bytes(b"not a graph")
-    with pytest.raises(EngineError, match=re.escape(f"unet cannot be loaded by onnxruntime: [ONNXRuntimeError] : ")):
+    with pytest.raises(EngineError, match=re.escape("unet cannot be loaded by onnxruntime: [ONNXRuntimeError] : ")):
         OnnxRuntimeEngine("unet", SPEC, {"graph": graph, "weights": graph}, EngineOptions())
 
 

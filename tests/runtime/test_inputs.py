@@ -230,7 +230,11 @@ def test_notes_on_single_masks() -> None:
         ({"guidance_scale": "4"}, "guidance_scale is '4'; expected a finite number of at least 0"),
         (
             {"image": [picture()] * 2, "image_embeds": np.zeros((3, WIDTH))},
-            "got 2 image, 1 mask_image, 3 image_embeds, 1 negative_image_embeds; expected one for all or one for each",
+            "2 image, 1 mask_image, 3 image_embeds, 1 negative_image_embeds; expected one for all or one for each of 3",
+        ),
+        (
+            {"negative_image_embeds": np.zeros((2, WIDTH))},
+            "1 image, 1 mask_image, 1 image_embeds, 2 negative_image_embeds; expected one for all or one for each of 1",
         ),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0; expected a whole number from 1 to 1024"),
         ({"num_images_per_prompt": 10**12}, "num_images_per_prompt is 1000000000000; expected a whole number from 1"),

@@ -111,7 +111,9 @@ def test_wrong_value_anywhere_is_an_error_of_ours(path: tuple[Any, ...]) -> None
 
 FIELDS = {"components", "files", "scheduler", "source", "written_by", "parity", "spec", "variants", "inputs", "outputs"}
 FIELDS |= {"ranges", "name", "dtype", "dims", "min", "max", "multiple", "precision", "bytes", "sha256"}
-NEEDED = [path for path in places(DATA) if path[-1] in FIELDS and (len(path) == 1 or path[0] in ("files", "components"))]
+NEEDED = [
+    path for path in places(DATA) if path[-1] in FIELDS and (len(path) == 1 or path[0] in ("files", "components"))
+]
 
 
 @pytest.mark.parametrize("path", NEEDED, ids=lambda path: ".".join(map(str, path)))
@@ -161,7 +163,7 @@ def test_all_faults_at_once() -> None:
         "component `unet`, variant `fake-fp32`: precision 'fp8' is none of fp32, fp16, bf16",
         "component `unet`, variant `fake-fp32`: `graph` names 'nowhere.onnx', which `files` lacks",
         "component `unet`, variant `fake-fp32`: `weights` names ['x'], which `files` lacks",
-        "component `unet`, range of `width` needs `min`, `max` (null: none) and `multiple`, whole numbers of at least 1",
+        "component `unet`, range of `width` needs `min`, `max` (null: none) and `multiple`, whole numbers from 1 on",
         "component `unet`: a tensor needs `name` and a `dtype` of float32, float16, int64, int32, bool",
         "component `unet`, tensor `noise_pred`: 0 is no dimension",
         "component `unet`, tensor `noise_pred`: '8*8' is no dimension",

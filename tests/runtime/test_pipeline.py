@@ -63,6 +63,11 @@ def runs(engine: type[FakeEngine], component: str) -> list[Any]:
 # -- the loop's numbers --
 
 
+def encoded_picture() -> np.ndarray:
+    image = np.ascontiguousarray(PICTURE.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(127.5) - 1
+    return fake_bundle.movq_encoder(image)["latents"]
+
+
 def recomputed(
     *, guidance_scale: float, scheduler: str | None = None, config: Any = DDPM, noise: Any = None
 ) -> tuple[list[np.ndarray], np.ndarray]:
@@ -75,8 +80,7 @@ def recomputed(
         grown[2 + down : 6 + down, 3 + right : 8 + right] = True
         repaint = repaint | grown
     keep = (~repaint[None, None]).astype(np.float32)
-    image = (PICTURE.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
-    original = fake_bundle.movq_encoder(image)["latents"]
+    original = encoded_picture()
 
     shape = (1, CHANNELS, *GRID)
     first = noise.draw(shape)
@@ -203,8 +207,8 @@ def batch() -> dict[str, Any]:
     return {
         "image": [PICTURE, other_picture(1)],
         "mask_image": [MASK, second],
-        "image_embeds": np.concatenate([EMBEDS, EMBEDS[:, ::-1]]),
-        "negative_image_embeds": np.concatenate([NEGATIVE, NEGATIVE + 1]),
+        "image_embeds": np.concatenate([EMBEDS, EMBEDS + 1]),
+        "negative_image_embeds": np.concatenate([NEGATIVE, NEGATIVE - 1]),
     }
 
 
@@ -361,8 +365,7 @@ def test_paste_keeps_what_is_outside_the_mask_to_the_bit(pipeline: InpaintPipeli
 
 def test_latents_are_the_originals_where_they_are_kept(pipeline: InpaintPipeline) -> None:
     latents = pipeline(**sound(output_type="latent")).images
-    image = (PICTURE.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
-    original = fake_bundle.movq_encoder(image)["latents"]
+    original = encoded_picture()
     np.testing.assert_array_equal(latents[:, :, 0], original[:, :, 0])
     np.testing.assert_array_equal(latents[:, :, -1], original[:, :, -1])
     assert (latents[:, :, 3:5, 4:6] != original[:, :, 3:5, 4:6]).all()
@@ -413,8 +416,7 @@ def test_results_of_a_black_mask_are_not_one_object(pipeline: InpaintPipeline) -
 
 def test_black_mask_as_latents_is_the_encoded_picture(pipeline: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
     output = pipeline(**sound(mask_image=np.zeros_like(MASK), output_type="latent"))
-    image = (PICTURE.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
-    np.testing.assert_array_equal(output.images, fake_bundle.movq_encoder(image)["latents"])
+    np.testing.assert_array_equal(output.images, encoded_picture())
     assert fake_engine.loaded == ["movq_encoder"]
 
 
@@ -587,7 +589,11 @@ def test_nan_in_the_variance_that_is_not_used(
 def test_finite_numbers_that_overflow(
     pipeline: InpaintPipeline, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fake_engine, "alter", spoil("unet", 1, "noise_pred", lambda array: array * np.float32(1e38)))
+    def far_apart(array: np.ndarray) -> np.ndarray:
+        array[:1], array[1:] = -1e38, 1e38
+        return array
+
+    monkeypatch.setattr(fake_engine, "alter", spoil("unet", 1, "noise_pred", far_apart))
     with pytest.raises(NonFiniteError, match="step 2 of 4"):
         pipeline(**sound(guidance_scale=3e38))
 
@@ -635,9 +641,9 @@ def test_an_engine_that_returns_what_may_not_be_written_to(
         ({"cancel": True}, UsageError, "cancel is True; expected a threading.Event"),
         ({"scheduler": "magic"}, SchedulerError, "scheduler 'magic' is not supported; choose one of ddpm"),
         ({"scheduler": 3}, SchedulerError, "scheduler 3 is not supported; choose one of ddpm"),
-        ({"num_inference_steps": 0}, SchedulerError, "num_inference_steps is 0"),
+        ({"num_inference_steps": 0}, UsageError, "num_inference_steps is 0"),
         ({"num_inference_steps": 1001}, SchedulerError, "num_inference_steps is 1001"),
-        ({"num_inference_steps": 2.0}, SchedulerError, "num_inference_steps is 2.0"),
+        ({"num_inference_steps": 2.0}, UsageError, "num_inference_steps is 2.0"),
         ({"image": other_picture(0, 63, 64)}, InputError, "the picture is 64x63 pixels"),
         ({"image_embeds": EMBEDS[:, :5]}, InputError, "the width is 5; this bundle takes 6"),
         ({"negative_image_embeds": None}, InputError, "which needs negative_image_embeds"),

@@ -1,0 +1,121 @@
+"""What a bundle is said to hold, word for word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kandinsky_runtime import engines
+from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.inspection import as_text, describe
+from tests.runtime import fake_bundle
+from tests.runtime.fake_bundle import FakeEngine
+
+TEXT = """\
+{root}: 0.0 MB in 3 files, exported from a-checkpoint (diffusers)
+
+  variants    fake-fp32
+  scheduler   DDPMScheduler
+  embeddings  6 wide
+  sizes       64 px and more, worked on in multiples of 16 px
+  written by  kandinsky22-deploy 0.1.0
+  not in it   notes.txt (the manifest does not name it, nothing reads it)
+
+graphs
+  unet                0.0 MB
+    in   sample float32 (batch, 9, height, width)
+    in   timestep float32 (batch)
+    in   image_embeds float32 (batch, 6)
+    out  noise_pred float32 (batch, 8, height, width)
+  movq_encoder        0.0 MB
+    in   image float32 (batch, 3, height, width)
+    out  latents float32 (batch, 4, height/8, width/8)
+  movq_decoder        0.0 MB
+    in   latents float32 (batch, 4, height, width)
+    out  image float32 (batch, 3, 8*height, 8*width)
+
+engines on this machine
+  onnxruntime   not ready: engine onnxruntime needs variant onnx-fp32; the bundle has fake-fp32: export it again \
+with --variants
+  fake          ready: fp32, version {version}
+
+largest difference from the checkpoint
+  fake          unet 1.5e-06, picture after 10 steps 2.5e-05"""
+
+
+@pytest.fixture
+def opened(bundle: Path, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setattr(engines, "names", lambda: ("onnxruntime", "fake"))
+    return Bundle.open(bundle)
+
+
+def test_text(opened: Bundle) -> None:
+    (opened.root / "notes.txt").write_text("mine")
+    assert as_text(describe(opened)) == TEXT.format(root=opened.root, version=np.__version__)
+
+
+def test_json_has_stable_keys(opened: Bundle) -> None:
+    data = describe(opened)
+    assert json.loads(json.dumps(data)) == data
+    assert list(data) == [
+        "bundle",
+        "source",
+        "scheduler",
+        "embeds_width",
+        "size_minimum",
+        "size_multiple",
+        "variants",
+        "bytes",
+        "files",
+        "extra_files",
+        "components",
+        "engines",
+        "written_by",
+        "parity",
+    ]
+    assert data["components"]["unet"] == {
+        "inputs": [
+            "sample float32 (batch, 9, height, width)",
+            "timestep float32 (batch)",
+            "image_embeds float32 (batch, 6)",
+        ],
+        "outputs": ["noise_pred float32 (batch, 8, height, width)"],
+        "ranges": {
+            "batch": "1 and more",
+            "height": "2 and more, multiples of 2",
+            "width": "2 and more, multiples of 2",
+        },
+        "bytes": 10,
+    }
+    assert data["bytes"] == sum(data["components"][name]["bytes"] for name in data["components"])
+
+
+def test_weights_that_variants_share_are_counted_once(tmp_path: Path, fake_engine: type[FakeEngine]) -> None:
+    both = fake_bundle.opened(tmp_path / "both", variants={"fake-fp32": "fp32", "fake-bf16": "bf16"})
+    assert describe(both)["components"]["unet"]["bytes"] == len(fake_bundle.content("unet"))
+
+
+@pytest.mark.parametrize(
+    ("parity", "lines"),
+    [
+        ({}, ["  not measured; k22-export verify BUNDLE CHECKPOINT does it"]),
+        ({"engines": {}}, ["  not measured; k22-export verify BUNDLE CHECKPOINT does it"]),
+        ({"engines": {"fake": {"components": {"unet": 1e-6}, "trajectory": None}}}, ["  fake          unet 1.0e-06"]),
+        ({"engines": {"fake": {"figures": "of another version"}}}, ["  fake          no figures"]),
+    ],
+)
+def test_parity(bundle: Path, fake_engine: type[FakeEngine], parity: dict[str, Any], lines: list[str]) -> None:
+    fake_bundle.rewrite(bundle, lambda data: data.update(parity=parity))
+    text = as_text(describe(Bundle.open(bundle)))
+    assert text.splitlines()[text.splitlines().index("largest difference from the checkpoint") + 1 :] == lines
+
+
+def test_little_is_known(bundle: Path, fake_engine: type[FakeEngine]) -> None:
+    fake_bundle.rewrite(bundle, lambda data: data.update(source={}, written_by={}))
+    text = as_text(describe(Bundle.open(bundle)))
+    assert "exported from an unnamed checkpoint (form unknown)" in text
+    assert "written by  unknown tools" in text
