@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-import paddle2onnx.paddle2onnx_cpp2py_export as converter
 
 from kandinsky_export.errors import ExportError
 from kandinsky_export.params_file import Placement
@@ -24,6 +23,7 @@ from kandinsky_export.rewrites.equal_branches import inline_equal_branches
 from kandinsky_export.rewrites.no_ops import remove_no_ops
 from kandinsky_export.rewrites.output_names import name_outputs_at_source
 from kandinsky_export.rewrites.values import read_instead, values_made, values_read
+from kandinsky_export.vendors import paddle2onnx
 from kandinsky_runtime.spec import GraphSpec
 
 OPSET = 17
@@ -35,7 +35,7 @@ def convert(program: Path, signature: GraphSpec) -> onnx.ModelProto:
     Raises:
         ExportError: the converter failed, or the graph's inputs and outputs are not the signature's.
     """
-    converted, said = _paddle2onnx(program)
+    converted, said = _run_converter(program)
     if not converted:
         raise ExportError(f"paddle2onnx cannot convert {program.name}: {said}")
     model = onnx.load_from_string(converted)
@@ -80,7 +80,7 @@ def clean(model: onnx.ModelProto) -> None:
     constants_to_initializers(model)
 
 
-def _paddle2onnx(program: Path) -> tuple[bytes, str]:
+def _run_converter(program: Path) -> tuple[bytes, str]:
     """The ONNX file's bytes, and what the converter printed.
 
     This is the converter's own entry: the Python layer above it logs errors instead of raising them, and its optimiser
@@ -89,7 +89,7 @@ def _paddle2onnx(program: Path) -> tuple[bytes, str]:
     weights, calibration, external = "", "", ""
     upgrade_opset, verbose, check, experimental, optimise, fp16 = True, False, False, True, True, False
     with _captured_stdout() as said:
-        converted = converter.export(
+        converted = paddle2onnx.export(
             str(program), weights, OPSET, upgrade_opset, verbose, check, experimental, optimise, {}, "onnxruntime",
             calibration, external, fp16,
         )  # fmt: skip

@@ -50,7 +50,8 @@ def movq_factor(config: Mapping[str, Any]) -> int:
 
 
 def _latent_channels(config: Mapping[str, Any]) -> int:
-    return int(config.get("vq_embed_dim") or config["latent_channels"])
+    width = config["vq_embed_dim"]
+    return int(config["latent_channels"] if width is None else width)
 
 
 def _scaled(template: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from kandinsky_runtime.output import InpaintOutput
     from kandinsky_runtime.pipeline import InpaintPipeline
 
+# Named here, so that --help need not load the modules that know them.
+ENGINES = "openvino, onnxruntime, paddle"
 SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, euler, euler-a, unclip"
 
 _EPILOG = """\
@@ -107,7 +110,7 @@ def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
     loop.add_argument("--record-noise", type=Path, metavar="F", help="write every draw of the noise to an .npz")
     loop.add_argument("--replay-noise", type=Path, metavar="F", help="take the noise from such a file")
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--engine", default="auto", metavar="NAME", help="onnxruntime, paddle, or auto (default)")
+    engine.add_argument("--engine", default="auto", metavar="NAME", help=f"{ENGINES}, or auto (default)")
     engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's)")
     engine.add_argument("--device", default="cpu", metavar="NAME", help="as the engine names it (default: cpu)")
     engine.add_argument("--threads", type=int, metavar="N", help="within one operation (default: every core)")
@@ -117,7 +120,8 @@ def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.embeds import read_embeds
-    from kandinsky_runtime.image import check_output_path, save_image
+    from kandinsky_runtime.image import check_output_path, read_image, save_image
+    from kandinsky_runtime.mask import read_mask
     from kandinsky_runtime.noise import ReplayNoise
     from kandinsky_runtime.pipeline import InpaintPipeline
 
@@ -128,14 +132,15 @@ def _inpaint(args: argparse.Namespace) -> int:
     paths = _output_paths(args.out, len(embeds) * args.num_images)
     for path in paths:
         check_output_path(path)
-        _check_not_read(args, path)
+    _check_overwriting(args, paths)
+    image, mask = read_image(args.image), read_mask(args.mask)
     noise = ReplayNoise(args.replay_noise) if args.replay_noise else args.noise or "torch"
     with InpaintPipeline.load(
         args.bundle, args.engine, args.precision, args.device, args.threads, progress=not args.quiet
     ) as pipeline:
         output = pipeline(
-            args.image,
-            args.mask,
+            image,
+            mask,
             image_embeds=embeds,
             negative_image_embeds=negative,
             height=args.height,
@@ -185,20 +190,23 @@ def _check_options(args: argparse.Namespace) -> None:
     whole_number("--num-images", args.num_images, 1, MAX_RESULTS)
     if args.replay_noise and (args.seed is not None or args.noise):
         raise UsageError("--replay-noise takes the place of --seed and --noise; give one of them")
-    if args.record_noise:
-        _check_not_read(args, args.record_noise)
-        if args.record_noise.resolve() == args.out.resolve():
-            raise UsageError(f"--record-noise and --out are both {args.out}; give two files")
 
 
-def _check_not_read(args: argparse.Namespace, path: Path) -> None:
-    """Refuse to write where an input lies."""
+def _check_overwriting(args: argparse.Namespace, paths: list[Path]) -> None:
+    """Refuse to write where an input lies, or two things into one file."""
     from kandinsky_runtime.errors import UsageError
 
-    for option in ("image", "mask", "image_embeds", "negative_image_embeds", "replay_noise"):
-        source = getattr(args, option)
-        if source is not None and source.resolve() == path.resolve():
-            raise UsageError(f"{path} would replace the file of --{option.replace('_', '-')}; choose another --out")
+    taken: dict[str, str] = {}
+    for option in ("image", "mask", "image_embeds", "negative_image_embeds", "replay_noise", "record_noise"):
+        if (path := getattr(args, option)) is None:
+            continue
+        name = f"--{option.replace('_', '-')}"
+        if option == "record_noise" and (other := taken.get(os.path.realpath(path))):
+            raise UsageError(f"{name} {path} would replace the file of {other}; choose another path")
+        taken[os.path.realpath(path)] = name
+    for path in paths:
+        if other := taken.get(os.path.realpath(path)):
+            raise UsageError(f"--out {path} would replace the file of {other}; choose another path")
 
 
 def _output_paths(out: Path, count: int) -> list[Path]:

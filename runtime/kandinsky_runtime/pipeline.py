@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -85,7 +85,7 @@ class InpaintPipeline:
         selection = select(opened.manifest, engine, precision, device)
         components = opened.manifest.components.values()
         opened.check_content([item.variants[selection.variant] for item in components], progress=progress)
-        return cls(opened, selection, options, geometry)
+        return cls(opened, selection, replace(options, precision=selection.precision), geometry)
 
     def __call__(
         self,

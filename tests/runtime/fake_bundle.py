@@ -68,10 +68,10 @@ class FakeEngine(Engine):
 
 
 def unet(sample: np.ndarray, timestep: np.ndarray, image_embeds: np.ndarray) -> Outputs:
-    latents, original, keep = sample[:, :CHANNELS], sample[:, CHANNELS:-1], sample[:, -1:]
+    latents, kept, keep = sample[:, :CHANNELS], sample[:, CHANNELS:-1], sample[:, -1:]
     level = (timestep / np.float32(1000))[:, None, None, None]
     steer = image_embeds.sum(axis=1)[:, None, None, None]
-    noise = np.float32(0.5) * latents + np.float32(0.25) * original * keep + np.float32(0.1) * steer * level
+    noise = np.float32(0.5) * latents + np.float32(0.25) * (kept + keep) + np.float32(0.1) * steer * level
     return {"noise_pred": np.concatenate([noise, np.tanh(latents)], axis=1)}
 
 

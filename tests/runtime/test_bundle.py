@@ -276,6 +276,15 @@ def test_a_cache_folder_that_cannot_be_used_is_no_harm(bundle: Path, cache: Path
     assert cache.read_text() == "a file where the folder should be"
 
 
+def test_a_cache_that_cannot_be_written_leaves_nothing_behind(bundle: Path, cache: Path, settled: None) -> None:
+    Bundle.open(bundle).check_content()
+    (remembered,) = cache.rglob("*.json")
+    remembered.unlink()
+    remembered.mkdir()
+    Bundle.open(bundle).check_content()
+    assert list(remembered.parent.iterdir()) == [remembered]
+
+
 def test_no_home_is_no_harm(bundle: Path, settled: None, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 

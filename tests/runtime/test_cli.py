@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky_runtime import cli, schedulers
+from kandinsky_runtime import cli, engines, schedulers
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.noise import NumpyNoise, RecordingNoise
 from kandinsky_runtime.pipeline import InpaintPipeline
@@ -223,8 +223,9 @@ def test_help_shows_an_example(k22: K22) -> None:
     assert re.search(r"--num-inference-steps N +denoising steps \(default: 100\)", k22("inpaint", "--help").out)
 
 
-def test_help_names_the_schedulers() -> None:
+def test_help_names_schedulers_and_engines() -> None:
     assert tuple(cli.SCHEDULERS.split(", ")) == schedulers.NAMES
+    assert tuple(cli.ENGINES.split(", ")) == engines.names()
 
 
 # -- what it refuses --
@@ -246,11 +247,18 @@ def test_help_names_the_schedulers() -> None:
         (inpaint(out="out.gif"), "output out.gif has the suffix '.gif'; expected one of .png, .webp"),
         (inpaint(out="nowhere/out.png"), "output nowhere/out.png: the folder nowhere does not exist; create it first"),
         (inpaint(out="bundle"), "output bundle has the suffix ''"),
-        (inpaint(out="cat.png"), "cat.png would replace the file of --image; choose another --out"),
-        (inpaint(out="./bundle/../mask.png"), "would replace the file of --mask; choose another --out"),
-        (inpaint(image="cat-2.png", out="cat.png", num_images=2), "cat-2.png would replace the file of --image"),
-        (inpaint(record_noise="hat.npz"), "hat.npz would replace the file of --image-embeds; choose another"),
-        (inpaint(record_noise="out.png"), "--record-noise and --out are both out.png; give two files"),
+        (inpaint(out="cat.png"), "--out cat.png would replace the file of --image; choose another path"),
+        (inpaint(out="./bundle/../mask.png"), "would replace the file of --mask; choose another path"),
+        (inpaint(image="cat-2.png", out="cat.png", num_images=2), "--out cat-2.png would replace the file of --image"),
+        (
+            inpaint(record_noise="hat.npz"),
+            "--record-noise hat.npz would replace the file of --image-embeds; choose another path",
+        ),
+        (
+            inpaint(record_noise="out.png"),
+            "--out out.png would replace the file of --record-noise; choose another path",
+        ),
+        (inpaint(record_noise="out-2.png", num_images=2), "--out out-2.png would replace the file of --record-noise"),
         (inpaint(record_noise="nowhere/n.npz"), "expected the path of a file in a folder that can be written to"),
         (inpaint(replay_noise="n.npz"), "--replay-noise takes the place of --seed and --noise; give one of them"),
         (inpaint(replay_noise="n.npz", seed=None), "noise recording n.npz: there is no such file"),
@@ -270,7 +278,7 @@ def test_help_names_the_schedulers() -> None:
         (inpaint(num_inference_steps=0), "num_inference_steps is 0; expected a whole number of at least 1"),
         (inpaint(num_inference_steps=5000), "num_inference_steps is 5000; expected"),
         (inpaint(scheduler="magic"), "scheduler 'magic' is not supported; choose one of ddpm, ddim"),
-        (inpaint(engine="magic"), "there is no engine 'magic'; choose from auto, onnxruntime, paddle, fake"),
+        (inpaint(engine="magic"), "there is no engine 'magic'; choose from auto, "),
         (inpaint(precision="fp8"), "precision is 'fp8'; choose from fp32, fp16, bf16"),
         (inpaint(precision="fp16"), "engine fake runs fp32, bf16; got precision 'fp16'"),
         (inpaint(device="gpu"), "engine fake runs on cpu, fake:1; got device 'gpu'"),

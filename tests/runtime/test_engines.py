@@ -261,13 +261,20 @@ def test_damaged_graph_for_onnxruntime(tmp_path: Path) -> None:
 # -- entry points and choice --
 
 
-def test_engine_of_another_package(fake_engine: type[FakeEngine]) -> None:
+@pytest.fixture
+def two_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the package brought two engines only."""
+    some = {name: engines._BUILT_IN[name] for name in ("onnxruntime", "paddle")}
+    monkeypatch.setattr(engines, "_BUILT_IN", some)
+
+
+def test_engine_of_another_package(fake_engine: type[FakeEngine], two_built_in: None) -> None:
     assert engines.names() == ("onnxruntime", "paddle", "fake")
     assert engines.engine_class("fake") is fake_engine
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "AUTO", None, 3, []])
-def test_unknown_engine(name: Any, fake_engine: type[FakeEngine]) -> None:
+def test_unknown_engine(name: Any, fake_engine: type[FakeEngine], two_built_in: None) -> None:
     with pytest.raises(UsageError) as caught:
         engines.select(fake_bundle.manifest(), name)
     assert str(caught.value) == f"there is no engine {name!r}; choose from auto, onnxruntime, paddle, fake"
@@ -284,7 +291,9 @@ def test_unknown_engine(name: Any, fake_engine: type[FakeEngine]) -> None:
         ("tests.runtime.fake_bundle:FakeEngine", "FakeEngine calls itself 'fake'; the names must be equal"),
     ],
 )
-def test_broken_package(value: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_package(
+    value: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_built_in: None
+) -> None:
     (tmp_path / "antigravity_that_fails.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(str(fake_bundle.install(tmp_path, {"broken": value, "onnxruntime": value})))
     with pytest.raises(EngineUnavailable, match=f"^engine broken.*{text}"):
@@ -294,7 +303,9 @@ def test_broken_package(value: str, text: str, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch, fake_engine: type[FakeEngine]) -> Callable[..., None]:
+def installed(
+    monkeypatch: pytest.MonkeyPatch, fake_engine: type[FakeEngine], two_built_in: None
+) -> Callable[..., None]:
     """Make it look as if just these engines were installed."""
 
     def set_installed(*names: str) -> None:

@@ -21,6 +21,7 @@ AUTO = "auto"
 
 # In the order in which `auto` tries them.
 _BUILT_IN = {
+    "openvino": "kandinsky_runtime.engines.openvino:OpenVinoEngine",
     "onnxruntime": "kandinsky_runtime.engines.onnxruntime:OnnxRuntimeEngine",
     "paddle": "kandinsky_runtime.engines.paddle:PaddleEngine",
 }
@@ -106,9 +107,9 @@ def _suit(engine: type[Engine], manifest: Manifest, precision: str | None, devic
     if not engine.installed():
         raise EngineUnavailable(f"engine {engine.name} is not installed: pip install {engine.distribution}")
     available = manifest.variants()
-    for candidate, variant in engine.variants.items():
-        if variant in available and precision in (None, candidate):
-            return Selection(engine, candidate, variant)
+    for candidate in (precision,) if precision else engine.preferred_precisions():
+        if engine.variants[candidate] in available:
+            return Selection(engine, candidate, engine.variants[candidate])
     wanted = engine.variants[precision] if precision else " or ".join(engine.variants.values())
     raise EngineUnavailable(
         f"engine {engine.name} needs variant {wanted}; the bundle has {', '.join(available) or 'none'}:"

@@ -30,6 +30,7 @@ class EngineOptions:
     Attributes:
         device: the device's name as the engine's library knows it, "cpu" everywhere.
         threads: threads within one operation; None takes every core that the process may use.
+        precision: what the graph computes in, one of the engine's.
 
     Raises:
         UsageError: a value that cannot be meant.
@@ -37,6 +38,7 @@ class EngineOptions:
 
     device: str = "cpu"
     threads: int | None = None
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str):
@@ -66,7 +68,7 @@ class Engine(ABC):
     distribution: ClassVar[str]
     """What to install, as pip knows it."""
     variants: ClassVar[Mapping[str, str]]
-    """The bundle's variant for each precision, the default precision first."""
+    """The bundle's variant for each precision that the engine computes in."""
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles of the files that it needs of a variant."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
@@ -122,6 +124,11 @@ class Engine(ABC):
         except importlib.metadata.PackageNotFoundError:  # a build of it under another name
             owners = importlib.metadata.packages_distributions().get(cls.library.partition(".")[0], [])
             return importlib.metadata.version(owners[0]) if owners else "unknown"
+
+    @classmethod
+    def preferred_precisions(cls) -> tuple[str, ...]:
+        """The precisions to take where none is asked for, the best first: those of `variants` in their order."""
+        return tuple(cls.variants)
 
     @classmethod
     def check_device(cls, device: str) -> None:
