@@ -74,8 +74,7 @@ def _complete(name: str, config: Config) -> dict[str, Any]:
 
 
 def _build(model_class: type[Any], config: Config) -> Any:
-    # The guard counts names from one: the same config makes the same program in any process.
-    with paddle.LazyGuard(), paddle.utils.unique_name.guard(), warnings.catch_warnings():
+    with paddle.LazyGuard(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about initial values, which are never made
         model = model_class.from_config(dict(config))
     model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from kandinsky_export.architecture import build_models, expected_tensors
 from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
 from kandinsky_export.modules import MoVQDecoderGraph, MoVQEncoderGraph, UNetGraph
 from kandinsky_export.onnx_graph import attach_weights, clean, convert
@@ -23,12 +25,17 @@ from kandinsky_export.params_file import write_params
 from kandinsky_export.signatures import movq_decoder_signature, movq_encoder_signature, unet_signature
 from kandinsky_export.static_graph import trace
 from kandinsky_export.variants import VARIANTS, check_variants
+from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import MANIFEST, file_sha256
+from kandinsky_runtime.errors import BundleError, SchedulerError
+from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 Thunks = Mapping[str, Callable[[], Array]]
+
+_log = logging.getLogger(__name__)
 
 _TOOLS = ("kandinsky22-deploy", "paddlepaddle", "ppdiffusers", "paddle2onnx", "onnx", "numpy")
 
@@ -83,15 +90,17 @@ def export_bundle(
         UsageError: unknown variants, or `out` exists.
     """
     variants = check_variants(variants)
+    _check_scheduler(checkpoint)
     configs = {key: component.config for key, component in checkpoint.components.items()}
     models = build_models(configs, str(checkpoint.root))
+    signatures = {key: part.signature(models[part.model].config) for key, part in PARTS.items()}
+    _check_fit(signatures, str(checkpoint.root))
     tensors = checkpoint.tensors({key: expected_tensors(model) for key, model in models.items()})
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         components = {}
         for key, part in _with_progress(PARTS, progress):
-            signature, module = part.signature(models[part.model].config), part.module(models[part.model])
-            thunks = tensors[part.model]
-            components[key] = _export_component(folder / key, module, signature, thunks, variants, progress)
+            module, thunks = part.module(models[part.model]), tensors[part.model]
+            components[key] = _export_component(folder / key, module, signatures[key], thunks, variants, progress)
         written = [path for path in folder.rglob("*") if path.is_file()]
         manifest = Manifest(
             components=components,
@@ -102,6 +111,27 @@ def export_bundle(
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _check_scheduler(checkpoint: Checkpoint) -> None:
+    """Refuse a scheduler config from which nothing could be run; warn of a method that the runtime lacks."""
+    try:
+        schedulers.load(checkpoint.scheduler)
+    except SchedulerError as error:
+        try:
+            schedulers.load(checkpoint.scheduler, "ddpm")
+        except SchedulerError as unusable:
+            raise CheckpointError(str(checkpoint.root), [str(unusable)]) from unusable
+        _log.warning("%s: a run of this bundle has to name one", error)
+
+
+def _check_fit(signatures: Mapping[str, GraphSpec], subject: str) -> None:
+    """Refuse models that do not work together, or for something else than inpainting."""
+    graphs = {key: Component(signature, {}) for key, signature in signatures.items()}
+    try:
+        Geometry.of(Manifest(components=graphs, scheduler={}, files={}))
+    except BundleError as error:
+        raise CheckpointError(subject, error.faults) from error
 
 
 def _source(checkpoint: Checkpoint, name: str, progress: bool) -> dict[str, Any]:

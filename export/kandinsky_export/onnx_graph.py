@@ -35,9 +35,14 @@ def convert(program: Path, signature: GraphSpec) -> onnx.ModelProto:
     Raises:
         ExportError: the converter failed, or the graph's inputs and outputs are not the signature's.
     """
-    converted, said = _run_converter(program)
+    try:
+        with _captured_stdout() as said:
+            converted = _run_converter(program)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"paddle2onnx cannot convert {program.name}: {reason}") from error
     if not converted:
-        raise ExportError(f"paddle2onnx cannot convert {program.name}: {said}")
+        raise ExportError(f"paddle2onnx cannot convert {program.name}: {' '.join(said)}")
     model = onnx.load_from_string(converted)
     _name_tensors(model, signature)
     return model
@@ -80,20 +85,19 @@ def clean(model: onnx.ModelProto) -> None:
     constants_to_initializers(model)
 
 
-def _run_converter(program: Path) -> tuple[bytes, str]:
-    """The ONNX file's bytes, and what the converter printed.
+def _run_converter(program: Path) -> bytes:
+    """The ONNX file's bytes; empty if the converter failed.
 
     This is the converter's own entry: the Python layer above it logs errors instead of raising them, and its optimiser
     installs packages.
     """
     weights, calibration, external = "", "", ""
     upgrade_opset, verbose, check, experimental, optimise, fp16 = True, False, False, True, True, False
-    with _captured_stdout() as said:
-        converted = paddle2onnx.export(
-            str(program), weights, OPSET, upgrade_opset, verbose, check, experimental, optimise, {}, "onnxruntime",
-            calibration, external, fp16,
-        )  # fmt: skip
-    return bytes(converted), " ".join(said)
+    converted = paddle2onnx.export(
+        str(program), weights, OPSET, upgrade_opset, verbose, check, experimental, optimise, {}, "onnxruntime",
+        calibration, external, fp16,
+    )  # fmt: skip
+    return bytes(converted)
 
 
 @contextmanager

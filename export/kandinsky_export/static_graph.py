@@ -35,7 +35,7 @@ class Traced:
         try:
             json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise ExportError(f"Paddle could not write {path}; is the disk full?") from error
+            raise ExportError(f"Paddle could not write {path.name}; is the disk full?") from error
 
 
 def trace(module: Any, signature: GraphSpec) -> Traced:

@@ -32,9 +32,12 @@ from kandinsky_runtime.spec import GraphSpec
 Array = npt.NDArray[np.float32]
 
 GUIDANCE_SCALE = 4.0
+_PRECISION = "fp32"  # that of the reference
 _SEED = 0
-# (batch, height, width) in units of the smallest height and width that the bundle's graphs take together.
+# (batch, height, width) in units of the smallest height and width that the bundle's graphs take together, and that are
+# at least `_MIN_CELLS` latent cells: a norm over fewer values makes large differences of rounding errors.
 _SHAPES = ((1, 1, 1), (2, 1, 2), (2, 2, 1), (1, 3, 1), (3, 2, 2))
+_MIN_CELLS = 4
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ def verify_bundle(
     steps: int = 10,
     progress: bool = False,
 ) -> Report:
-    """Compare a bundle with eager ppdiffusers and write the figures into its manifest.
+    """Compare a bundle with eager ppdiffusers, in float32, and write the figures into its manifest.
 
     Where the manifest cannot be written, a warning is logged and the report is returned all the same.
 
@@ -117,15 +120,15 @@ def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ..
     if names is not None:
         if not names:
             raise UsageError(f"name an engine to verify; choose from {', '.join(engines.names())}")
-        return tuple(dict.fromkeys(engines.select(bundle.manifest, name).engine.name for name in names))
+        return tuple(dict.fromkeys(engines.select(bundle.manifest, name, _PRECISION).engine.name for name in names))
     found = []
     for name in engines.names():
         try:
-            found.append(engines.select(bundle.manifest, name).engine.name)
-        except EngineUnavailable:
+            found.append(engines.select(bundle.manifest, name, _PRECISION).engine.name)
+        except (EngineUnavailable, UsageError):
             continue
     if not found:
-        raise EngineUnavailable("no engine that is installed here can run this bundle")
+        raise EngineUnavailable(f"no engine that is installed here can run this bundle in {_PRECISION}")
     return tuple(found)
 
 
@@ -168,7 +171,7 @@ def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, ste
 
 
 def _engine_figures(bundle: Bundle, name: str, oracle: _Oracle, geometry: Geometry) -> EngineFigures:
-    with InpaintPipeline.load(bundle, engine=name) as pipeline:
+    with InpaintPipeline.load(bundle, engine=name, precision=_PRECISION) as pipeline:
         trajectory = oracle.trajectory
         return EngineFigures(
             version=pipeline.selection.engine.version(),
@@ -182,8 +185,9 @@ def _engine_figures(bundle: Bundle, name: str, oracle: _Oracle, geometry: Geomet
 
 
 def _feeds(spec: GraphSpec, component: str, geometry: Geometry) -> list[dict[str, Array]]:
-    """Made-up inputs at the shapes of `_SHAPES`."""
-    side = geometry.multiple if component == "movq_encoder" else geometry.multiple // geometry.factor
+    """Made-up inputs at the shapes of `_SHAPES`; `geometry.multiple` is one of `geometry.factor`, too."""
+    cells = math.lcm(geometry.multiple // geometry.factor, _MIN_CELLS)
+    side = cells * geometry.factor if component == "movq_encoder" else cells
     rng = np.random.default_rng(_SEED)
     feeds = []
     for batch, height, width in _SHAPES:

@@ -10,24 +10,31 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.bundle import cache_folder, file_sha256
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
+from kandinsky_runtime.engines.compile_cache import compile_cached, fingerprint
+from kandinsky_runtime.engines.resident import kept_out_of_memory
 from kandinsky_runtime.errors import EngineUnavailable
 
 Shapes = tuple[tuple[int, ...], ...]
 
-# A compiled shape holds its own copy of the weights as the processor likes them: 2.5 GB of the full UNet in bf16.
+# A compiled shape holds its own copy of the weights as the processor likes them: 3.2 GB of the full UNet in bf16.
 KEPT_SHAPES = 2
+# The devices whose compiled shapes are kept on disk. On the CPU that saves no time (docs/engines.md).
+CACHED_DEVICES = frozenset({"GPU", "NPU"})
 
 _ELEMENT_TYPES = {"bf16": "bf16", "fp32": "f32", "fp16": "f16"}
 # As Linux names what a processor multiplies bf16 with.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+# What OpenVINO tells of a device that another device of the same kind may have different.
+_DEVICE_PROPERTIES = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoEngine(Engine):
     """Runs `onnx-fp32` through `openvino`, computing in the precision asked for.
 
     A shape that is fixed before compiling runs about twice as fast as a dynamic one. The last `KEPT_SHAPES` shapes stay
-    compiled; compiling the full UNet takes 4 s.
+    compiled. Compiling reads the weights through a memory map; their pages do not stay resident.
     """
 
     name = "openvino"
@@ -53,7 +60,8 @@ class OpenVinoEngine(Engine):
         able = self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
         if options.precision.upper() not in able:  # it would quietly compute in another one
             raise EngineUnavailable(
-                f"this {options.device} has no {options.precision}; it has {', '.join(able).lower()}"
+                f"this {options.device} has no {options.precision}; it has"
+                f" {', '.join(name for name in self.variants if name.upper() in able)}"
             )
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -61,7 +69,9 @@ class OpenVinoEngine(Engine):
         }
         if self._device == "CPU":
             self._settings["INFERENCE_NUM_THREADS"] = options.thread_count
-        self._graph = files["graph"]
+        self._library_version = openvino.get_version()
+        self._files = {role: files[role] for role in self.roles}
+        self._core.read_model(self._files["graph"])  # a damaged graph is found now, not at the first run
         self._compiled: OrderedDict[Shapes, Any] = OrderedDict()
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
@@ -76,15 +86,50 @@ class OpenVinoEngine(Engine):
             return self._compiled[shapes]
         while len(self._compiled) >= KEPT_SHAPES:
             self._compiled.popitem(last=False)
-        model = self._core.read_model(self._graph)
+        with kept_out_of_memory(self._files["weights"]):
+            name = self._fingerprint(shapes)
+            compiled = compile_cached(self._cache(), name, lambda folder: self._compile(shapes, folder))
+        self._compiled[shapes] = compiled.create_infer_request()
+        return self._compiled[shapes]
+
+    def _compile(self, shapes: Shapes, cache: Path | None) -> Any:
+        """The graph specialised for these shapes, by way of OpenVINO's own cache in a folder if one is given."""
+        settings = dict(self._settings)
+        if cache is not None:
+            settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
+        model = self._core.read_model(self._files["graph"])
         model.reshape({spec.name: shape for spec, shape in zip(self.spec.inputs, shapes, strict=True)})
-        request = self._core.compile_model(model, self._device, self._settings).create_infer_request()
-        self._compiled[shapes] = request
-        return request
+        return self._core.compile_model(model, self._device, settings)
+
+    def _cache(self) -> Path | None:
+        """Where compiled shapes are kept; None where they are not."""
+        folder = cache_folder() if self._device in CACHED_DEVICES else None
+        return None if folder is None else folder / self.name
+
+    def _fingerprint(self, shapes: Shapes) -> str:
+        """Differs wherever a compiled graph might."""
+        able = self._core.get_property(self._device, "SUPPORTED_PROPERTIES")
+        return fingerprint(
+            {
+                "graph": file_sha256(self._files["graph"]),
+                "weights": _stamp(self._files["weights"]),
+                "shapes": shapes,
+                "settings": self._settings,
+                "device": self._device,
+                **{name: self._core.get_property(self._device, name) for name in _DEVICE_PROPERTIES if name in able},
+                "openvino": self._library_version,
+            }
+        )
 
     def _release(self) -> None:
         self._compiled.clear()
         del self._core
+
+
+def _stamp(file: Path) -> list[object]:
+    """What tells a file from any other and from itself after a change, without reading it."""
+    stat = file.stat()
+    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
 def _has_bf16() -> bool:

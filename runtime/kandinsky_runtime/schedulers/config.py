@@ -23,6 +23,8 @@ Check = Callable[[Any], Any]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 LEARNED_VARIANCES = ("learned", "learned_range")
+MAX_TIMESTEPS = 100_000
+"""Of training: a table of coefficients for more would be a mistake in the config, not a schedule."""
 
 SCHEDULE_OPTIONS = frozenset(
     {
@@ -140,7 +142,7 @@ class SchedulerConfig:
         SchedulerError: a value has the wrong type or is out of range; the message names each such option.
     """
 
-    num_train_timesteps: int = _option(1000, _integer(2))
+    num_train_timesteps: int = _option(1000, _integer(2, MAX_TIMESTEPS))
     beta_start: float = _option(0.0001, _BETA)
     beta_end: float = _option(0.02, _BETA)
     beta_schedule: str = _option("linear", _one_of("linear", "scaled_linear", "squaredcos_cap_v2"))
@@ -160,7 +162,7 @@ class SchedulerConfig:
     sample_max_value: float = _option(1.0, _POSITIVE)
     set_alpha_to_one: bool = _option(True, _boolean)
     timestep_spacing: str = _option("leading", _one_of("leading", "linspace", "trailing"))
-    steps_offset: int = _option(0, _integer(0))
+    steps_offset: int = _option(0, _integer(0, MAX_TIMESTEPS))
     solver_order: int = _option(2, _integer(1, 3))
     solver_type: str = _option("midpoint", _one_of("midpoint", "heun", "bh1", "bh2"))
     algorithm_type: str = _option("dpmsolver++", _one_of("dpmsolver++", "sde-dpmsolver++"))

@@ -323,3 +323,9 @@ def test_betas_too_small_to_be_seen_in_float32_are_refused() -> None:
         schedulers.load(config, "ddpm").sampler(20, SHAPE)
     with pytest.raises(SchedulerError, match="noise level"):
         schedulers.load(config, "dpm++").sampler(20, SHAPE)
+
+
+@pytest.mark.parametrize("name", ["num_train_timesteps", "steps_offset"])
+def test_numbers_beyond_any_schedule_are_refused(name: str) -> None:
+    with pytest.raises(SchedulerError, match=name):
+        schedulers.load({"_class_name": "DDPMScheduler", name: 10**30})

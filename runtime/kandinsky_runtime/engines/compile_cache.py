@@ -1,0 +1,119 @@
+"""What engines compiled, kept on disk: an entry is a folder that is whole and right, or it is made anew.
+
+An entry's name is a fingerprint of everything that it was made from. Beside the vendor's files it holds their sha256,
+written last: a file that was cut off or changed is found before the vendor's library, which might crash, reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from kandinsky_runtime.bundle import file_sha256
+
+Compiled = TypeVar("Compiled")
+
+MAX_ENTRIES = 32
+
+_SEAL = "sha256.json"
+_DRAFT = ".draft-"
+_DRAFT_SECONDS = 3600  # older ones were left behind by a process that died
+
+_log = logging.getLogger(__name__)
+
+
+def fingerprint(parts: Mapping[str, object]) -> str:
+    """A name that differs wherever a part does; parts are what JSON can say, or their `str`."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | None], Compiled]) -> Compiled:
+    """Compile by way of the entry `name`, which is made if it is not there or not whole.
+
+    Whatever is wrong with the cache costs time only.
+
+    Args:
+        folder: of all entries; None for no cache.
+        name: the fingerprint.
+        compile_in: compiles by way of the vendor's files in a folder, which it writes if they are not there; without
+            a folder, from nothing.
+    """
+    if folder is None:
+        return compile_in(None)
+    entry = folder / name
+    if _is_whole(entry):
+        try:
+            compiled = compile_in(entry)
+        except Exception as error:  # vendors raise nearly anything; if the graph is at fault, it fails again below
+            _log.info("the cache entry %s cannot be used: %s", entry, error)
+        else:
+            _touch(entry)
+            return compiled
+    shutil.rmtree(entry, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
+    except OSError as error:
+        _log.info("nothing can be kept in %s: %s", folder, error)
+        return compile_in(None)
+    try:
+        try:
+            compiled = compile_in(draft)
+        except Exception as error:  # as above; a full disk is no reason to fail
+            _log.info("compiling without a cache after: %s", error)
+            return compile_in(None)
+        _keep(draft, entry)
+        return compiled
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _keep(draft: Path, entry: Path) -> None:
+    """Make a draft the entry, and remove the entries that were not used for longest."""
+    try:
+        if sums := _sums(draft):
+            (draft / _SEAL).write_text(json.dumps(sums), encoding="utf-8")
+            draft.rename(entry)
+        _prune(entry.parent)
+    except OSError as error:  # another process was first, or the disk is full
+        _log.info("%s is not kept: %s", entry, error)
+
+
+def _prune(folder: Path) -> None:
+    used = {path: path.stat().st_mtime for path in folder.iterdir() if path.is_dir()}
+    drafts = {path for path in used if path.name.startswith(_DRAFT)}
+    old = sorted(used.keys() - drafts, key=lambda path: used[path], reverse=True)[MAX_ENTRIES:]
+    old += [path for path in drafts if time.time() - used[path] > _DRAFT_SECONDS]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_whole(entry: Path) -> bool:
+    try:
+        return bool(json.loads((entry / _SEAL).read_text(encoding="utf-8")) == _sums(entry))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The sha256 of every file but the seal."""
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != _SEAL
+    }
+
+
+def _touch(entry: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(entry)
