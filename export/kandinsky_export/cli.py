@@ -100,7 +100,8 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Run every component at several shapes and one whole trajectory, with ppdiffusers and with the"
         " bundle on each engine, and write the differences into the bundle's manifest. Exit status 1 where one of"
         " them lies outside its tolerance.",
-        epilog="example: k22-export verify bundle my-checkpoint --engines onnxruntime,paddle",
+        epilog="examples:\n  k22-export verify bundle my-checkpoint --engines onnxruntime,openvino:bf16\n"
+        "  k22-export verify bundle my-checkpoint --steps 20 --trajectory --plot trajectory.png",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     _add_source(parser)
@@ -108,12 +109,13 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
         "--engines",
         type=_names,
         metavar="NAMES",
-        help="which engines, separated by commas (default: all that are installed and can run it)",
+        help="NAME or NAME:PRECISION, separated by commas (default: all that can run it here, in fp32)",
     )
     parser.add_argument(
         "--steps", type=_count, default=10, metavar="N", help="of the trajectory; 0 leaves it out (default: 10)"
     )
     parser.add_argument("--trajectory", action="store_true", help="show every step of the trajectory")
+    parser.add_argument("--plot", type=Path, metavar="F.png", help="draw every step of the trajectory")
     add_common_options(parser)
     parser.set_defaults(run=_verify)
 
@@ -177,13 +179,22 @@ def _bundle(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.image import check_output_path
 
     bundle = Bundle.open(args.bundle)
     from kandinsky_export.verify import select_engines, verify_bundle
 
     engine_names = select_engines(bundle, args.engines)
+    if args.plot is not None:
+        check_output_path(args.plot)
+        if not args.steps:
+            raise UsageError("--plot draws the trajectory, which --steps 0 leaves out")
     checkpoint, _ = _open_checkpoint(args)
     report = verify_bundle(bundle, checkpoint, engine_names=engine_names, steps=args.steps, progress=not args.quiet)
+    if args.plot is not None:
+        from kandinsky_export.plot import plot_trajectories
+
+        plot_trajectories(report, args.plot)
     _report(args, report.to_dict(), report.table(every_step=args.trajectory))
     return 0 if report.passed else 1
 

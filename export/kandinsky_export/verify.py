@@ -66,7 +66,8 @@ def verify_bundle(
     Args:
         bundle: an opened bundle.
         checkpoint: the one that it was made from, or the same weights in the other form.
-        engine_names: None for every engine that can run the bundle here.
+        engine_names: `NAME` for float32 or `NAME:PRECISION`; None for every engine that can run the bundle here in
+            float32.
         steps: of the trajectory, 0 for none.
         progress: show a bar.
 
@@ -107,20 +108,20 @@ def verify_bundle(
 
 
 def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The engines to verify, each once.
+    """The engines to verify, each once, as `NAME` for float32 or `NAME:PRECISION`.
 
     Args:
         bundle: what they are to run.
-        names: None for all that can run it here.
+        names: in the same form; None for all that can run it here in float32.
 
     Raises:
-        UsageError: there is no such engine, or `names` is empty.
+        UsageError: there is no such engine or precision, or `names` is empty.
         EngineUnavailable: an engine in `names`, or every engine, cannot run the bundle here.
     """
     if names is not None:
         if not names:
             raise UsageError(f"name an engine to verify; choose from {', '.join(engines.names())}")
-        return tuple(dict.fromkeys(engines.select(bundle.manifest, name, _PRECISION).engine.name for name in names))
+        return tuple(dict.fromkeys(_normal_name(bundle, name) for name in names))
     found = []
     for name in engines.names():
         try:
@@ -130,6 +131,12 @@ def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ..
     if not found:
         raise EngineUnavailable(f"no engine that is installed here can run this bundle in {_PRECISION}")
     return tuple(found)
+
+
+def _normal_name(bundle: Bundle, name: str) -> str:
+    engine, _, precision = name.partition(":")
+    chosen = engines.select(bundle.manifest, engine, precision or _PRECISION)
+    return chosen.engine.name if chosen.precision == _PRECISION else f"{chosen.engine.name}:{chosen.precision}"
 
 
 def _check_same_build(bundle: Bundle, checkpoint: Checkpoint, reference: Reference) -> None:
@@ -171,7 +178,8 @@ def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, ste
 
 
 def _engine_figures(bundle: Bundle, name: str, oracle: _Oracle, geometry: Geometry) -> EngineFigures:
-    with InpaintPipeline.load(bundle, engine=name, precision=_PRECISION) as pipeline:
+    engine, _, precision = name.partition(":")
+    with InpaintPipeline.load(bundle, engine=engine, precision=precision or _PRECISION) as pipeline:
         trajectory = oracle.trajectory
         return EngineFigures(
             version=pipeline.selection.engine.version(),

@@ -1,7 +1,8 @@
 """What engines compiled, kept on disk: an entry is a folder that is whole and right, or it is made anew.
 
 An entry's name is a fingerprint of everything that it was made from. Beside the vendor's files it holds their sha256,
-written last: a file that was cut off or changed is found before the vendor's library, which might crash, reads it.
+written last: a file that was cut off or changed is found before the vendor's library reads it, which may compute with
+whatever it finds there (OpenVINO 2026.4.1 does).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from kandinsky_runtime.bundle import file_sha256
 
 Compiled = TypeVar("Compiled")
 
+# Of all entries; what was not used for longest goes first, what was just made stays.
 MAX_ENTRIES = 32
+MAX_BYTES = 16 * 10**9
 
 _SEAL = "sha256.json"
 _DRAFT = ".draft-"
@@ -79,7 +82,7 @@ def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | 
 
 
 def _keep(draft: Path, entry: Path) -> None:
-    """Make a draft the entry, and remove the entries that were not used for longest."""
+    """Make a draft the entry, unless nothing was written into it, and keep the bounds."""
     try:
         if sums := _sums(draft):
             (draft / _SEAL).write_text(json.dumps(sums), encoding="utf-8")
@@ -92,9 +95,13 @@ def _keep(draft: Path, entry: Path) -> None:
 def _prune(folder: Path) -> None:
     used = {path: path.stat().st_mtime for path in folder.iterdir() if path.is_dir()}
     drafts = {path for path in used if path.name.startswith(_DRAFT)}
-    old = sorted(used.keys() - drafts, key=lambda path: used[path], reverse=True)[MAX_ENTRIES:]
-    old += [path for path in drafts if time.time() - used[path] > _DRAFT_SECONDS]
-    for path in old:
+    gone = [path for path in drafts if time.time() - used[path] > _DRAFT_SECONDS]
+    total = 0
+    for rank, path in enumerate(sorted(used.keys() - drafts, key=lambda path: used[path], reverse=True)):
+        total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if rank and (rank >= MAX_ENTRIES or total > MAX_BYTES):
+            gone.append(path)
+    for path in gone:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,0 +1,368 @@
+"""OpenVINO against ONNX Runtime, and what its engine keeps in memory and on disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kandinsky_runtime import engines
+from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.engines import compile_cache
+from kandinsky_runtime.engines import openvino as module
+from kandinsky_runtime.engines.base import Engine, EngineOptions
+from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from kandinsky_runtime.engines.openvino import OpenVinoEngine
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
+from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.spec import GraphSpec
+from scripts.goldens import trajectories as golden
+
+COMPONENT_TOLERANCE = 1e-4
+TRAJECTORY_TOLERANCE = 1e-3
+# bf16 keeps 8 bits of a number. A broken graph comes out below 10 dB.
+BF16_COMPONENT_PSNR = 30
+COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
+# (batch, height, width) in latent cells
+SHAPES = ((1, 8, 8), (2, 8, 16), (2, 24, 8), (3, 16, 16))
+
+needs_bf16 = pytest.mark.skipif(not module._has_bf16(), reason="this processor does not compute in bf16")
+
+
+@pytest.fixture(scope="module")
+def bundle(case_bundle: Callable[[str], Path]) -> Bundle:
+    return Bundle.open(case_bundle("four_blocks"))
+
+
+@pytest.fixture
+def load(bundle: Bundle) -> Iterator[Callable[..., Any]]:
+    """Load a component of the bundle on an engine."""
+    made: list[Engine] = []
+
+    def engine(component: str = "unet", kind: type[Engine] = OpenVinoEngine, **options: Any) -> Engine:
+        entry = bundle.component(component)
+        files = bundle.paths(entry.variants["onnx-fp32"])
+        made.append(kind(component, entry.spec, options.pop("files", files), EngineOptions(**options)))
+        return made[-1]
+
+    yield engine
+    for item in made:
+        item.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The CPU's compiled shapes go to disk, too; the folder where they lie."""
+    monkeypatch.setattr(module, "CACHED_DEVICES", frozenset({"CPU"}))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kandinsky22-deploy" / "openvino"
+
+
+def feeds_of(spec: GraphSpec, batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """Made-up inputs; height and width in latent cells."""
+    scale = 8 if any(item.name == "image" for item in spec.inputs) else 1
+    sizes = {"batch": batch, "height": height * scale, "width": width * scale}
+    rng = np.random.default_rng(batch)
+    feeds = {item.name: rng.standard_normal(item.shape(sizes), np.float32) for item in spec.inputs}
+    if "timestep" in feeds:
+        feeds["timestep"][:] = 481
+    return feeds
+
+
+def only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    (array,) = outputs.values()
+    return array
+
+
+def psnr(got: np.ndarray, want: np.ndarray) -> float:
+    """In dB, against the span of the wanted values."""
+    return float(10 * np.log10(np.ptp(want) ** 2 / np.square(got - want, dtype=np.float64).mean()))
+
+
+def loaded_from_disk(engine: Any) -> list[bool]:
+    return [bool(item.get_compiled_model().get_property("LOADED_FROM_CACHE")) for item in engine._compiled.values()]
+
+
+# -- numbers --
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_fp32_agrees_with_onnxruntime(component: str, load: Callable[..., Any]) -> None:
+    mine, other = load(component, precision="fp32"), load(component, OnnxRuntimeEngine)
+    for shape in SHAPES:
+        feeds = feeds_of(mine.spec, *shape)
+        error = np.abs(only(mine.run(feeds)) - only(other.run(feeds))).max()
+        assert error <= COMPONENT_TOLERANCE, f"{component} {shape}: {error:.1e}"
+
+
+def trajectory(bundle: Bundle, embeds: Path, engine: str, precision: str) -> np.ndarray:
+    with InpaintPipeline.load(bundle, engine, precision) as pipeline, np.load(embeds) as arrays:
+        output = pipeline(
+            golden.picture(),
+            golden.mask(),
+            **{name: arrays[name] for name in arrays.files},
+            num_inference_steps=golden.STEPS,
+            guidance_scale=golden.GUIDANCE_SCALE,
+            seed=golden.SEED,
+            output_type="np",
+            composite="none",
+        )
+    images: np.ndarray = output.images
+    return images
+
+
+def test_fp32_trajectory_agrees_with_onnxruntime(bundle: Bundle, case_checkpoint: Callable[[str], Path]) -> None:
+    embeds = case_checkpoint("four_blocks") / "image_embeds.npz"
+    mine, other = (trajectory(bundle, embeds, engine, "fp32") for engine in ("openvino", "onnxruntime"))
+    assert np.abs(mine - other).max() <= TRAJECTORY_TOLERANCE
+
+
+@needs_bf16
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_bf16(component: str, load: Callable[..., Any], record_property: Callable[[str, object], None]) -> None:
+    mine, other = load(component, precision="bf16"), load(component, OnnxRuntimeEngine)
+    feeds = feeds_of(mine.spec, 2, 16, 16)
+    decibels = psnr(only(mine.run(feeds)), only(other.run(feeds)))
+    record_property("psnr_db", decibels)
+    assert BF16_COMPONENT_PSNR < decibels < np.inf, f"{component}: {decibels:.1f} dB"
+
+
+@needs_bf16
+def test_bf16_trajectory(
+    bundle: Bundle, case_checkpoint: Callable[[str], Path], record_property: Callable[[str, object], None]
+) -> None:
+    embeds = case_checkpoint("four_blocks") / "image_embeds.npz"
+    mine = trajectory(bundle, embeds, "openvino", "bf16")
+    decibels = psnr(mine, trajectory(bundle, embeds, "onnxruntime", "fp32"))
+    record_property("psnr_db", decibels)
+    assert np.isfinite(mine).all()
+    assert 20 < decibels < np.inf, f"{decibels:.1f} dB"
+
+
+# -- what is chosen and refused --
+
+
+def test_auto_takes_it_first(bundle: Bundle) -> None:
+    best = "bf16" if module._has_bf16() else "fp32"
+    selection = engines.select(bundle.manifest)
+    assert (selection.engine, selection.precision) == (OpenVinoEngine, best)
+    assert engines.select(bundle.manifest, precision="fp32").engine is OpenVinoEngine
+
+
+def test_device_that_it_does_not_know(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"engine openvino runs on cpu, gpu, npu; got device 'tpu'"):
+        InpaintPipeline.load(bundle, engine="openvino", device="tpu")
+
+
+def test_device_that_is_not_here(load: Callable[..., Any]) -> None:
+    with pytest.raises(EngineUnavailable, match=r"OpenVINO finds no device 'npu' here; it finds .*cpu"):
+        load(device="npu")
+
+
+def test_precision_that_the_device_does_not_have(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    ask = openvino.Core.get_property
+
+    def without_fp16(core: Any, *question: Any) -> Any:
+        return ["FP32"] if question[-1] == "OPTIMIZATION_CAPABILITIES" else ask(core, *question)
+
+    monkeypatch.setattr(openvino.Core, "get_property", without_fp16)
+    with pytest.raises(EngineUnavailable, match=r"this cpu has no fp16; it has fp32$"):
+        load(precision="fp16")
+
+
+def test_damaged_graph_is_found_at_once(load: Callable[..., Any], bundle: Bundle, tmp_path: Path) -> None:
+    files = bundle.paths(bundle.component("unet").variants["onnx-fp32"])
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(files["graph"].read_bytes()[:1000])
+    with pytest.raises(EngineError, match=r"unet cannot be loaded by openvino: "):
+        load(files=files | {"graph": graph})
+
+
+def test_threads(load: Callable[..., Any]) -> None:
+    engine = load(threads=1)
+    engine.run(feeds_of(engine.spec, *SHAPES[0]))
+    (request,) = engine._compiled.values()
+    assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
+
+
+# -- memory --
+
+
+def test_shapes_in_memory_are_bounded(load: Callable[..., Any]) -> None:
+    engine = load("movq_decoder")
+    (spec,) = engine.spec.inputs
+    first, second, third = (feeds_of(engine.spec, 1, side, side) for side in (2, 3, 4))
+    engine.run(first)
+    engine.run(second)
+    request = engine._compiled[(first[spec.name].shape,)]
+    engine.run(first)  # now `second` is the oldest
+    engine.run(third)
+    assert list(engine._compiled) == [(first[spec.name].shape,), (third[spec.name].shape,)]
+    assert engine._compiled[(first[spec.name].shape,)] is request, "compiled once"
+    assert len(engine._compiled) == module.KEPT_SHAPES
+
+
+def test_results_outlive_later_runs(load: Callable[..., Any]) -> None:
+    engine = load("movq_decoder", precision="fp32")
+    feeds = feeds_of(engine.spec, 1, 4, 4)
+    first = only(engine.run(feeds))
+    copy = first.copy()
+    engine.run({name: -array for name, array in feeds.items()})
+    np.testing.assert_array_equal(first, copy)
+
+
+def test_threads_share_an_engine(load: Callable[..., Any]) -> None:
+    engine = load("movq_decoder", precision="fp32")
+    feeds = [feeds_of(engine.spec, 1, side, 2) for side in (1, 2, 3, 1, 2, 3)]
+    want = [only(engine.run(item)) for item in feeds]
+    got: dict[int, np.ndarray] = {}
+    threads = [
+        threading.Thread(target=lambda i=i, item=item: got.update({i: only(engine.run(item))}))
+        for i, item in enumerate(feeds)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, array in enumerate(want):
+        np.testing.assert_array_equal(got[i], array)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what is resident of a mapping")
+def test_mapped_weights_do_not_stay_resident(load: Callable[..., Any], bundle: Bundle) -> None:
+    weights = bundle.paths(bundle.component("unet").variants["onnx-fp32"])["weights"]
+    engine = load(precision="fp32")
+    feeds = feeds_of(engine.spec, *SHAPES[1])
+    first = only(engine.run(feeds))
+    assert resident(weights) < weights.stat().st_size / 4
+    np.testing.assert_array_equal(only(engine.run(feeds)), first)
+
+
+def resident(file: Path) -> int:
+    """Bytes of a mapped file in this process's memory."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        key = line.split()[0]
+        if "-" in key:
+            inside = line.endswith(str(file.resolve()))
+        elif inside and key == "Rss:":
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+# -- disk --
+
+
+def test_cpu_keeps_nothing_on_disk(load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine = load("movq_decoder")
+    engine.run(feeds_of(engine.spec, 1, 1, 1))
+    assert not list(tmp_path.rglob("*.blob"))
+
+
+def test_second_engine_loads_from_disk(disk: Path, load: Callable[..., Any]) -> None:
+    first, second = load(precision="fp32"), load(precision="fp32")
+    feeds = feeds_of(first.spec, *SHAPES[0])
+    want = only(first.run(feeds))
+    np.testing.assert_array_equal(only(second.run(feeds)), want)
+    assert loaded_from_disk(first) == [False]
+    assert loaded_from_disk(second) == [True]
+    assert len(list(disk.iterdir())) == 1
+
+
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def scramble(file: Path) -> None:
+    data = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    data[len(data) // 3 :: 7] ^= 0x55
+    file.write_bytes(data.tobytes())
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut_off, scramble, empty, Path.unlink])
+@pytest.mark.parametrize("kind", ["*.blob", "sha256.json"])
+def test_damaged_entry_is_made_anew(
+    kind: str, damage: Callable[[Path], None], disk: Path, load: Callable[..., Any]
+) -> None:
+    first, second, third = (load("movq_decoder", precision="fp32") for _ in range(3))
+    feeds = feeds_of(first.spec, 1, 2, 2)
+    want = only(first.run(feeds))
+    (file,) = disk.rglob(kind)
+    file.chmod(0o600)
+    damage(file)
+    np.testing.assert_array_equal(only(second.run(feeds)), want)
+    assert loaded_from_disk(second) == [False]
+    np.testing.assert_array_equal(only(third.run(feeds)), want)
+    assert loaded_from_disk(third) == [True]
+
+
+def test_changed_weights_are_never_taken_for_the_old_ones(
+    disk: Path, load: Callable[..., Any], bundle: Bundle, tmp_path: Path
+) -> None:
+    """The same path, size and time of change, as after unpacking another checkpoint's archive over it."""
+    files = bundle.paths(bundle.component("movq_decoder").variants["onnx-fp32"])
+    copies = {role: tmp_path / path.name for role, path in files.items()}
+    for role, path in files.items():
+        copies[role].write_bytes(path.read_bytes())
+    first = load("movq_decoder", files=copies, precision="fp32")
+    feeds = feeds_of(first.spec, 1, 2, 2)
+    before = only(first.run(feeds))
+    times = copies["weights"].stat()
+    first.close()
+    other = tmp_path / "other"
+    other.write_bytes((np.frombuffer(copies["weights"].read_bytes(), np.float32) * np.float32(0.5)).tobytes())
+    other.replace(copies["weights"])
+    os.utime(copies["weights"], ns=(times.st_atime_ns, times.st_mtime_ns))
+    second = load("movq_decoder", files=copies, precision="fp32")
+    after = only(second.run(feeds))
+    assert loaded_from_disk(second) == [False]
+    assert np.abs(after - before).max() > COMPONENT_TOLERANCE
+
+
+def test_every_setting_has_an_entry_of_its_own(disk: Path, load: Callable[..., Any]) -> None:
+    for options in ({"precision": "fp32"}, {"precision": "fp32", "threads": 1}):
+        engine = load("movq_decoder", **options)
+        engine.run(feeds_of(engine.spec, 1, 1, 1))
+    engine.run(feeds_of(engine.spec, 1, 1, 2))
+    assert len(list(disk.iterdir())) == 3
+
+
+def test_entries_are_bounded(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_cache, "MAX_ENTRIES", 2)
+    engine = load("movq_decoder")
+    engine.run(feeds_of(engine.spec, 1, 1, 1))
+    (oldest,) = disk.iterdir()
+    os.utime(oldest, (0, 0))
+    for width in (2, 3):
+        engine.run(feeds_of(engine.spec, 1, 1, width))
+    assert len(list(disk.iterdir())) == 2
+    assert not oldest.exists()
+
+
+def test_bytes_are_bounded(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_cache, "MAX_BYTES", 1)
+    engine = load("movq_decoder")
+    for width in (1, 2):
+        engine.run(feeds_of(engine.spec, 1, 1, width))
+        (entry,) = disk.iterdir()
+        os.utime(entry, (0, 0))
+
+
+def test_cache_that_cannot_be_written_costs_time_only(disk: Path, load: Callable[..., Any]) -> None:
+    disk.parent.mkdir(parents=True)
+    disk.write_text("a file where the folder should be")
+    engine = load("movq_decoder")
+    engine.run(feeds_of(engine.spec, 1, 1, 1))
+    assert loaded_from_disk(engine) == [False]
