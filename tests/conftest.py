@@ -1,6 +1,6 @@
-"""What the tests share: checkpoints with made-up weights and a bundle, made once. No vendor loads until one is asked for.
+"""What the tests share: checkpoints with made-up weights and a bundle, made once when a test asks for them.
 
-They are read by many tests: copy what is to be changed.
+Many tests read them: copy what is to be changed. Nothing here loads a vendor's library before.
 """
 
 from __future__ import annotations

@@ -64,11 +64,10 @@ def check_target(target: Path, *, marker: str, overwrite: bool) -> None:
             raise UsageError(f"{place.parent} is no folder; make it first")
         if Path.cwd().is_relative_to(place):
             raise UsageError(f"{target} is the current folder or around it; choose another place")
-        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-            return
-        if not overwrite:
+        content = _content(place)
+        if content and not overwrite:
             raise UsageError(f"{target} exists; choose another place, or replace it with --overwrite")
-        if not (place / marker).is_file():
+        if content and marker not in content:
             raise UsageError(f"{target} has no {marker} in it, so it is not replaced; choose another place")
 
 
@@ -88,6 +87,21 @@ def write_whole(path: Path, text: str) -> None:
         _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _content(place: Path) -> set[str]:
+    """The names in a folder; none where nothing is, and one that is empty for a file.
+
+    It looks again where another process replaced the folder meanwhile.
+    """
+    while True:
+        try:
+            before = place.stat()
+            names = {path.name for path in place.iterdir()} if place.is_dir() else {""}
+            if os.path.samestat(before, place.stat()):
+                return names
+        except FileNotFoundError:
+            return set()
 
 
 @contextmanager

@@ -170,8 +170,9 @@ def _weight_map(index: Path) -> Mapping[str, str]:
         raise CheckpointError(str(index), [f"not an index of shards ({error!r})"]) from error
     if not isinstance(placement, dict) or not all(isinstance(file, str) for file in placement.values()):
         raise CheckpointError(str(index), ["`weight_map` must map tensor names to file names"])
-    if outside := sorted({file for file in placement.values() if not _is_plain_name(file)}):
-        raise CheckpointError(str(index), [f"{file!r} is not the plain name of a .safetensors file" for file in outside])
+    others = sorted({file for file in placement.values() if not _is_plain_name(file)})
+    if others:
+        raise CheckpointError(str(index), [f"{file!r} is not the plain name of a .safetensors file" for file in others])
     return placement
 
 

@@ -40,11 +40,9 @@ from tests.export.conftest import MICRO
 
 class TestContent:
     def test_files(self, tiny_bundle: Path) -> None:
-        files = sorted(path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file())
-        assert files == sorted(
-            ["manifest.json"]
-            + [f"{name}/{file}" for name in PARTS for file in ("model.json", "model-fp32.onnx", "weights-fp32.pdiparams")]
-        )
+        files = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
+        each = ("model.json", "model-fp32.onnx", "weights-fp32.pdiparams")
+        assert files == {"manifest.json", *(f"{name}/{file}" for name in PARTS for file in each)}
         Bundle.open(tiny_bundle).check_content()
 
     def test_manifest(self, tiny_bundle: Path, tiny_checkpoint: Path) -> None:
@@ -53,9 +51,10 @@ class TestContent:
         assert list(manifest.components) == ["unet", "movq_encoder", "movq_decoder"]
         for name, component in manifest.components.items():
             assert component.spec == PARTS[name].signature(checkpoint.components[PARTS[name].model].config)
+            weights = f"{name}/weights-fp32.pdiparams"
             assert {key: (item.precision, dict(item.files)) for key, item in component.variants.items()} == {
-                "paddle": ("fp32", {"program": f"{name}/model.json", "params": f"{name}/weights-fp32.pdiparams"}),
-                "onnx-fp32": ("fp32", {"graph": f"{name}/model-fp32.onnx", "weights": f"{name}/weights-fp32.pdiparams"}),
+                "paddle": ("fp32", {"program": f"{name}/model.json", "params": weights}),
+                "onnx-fp32": ("fp32", {"graph": f"{name}/model-fp32.onnx", "weights": weights}),
             }
         assert manifest.scheduler == checkpoint.scheduler
         assert manifest.parity == {}
@@ -127,8 +126,8 @@ class TestOnnxFile:
         values = checkpoint.tensors(expected)[PARTS[component].model]
         model = onnx.load(str(tiny_bundle / component / "model-fp32.onnx"))
         stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in values}
-        outside = {tensor.name for tensor in self.load(tiny_bundle, component).graph.initializer if tensor.external_data}
-        assert set(stored) == outside
+        initializers = self.load(tiny_bundle, component).graph.initializer
+        assert set(stored) == {tensor.name for tensor in initializers if tensor.external_data}
         assert len(stored) > 50
         for name, tensor in stored.items():
             np.testing.assert_array_equal(numpy_helper.to_array(tensor), values[name]())

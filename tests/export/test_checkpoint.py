@@ -21,7 +21,7 @@ from kandinsky_export.configs import sized
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.pdparams_writer import write_pdparams
 from kandinsky_export.vendors import UNet2DConditionModel, VQModel
-from tests.export.weight_files import read_all, save_safetensors, save_shards, stored, to_bf16
+from tests.export.weight_files import as_thunks, read_all, save_safetensors, save_shards, stored, to_bf16
 
 ExpectedTensors = dict[str, dict[str, Expected]]
 SAFETENSORS = "diffusion_pytorch_model.safetensors"
@@ -96,7 +96,7 @@ class TestForms:
             save_safetensors(micro_copy / "movq" / SAFETENSORS, cast)
         else:
             turned = {name: cast[name].T if item.transposed else cast[name] for name, item in movq(micro_expected)}
-            write_pdparams(micro_copy / "movq" / PDPARAMS, [(name, lambda a=a: a) for name, a in turned.items()])
+            write_pdparams(micro_copy / "movq" / PDPARAMS, as_thunks(turned))
         got = read_all(micro_copy, micro_expected)["movq"]
         for name, item in movq(micro_expected):
             array = cast[name]
@@ -116,7 +116,7 @@ class TestForms:
         old = {_old_name(name): array for name, array in values.items()}
         assert sum(name not in values for name in old) == 16
         if form == "ppdiffusers":
-            write_pdparams(folder / "movq" / PDPARAMS, [(name, lambda a=a: a) for name, a in old.items()])
+            write_pdparams(folder / "movq" / PDPARAMS, as_thunks(old))
         else:
             save_safetensors(folder / "movq" / SAFETENSORS, old)
         assert_equal({"movq": read_all(folder, micro_expected)["movq"]}, {"movq": want})
@@ -166,7 +166,8 @@ class TestFileNames:
             save_shards(micro_copy_diffusers / name, values, index, shard)
             (micro_copy_diffusers / name / SAFETENSORS).unlink()
         assert_equal(read_all(micro_copy_diffusers, micro_expected, variant), want)
-        names = [path.name for path in Checkpoint.open(micro_copy_diffusers, variant).files() if path.parent.name == "unet"]
+        files = Checkpoint.open(micro_copy_diffusers, variant).files()
+        names = [path.name for path in files if path.parent.name == "unet"]
         assert names == ["config.json", index, *(shard.format(f"{i:05}-of-00003") for i in (1, 2, 3))]
 
     @pytest.mark.parametrize("name", ["diffusion_pytorch_model.fp16.safetensors", "model_state.fp16.pdparams"])
@@ -179,7 +180,7 @@ class TestFileNames:
             save_safetensors(micro_copy / "movq" / name, half)
         else:
             turned = {key: half[key].T if item.transposed else half[key] for key, item in movq(micro_expected)}
-            write_pdparams(micro_copy / "movq" / name, [(key, lambda a=a: a) for key, a in turned.items()])
+            write_pdparams(micro_copy / "movq" / name, as_thunks(turned))
         with caplog.at_level(logging.WARNING):
             got = read_all(micro_copy, micro_expected)["movq"]
         assert caplog.messages == ["movq has only fp16 weights; they are used"]
@@ -257,7 +258,7 @@ class TestTensors:
             values["surplus"] = np.zeros(1, np.float32)
             last = list(values)[-2]
             values[last] = values[last].astype(np.int64)
-            write_pdparams(micro_copy / name / PDPARAMS, [(key, lambda a=a: a) for key, a in values.items()])
+            write_pdparams(micro_copy / name / PDPARAMS, as_thunks(values))
         faults = faults_of(lambda: read_all(micro_copy, micro_expected))
         assert faults == (
             "unet: `conv_in.bias` is missing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -15,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky_export import folders
 from kandinsky_export.errors import ExportError
 from kandinsky_export.folders import check_target, new_folder, write_whole
 from kandinsky_runtime.errors import UsageError
@@ -109,14 +109,14 @@ class TestRefusals:
         assert "replace it with --overwrite" in self.refused(parent / "new", overwrite=False)
         assert content_of(parent / "new") == "a"
 
-    @pytest.mark.parametrize("kind", ["folder", "file"])
-    def test_it_is_of_another_kind(self, kind: str, parent: Path) -> None:
+    @pytest.mark.parametrize("precious", ["home/precious", "home", MARKER])
+    def test_it_is_of_another_kind(self, precious: str, parent: Path) -> None:
         """`--overwrite` with a slip of the finger must not cost somebody a home folder."""
-        precious = parent / "home" / "precious" if kind == "folder" else parent / "home"
-        precious.parent.mkdir(exist_ok=True)
-        precious.write_text("years of work")
-        assert "has no marker in it, so it is not replaced" in self.refused(parent / "home", overwrite=True)
-        assert precious.read_text() == "years of work"
+        (parent / precious).parent.mkdir(exist_ok=True)
+        (parent / precious).write_text("years of work")
+        target = parent / Path(precious).parts[0]
+        assert "has no marker in it, so it is not replaced" in self.refused(target, overwrite=True)
+        assert (parent / precious).read_text() == "years of work"
 
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_its_parent_is_missing(self, overwrite: bool, parent: Path) -> None:
@@ -150,16 +150,22 @@ class TestFailures:
 
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
     def test_in_the_block(self, error: type[BaseException], before: str, parent: Path) -> None:
-        with pytest.raises(error), new_folder(parent / "new", marker=MARKER, overwrite=True) as folder:
-            (folder / "half").write_text("done")
-            raise error
+        def work() -> None:
+            with new_folder(parent / "new", marker=MARKER, overwrite=True) as folder:
+                (folder / "half").write_text("done")
+                raise error
+
+        with pytest.raises(error):
+            work()
 
     def test_a_full_disk(self, before: str, parent: Path) -> None:
-        with pytest.raises(ExportError) as caught, new_folder(parent / "new", marker=MARKER, overwrite=True) as folder:
-            (folder / "half").symlink_to("/dev/full")
-            with (folder / "half").open("w") as stream:
-                stream.write("x")
-                stream.flush()
+        def work() -> None:
+            with new_folder(parent / "new", marker=MARKER, overwrite=True) as folder:
+                (folder / "half").symlink_to("/dev/full")
+                (folder / "half").write_text("done")
+
+        with pytest.raises(ExportError) as caught:
+            work()
         assert str(caught.value) == f"cannot write {parent / 'new'}: the disk is full; free some space and try again"
 
     @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
@@ -179,7 +185,7 @@ class TestFailures:
     def test_while_it_is_renamed(
         self, moment: int, error: BaseException, before: str, parent: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The new folder is renamed, which fails where there is an old one, then the old one, then the new one again."""
+        """The new folder is renamed, which fails where there is an old one; then the old one, then the new one."""
         rename, moments = Path.rename, iter(range(3))
 
         def failing(path: Path, target: Path) -> Path:
@@ -267,19 +273,20 @@ class TestKilled:
             raise OSError(errno.ENOTSUP, "Operation not supported")
 
         (parent / ".new.partial-1234").mkdir()
-        monkeypatch.setattr(folders.fcntl, "flock", unsupported)
+        monkeypatch.setattr(fcntl, "flock", unsupported)
         make(parent / "new", "a")
         assert names(parent) == [".new.partial-1234", "new"]
 
 
 class TestTwoAtOnce:
     def test_the_second_does_not_replace_the_first_unasked(self, parent: Path) -> None:
-        with (
-            pytest.raises(UsageError, match="was made by another process meanwhile"),
-            new_folder(parent / "new", marker=MARKER) as folder,
-        ):
-            (folder / MARKER).write_text("second")
-            make(parent / "new", "first")
+        def second() -> None:
+            with new_folder(parent / "new", marker=MARKER) as folder:
+                (folder / MARKER).write_text("second")
+                make(parent / "new", "first")
+
+        with pytest.raises(UsageError, match="was made by another process meanwhile"):
+            second()
         assert content_of(parent / "new") == "first"
         assert names(parent) == ["new"]
 

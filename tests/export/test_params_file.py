@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from kandinsky_export.params_file import Placement, write_params
 from kandinsky_export.vendors import paddle
+from tests.export.weight_files import as_thunks
 
 Array = npt.NDArray[np.float32]
 RNG = np.random.default_rng(5)
@@ -37,7 +38,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> dict[str, Placement]:
-    return write_params(path, {name: lambda a=array: a for name, array in arrays.items()})  # type: ignore[misc]
+    return write_params(path, as_thunks(arrays))
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +124,14 @@ def test_one_tensor_at_a_time(tmp_path: Path) -> None:
         return np.ones(3, np.float32).view(Tracked)
 
     with tqdm(total=36, disable=True) as bar:
-        write_params(tmp_path / "w", {name: make for name in "abc"}, bar)
+        write_params(tmp_path / "w", dict.fromkeys("abc", make), bar)
     assert not alive
 
 
 def test_the_bar_counts_the_bytes_of_values(arrays: dict[str, Array], tmp_path: Path, capsys: Any) -> None:
     total = sum(array.nbytes for array in arrays.values())
     with tqdm(total=total) as bar:
-        write_params(tmp_path / "w", {name: lambda a=array: a for name, array in arrays.items()}, bar)  # type: ignore[misc]
+        write_params(tmp_path / "w", as_thunks(arrays), bar)
         assert bar.n == total
 
 

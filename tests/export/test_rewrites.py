@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from kandinsky_export.rewrites.values import read_instead, values_read
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 X = np.random.default_rng(3).standard_normal((2, 3)).astype(np.float32)
 
-Node = onnx.NodeProto
+Node: TypeAlias = onnx.NodeProto
 Arrays = dict[str, npt.NDArray[Any]]
 Rewrite = Callable[[onnx.ModelProto], int]
 
@@ -155,7 +155,7 @@ class TestNoOps:
             (node("Add", ["c", "e"], "i"), {"c": np.zeros((), np.float32), "e": np.zeros((), np.float32)}),
             (node("Add", ["x", "x"], "i"), {}),
         ],
-        ids=lambda item: f"{item.op_type} {' '.join(item.input)}" if isinstance(item, Node) else "",
+        ids=lambda item: "" if isinstance(item, dict) else f"{item.op_type} {' '.join(item.input)}",
     )
     def test_work_stays(self, work: Node, constants: Arrays) -> None:
         made = model([work, node("Cast", ["i"], "y", to=FLOAT)], constants)
@@ -224,7 +224,8 @@ class TestNoOps:
 class TestEqualBranches:
     def test_inlined(self) -> None:
         """As ppdiffusers' contiguous() arrives: either side passes the same values on, in other words."""
-        then = branch([node("Identity", ["x"], "t1"), node("Identity", ["t1"], "t2"), node("Identity", ["h"], "t3")], ["t2", "t3"])
+        chain = [node("Identity", ["x"], "t1"), node("Identity", ["t1"], "t2")]
+        then = branch([*chain, node("Identity", ["h"], "t3")], ["t2", "t3"])
         other = branch([node("Identity", ["x"], "e1"), node("Identity", ["h"], "e2")], ["e1", "e2"])
         nodes = [node("Exp", ["x"], "h"), if_node(then, other, "a", "b"), node("Sub", ["a", "b"], "y")]
         made = model(nodes, inputs=CONDITION)
@@ -233,7 +234,7 @@ class TestEqualBranches:
 
     def test_one_after_the_other(self) -> None:
         def both(value: str, name: str) -> tuple[onnx.GraphProto, onnx.GraphProto]:
-            return tuple(branch([node("Identity", [value], f"{name}{i}")], [f"{name}{i}"]) for i in "01")  # type: ignore[return-value]
+            return tuple(branch([node("Identity", [value], f"{name}{i}")], [f"{name}{i}"]) for i in "01")
 
         nodes = [if_node(*both("x", "p"), "a"), if_node(*both("a", "q"), "b"), node("Neg", ["b"], "y")]
         made = model(nodes, inputs=CONDITION)
@@ -256,7 +257,8 @@ class TestEqualBranches:
         ],
     )
     def test_other_branches_stay(self, then: list[Node], other: list[Node]) -> None:
-        nodes = [node("Exp", ["x"], "h"), if_node(branch(then, ["t"]), branch(other, ["e"]), "i"), node("Neg", ["i"], "y")]
+        choice = if_node(branch(then, ["t"]), branch(other, ["e"]), "i")
+        nodes = [node("Exp", ["x"], "h"), choice, node("Neg", ["i"], "y")]
         assert refused(inline_equal_branches, model(nodes, inputs=CONDITION))
 
     def test_branches_in_another_order_stay(self) -> None:
@@ -348,7 +350,8 @@ class TestDeadNodes:
 class TestOutputNames:
     def test_the_source_gets_the_name(self) -> None:
         then, other = branch([node("Neg", ["h"], "t")], ["t"]), branch([node("Exp", ["h"], "e")], ["e"])
-        nodes = [node("Exp", ["x"], "h"), node("Identity", ["h"], "y"), node("Neg", ["h"], "z"), if_node(then, other, "w")]
+        readers = [node("Neg", ["h"], "z"), if_node(then, other, "w")]
+        nodes = [node("Exp", ["x"], "h"), node("Identity", ["h"], "y"), *readers]
         made = model(nodes, outputs=("y", "z", "w"), inputs=CONDITION)
         assert applied(name_outputs_at_source, made, {"x": X, "condition": np.array(True)}) == 1
         assert ops(made) == ["Exp", "Neg", "If"]

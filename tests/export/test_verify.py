@@ -25,7 +25,6 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.errors import BundleError, EngineUnavailable, UsageError
 from tests.export.conftest import MICRO
 
-
 ENGINES = ("onnxruntime", "paddle")
 
 
@@ -46,9 +45,7 @@ def quick_copy(quick: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def verified(
-    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Report]:
+def verified(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """A verified copy of the tiny bundle, and what was reported."""
     folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("verified") / "bundle"))
     return folder, verify_bundle(Bundle.open(folder), Checkpoint.open(tiny_checkpoint), engine_names=ENGINES, steps=3)
@@ -154,7 +151,7 @@ class TestOtherCheckpoints:
         "scheduler", [{"_class_name": "DDIMScheduler"}, {"clip_sample": True}, {"variance_type": "learned_range"}]
     )
     def test_other_schedulers(self, scheduler: Mapping[str, Any], quick_copy: tuple[Path, Path]) -> None:
-        """The trajectory is the reference's DDPM with the checkpoint's settings, whatever the checkpoint's method is."""
+        """The trajectory is the reference's DDPM with the checkpoint's settings, whatever its own method is."""
         checkpoint, folder = quick_copy
         change_json(checkpoint / "scheduler" / "scheduler_config.json", scheduler)
         config = json.loads((checkpoint / "scheduler" / "scheduler_config.json").read_text())
@@ -181,9 +178,7 @@ class TestBadBundles:
         self, component: str, weight: str, bundle: Path, micro_checkpoint: Path
     ) -> None:
         change_weights(bundle, component, micro_checkpoint, weight)
-        report = verify_bundle(
-            Bundle.open(bundle), Checkpoint.open(micro_checkpoint), engine_names=ENGINES, steps=0
-        )
+        report = verify_bundle(Bundle.open(bundle), Checkpoint.open(micro_checkpoint), engine_names=ENGINES, steps=0)
         assert not report.passed
         assert tuple(report.engines) == ENGINES
         for figures in report.engines.values():

@@ -17,7 +17,7 @@ import pytest
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.pdparams_writer import write_pdparams
 from kandinsky_export.weights import read_weights, weight_files
-from tests.export.weight_files import save_safetensors, save_shards, to_bf16
+from tests.export.weight_files import as_thunks, save_safetensors, save_shards, to_bf16
 
 VALUES = np.random.default_rng(0).standard_normal((3, 5, 2), np.float32)
 TENSORS: dict[str, npt.NDArray[Any]] = {
@@ -33,8 +33,7 @@ TENSORS: dict[str, npt.NDArray[Any]] = {
 
 def fault_of(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        for tensor in read_weights(path).values():
-            tensor.read()
+        [tensor.read() for tensor in read_weights(path).values()]
     (fault,) = caught.value.faults
     return fault
 
@@ -47,7 +46,7 @@ def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 class TestBothFormats:
     def write(self, path: Path, tensors: dict[str, npt.NDArray[Any]]) -> Path:
         if path.suffix == ".pdparams":
-            write_pdparams(path, [(name, lambda a=array: a) for name, array in tensors.items()])
+            write_pdparams(path, as_thunks(tensors))
         else:
             save_safetensors(path, tensors)
         return path
