@@ -111,7 +111,7 @@ def as_markdown(figures: dict[str, Any]) -> str:
         "| --- | ---: | ---: |",
         *(f"| {form} | {item['seconds']} | {item['peak_gb']} |" for form, item in figures["exports"].items()),
         "",
-        f"| UNet, batch 2, {CELLS}x{CELLS} latents | max-abs from eager | output deviation | load s | first step s | peak GB |",
+        f"| UNet, batch 2, {CELLS}x{CELLS} latents | max-abs from eager | deviation | load s | first step s | peak GB |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         *(
             f"| {name} | {item['max_abs']:.1e} | {item['deviation']:.2f} | {item['load_seconds']}"

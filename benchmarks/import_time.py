@@ -1,6 +1,6 @@
 """What importing the runtime costs over importing numpy: medians of fresh processes, taken in turn.
 
-    python benchmarks/import_time.py [--rounds 20]
+python benchmarks/import_time.py [--rounds 20]
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.inputs import Geometry

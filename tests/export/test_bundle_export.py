@@ -444,7 +444,6 @@ PROGRAM = """
     MOMENTS = {
         "traced once": lambda: at("trace", signal.SIGKILL),
         "weights written": lambda: at("write_params", signal.SIGKILL, 2),
-        "converted": lambda: at("convert", signal.SIGKILL, 3),
         "hashed": lambda: at("_hash_files", signal.SIGKILL, 2),
         "interrupted": lambda: at("write_params", signal.SIGINT),
         "file too large": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
@@ -496,7 +495,7 @@ class TestProcesses:
     def leftovers(self, parent: Path, name: str) -> list[Path]:
         return [path for path in parent.iterdir() if path.name.startswith(f".{name}.")]
 
-    @pytest.mark.parametrize("moment", ["traced once", "weights written", "converted", "hashed"])
+    @pytest.mark.parametrize("moment", ["traced once", "weights written", "hashed"])
     def test_killed(
         self, moment: str, processes: tuple[Path, dict[str, str]], micro_checkpoint: Path, micro_bundle: Path
     ) -> None:

@@ -118,13 +118,15 @@ class TestGoodBundles:
 
 class TestOtherCheckpoints:
     def test_the_other_form_of_the_same_weights(self, bundle: Path, micro_checkpoint_diffusers: Path) -> None:
-        report = verify_bundle(Bundle.open(bundle), Checkpoint.open(micro_checkpoint_diffusers), steps=0)
+        report = verify_bundle(
+            Bundle.open(bundle), Checkpoint.open(micro_checkpoint_diffusers), engine_names=ENGINES, steps=0
+        )
         assert report.passed
         assert report.note is None
 
     def test_other_weights(self, bundle: Path, tmp_path: Path) -> None:
         write_sample_checkpoint(tmp_path / "other", seed=1, changes=MICRO)
-        report = verify_bundle(Bundle.open(bundle), Checkpoint.open(tmp_path / "other"), steps=0)
+        report = verify_bundle(Bundle.open(bundle), Checkpoint.open(tmp_path / "other"), engine_names=ENGINES, steps=0)
         assert not report.passed
         assert report.note == (
             "the bundle was not made from this checkpoint's unet/model_state.pdparams, movq/model_state.pdparams"
@@ -142,7 +144,7 @@ class TestOtherCheckpoints:
         write_sample_checkpoint(tmp_path / "other", changes=merged)
         before = (bundle / "manifest.json").read_bytes()
         with pytest.raises(CheckpointError) as caught:
-            verify_bundle(Bundle.open(bundle), Checkpoint.open(tmp_path / "other"), steps=0)
+            verify_bundle(Bundle.open(bundle), Checkpoint.open(tmp_path / "other"), engine_names=ENGINES, steps=0)
         (fault,) = caught.value.faults
         assert fault.startswith(f"{component} is another build of the model: ")
         assert (bundle / "manifest.json").read_bytes() == before
@@ -201,7 +203,7 @@ class TestBadBundles:
             stream.seek(-1, 2)
             stream.write(b"\x77")
         with pytest.raises(BundleError, match="unet/weights-fp32.pdiparams has changed"):
-            verify_bundle(Bundle.open(bundle), Checkpoint.open(micro_checkpoint), steps=0)
+            verify_bundle(Bundle.open(bundle), Checkpoint.open(micro_checkpoint), engine_names=ENGINES, steps=0)
 
     def test_figures_that_cannot_be_kept(
         self,
@@ -217,7 +219,9 @@ class TestBadBundles:
 
         monkeypatch.setattr(verify, "write_whole", refuse)
         with caplog.at_level(logging.WARNING):
-            report = verify_bundle(Bundle.open(bundle), Checkpoint.open(micro_checkpoint), steps=0)
+            report = verify_bundle(
+                Bundle.open(bundle), Checkpoint.open(micro_checkpoint), engine_names=ENGINES, steps=0
+            )
         assert report.passed
         assert caplog.messages == ["the figures cannot be kept in the bundle: [Errno 30] Read-only file system"]
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
 from kandinsky_runtime.image import (
     check_output_path,
@@ -24,7 +26,6 @@ from kandinsky_runtime.image import (
     to_model,
     to_pil,
 )
-from PIL import Image
 
 RNG = np.random.default_rng(22)
 COLOURS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

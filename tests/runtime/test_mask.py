@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.mask import fit_mask, is_all_keep, latent_keep_mask, paste, paste_pixels, read_mask
-from PIL import Image
 
 RNG = np.random.default_rng(22)
 BINARY = RNG.integers(0, 2, (6, 9)).astype(np.float32)
