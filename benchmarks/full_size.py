@@ -62,7 +62,7 @@ def engine_stage(bundle: Path, engine: str, expected: Path, out: Path) -> None:
     """Write how far an engine's output lies from the eager one, and how long it took to load and to run."""
     from kandinsky_runtime import InpaintPipeline
 
-    pipeline = InpaintPipeline.load(bundle, engine=engine)
+    pipeline = InpaintPipeline.load(bundle, engine=engine, precision="fp32")
     start = time.perf_counter()
     unet = pipeline.engine("unet")
     loaded = time.perf_counter()
@@ -111,7 +111,7 @@ def as_markdown(figures: dict[str, Any]) -> str:
         "| --- | ---: | ---: |",
         *(f"| {form} | {item['seconds']} | {item['peak_gb']} |" for form, item in figures["exports"].items()),
         "",
-        f"| UNet, batch 2, {CELLS}x{CELLS} latents | max-abs from eager | deviation | load s | first step s | peak GB |",
+        f"| UNet, batch 2, {CELLS}² latents | max-abs from eager | deviation | load s | first step s | peak GB |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         *(
             f"| {name} | {item['max_abs']:.1e} | {item['deviation']:.2f} | {item['load_seconds']}"

@@ -39,7 +39,7 @@ _OPCODE_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes
 _PROTOCOLS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-class PickleRefused(Exception):  # noqa: N818
+class PickleRefused(Exception):
     """Why, and at which byte, the machine refused a file; `read_pdparams` makes a CheckpointError of it."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kandinsky_export import cli, folders
 from kandinsky_export.cli import main
@@ -105,6 +106,9 @@ class TestWrongArguments:
             (["verify", "{bundle}", "{checkpoint}", "--steps", "-1"], "no whole number of 0 or more"),
             (["verify", "{bundle}", "{checkpoint}", "--steps", "many"], "no whole number of 0 or more"),
             (["verify", "{bundle}", "{checkpoint}", "--steps", "1001"], "the checkpoint's scheduler has 1000"),
+            (["verify", "{bundle}", "owner/name", "--plot", "x.png", "--steps", "0"], "--plot draws the trajectory"),
+            (["verify", "{bundle}", "owner/name", "--plot", "missing/x.png"], "missing"),
+            (["verify", "{bundle}", "owner/name", "--engines", "paddle:int4"], "int4"),
             (["verify", "{bundle}", "owner/name", "--engines", "tensorflow"], "there is no engine 'tensorflow'"),
             (["verify", "{bundle}", "owner/name", "--engines", ","], "name an engine to verify"),
         ],
@@ -277,8 +281,11 @@ class TestVerify:
     def test_every_step(self, tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, capfd: Captured) -> None:
         bundle = shutil.copytree(tiny_bundle, tmp_path / "tiny")
         arguments = ("verify", bundle, tiny_checkpoint, "--engines", "onnxruntime", "--steps", "1", "--trajectory")
-        status, said, _ = run(*arguments, "--quiet", capfd=capfd)
-        assert status == 0
+        status, said, err = run(*arguments, "--plot", tmp_path / "plot.png", "--quiet", capfd=capfd)
+        assert (status, err) == (0, "")
+        with Image.open(tmp_path / "plot.png") as plot:
+            assert plot.format == "PNG"
+            assert plot.convert("L").getextrema() != (255, 255)
         assert re.search(r"^ +step +UNet +latents +relative\n +1 .*\n", said, re.MULTILINE)
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,9 @@ class TestRequests:
     def test_engines(self, micro_bundle: Path) -> None:
         opened = Bundle.open(micro_bundle)
         assert set(select_engines(opened, None)) >= set(ENGINES)
-        assert select_engines(opened, ["paddle", "onnxruntime", "paddle"]) == ("paddle", "onnxruntime")
+        assert select_engines(opened, ["paddle", "onnxruntime:fp32", "paddle:fp32"]) == ("paddle", "onnxruntime")
+        with pytest.raises(UsageError, match="int4"):
+            select_engines(opened, ["paddle:int4"])
         with pytest.raises(UsageError, match="no engine"):
             select_engines(opened, ["tensorflow"])
         with pytest.raises(UsageError, match="name an engine to verify; choose from .*onnxruntime, paddle"):
@@ -252,6 +255,15 @@ class TestFigures:
     def figures(self, unet: float, image: float) -> EngineFigures:
         trajectory = TrajectoryFigures(1, 0.0, (0.0,), (0.0,), (0.0,), image, None)
         return EngineFigures("1", "fp32", "paddle", {"unet": unet}, trajectory)
+
+    def test_other_precisions_are_not_judged(self) -> None:
+        figures = replace(self.figures(1.0, 1.0), precision="bf16")
+        assert figures.failures() == []
+        assert Report("r", {}, {"a": figures}).table().splitlines()[-2:] == [
+            "  bf16 has no tolerance: not judged",
+            "passed",
+        ]
+        assert replace(self.figures(float("nan"), 0.0), precision="bf16").failures() == ["unet nan > inf"]
 
     @pytest.mark.parametrize(
         ("unet", "image", "failures"),

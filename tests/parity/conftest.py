@@ -10,7 +10,8 @@ import pytest
 from kandinsky_runtime.pipeline import InpaintPipeline
 from scripts.goldens.trajectories import CASES, SEED
 
-ENGINES = ("onnxruntime", "paddle")
+ENGINES = ("onnxruntime", "openvino", "paddle")
+"""Each in float32."""
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,7 @@ def case_pipeline(case_bundle: Callable[[str], Path]) -> Callable[[str, str], In
 
     def pipeline(name: str, engine: str) -> InpaintPipeline:
         if (name, engine) not in made:
-            made[name, engine] = InpaintPipeline.load(case_bundle(name), engine=engine)
+            made[name, engine] = InpaintPipeline.load(case_bundle(name), engine=engine, precision="fp32")
         return made[name, engine]
 
     return pipeline

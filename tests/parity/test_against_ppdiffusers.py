@@ -11,6 +11,7 @@ from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.verify import verify_bundle
 from kandinsky_runtime.bundle import Bundle
 from scripts.goldens.trajectories import CASES, STEPS
+from tests.parity.conftest import ENGINES
 
 COMPONENT_TOLERANCE = 1e-4
 TRAJECTORY_TOLERANCE = 1e-3
@@ -21,7 +22,7 @@ def test_every_component_and_a_trajectory_agree(
     case: str, case_checkpoint: Callable[[str], Path], case_bundle: Callable[[str], Path]
 ) -> None:
     report = verify_bundle(Bundle.open(case_bundle(case)), Checkpoint.open(case_checkpoint(case)), steps=STEPS)
-    assert set(report.engines) == {"onnxruntime", "paddle"}
+    assert set(report.engines) == set(ENGINES)
     assert all(len(set(shapes)) == 5 for shapes in report.shapes.values())
     for figures in report.engines.values():
         assert max(figures.components.values()) <= COMPONENT_TOLERANCE, report.table()

@@ -16,6 +16,7 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines import compile_cache
 from kandinsky_runtime.engines import openvino as module
 from kandinsky_runtime.engines.base import Engine, EngineOptions
+from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from kandinsky_runtime.engines.openvino import OpenVinoEngine
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
@@ -124,22 +125,20 @@ def test_fp32_trajectory_agrees_with_onnxruntime(bundle: Bundle, case_checkpoint
 
 @needs_bf16
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_bf16(component: str, load: Callable[..., Any], record_property: Callable[[str, object], None]) -> None:
+def test_bf16(component: str, load: Callable[..., Any]) -> None:
     mine, other = load(component, precision="bf16"), load(component, OnnxRuntimeEngine)
     feeds = feeds_of(mine.spec, 2, 16, 16)
     decibels = psnr(only(mine.run(feeds)), only(other.run(feeds)))
-    record_property("psnr_db", decibels)
+    print(f"bf16 {component}: {decibels:.1f} dB")
     assert BF16_COMPONENT_PSNR < decibels < np.inf, f"{component}: {decibels:.1f} dB"
 
 
 @needs_bf16
-def test_bf16_trajectory(
-    bundle: Bundle, case_checkpoint: Callable[[str], Path], record_property: Callable[[str, object], None]
-) -> None:
+def test_bf16_trajectory(bundle: Bundle, case_checkpoint: Callable[[str], Path]) -> None:
     embeds = case_checkpoint("four_blocks") / "image_embeds.npz"
     mine = trajectory(bundle, embeds, "openvino", "bf16")
     decibels = psnr(mine, trajectory(bundle, embeds, "onnxruntime", "fp32"))
-    record_property("psnr_db", decibels)
+    print(f"bf16 trajectory: {decibels:.1f} dB")
     assert np.isfinite(mine).all()
     assert 20 < decibels < np.inf, f"{decibels:.1f} dB"
 
@@ -367,3 +366,35 @@ def test_cache_that_cannot_be_written_costs_time_only(disk: Path, load: Callable
     engine = load("movq_decoder")
     engine.run(feeds_of(engine.spec, 1, 1, 1))
     assert loaded_from_disk(engine) == [False]
+
+
+def test_waves_and_rest_compute_what_the_whole_does(case_bundle: Callable[[str], Path]) -> None:
+    import openvino
+
+    graph = case_bundle("four_blocks") / "unet" / "model-fp32.onnx"
+    rng = np.random.default_rng(1)
+    feeds = {
+        "sample": rng.standard_normal((2, 9, 8, 16), np.float32),
+        "timestep": np.array([951, 3], np.float32),
+        "image_embeds": rng.standard_normal((2, 32), np.float32),
+    }
+    core = openvino.Core()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    (whole,) = core.compile_model(core.read_model(graph), "CPU", exact)(feeds).values()
+    parts = split_waves(core.read_model(graph))
+    assert parts is not None
+    waves, rest = (core.compile_model(part, "CPU", exact) for part in parts)
+    assert [port.any_name for port in waves.inputs] == ["timestep"]
+    assert {port.any_name for port in rest.inputs} == {"sample", "image_embeds", wave_name(0), wave_name(1)}
+    values = waves({"timestep": feeds["timestep"]}).values()
+    fed = {"sample": feeds["sample"], "image_embeds": feeds["image_embeds"]}
+    (joined,) = rest(fed | {wave_name(i): value for i, value in enumerate(values)}).values()
+    np.testing.assert_allclose(joined, whole, rtol=0, atol=1e-6)
+
+
+def test_graph_without_waves_stays_whole(case_bundle: Callable[[str], Path]) -> None:
+    import openvino
+
+    assert (
+        split_waves(openvino.Core().read_model(case_bundle("four_blocks") / "movq_decoder" / "model-fp32.onnx")) is None
+    )

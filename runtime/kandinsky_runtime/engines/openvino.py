@@ -13,6 +13,7 @@ import numpy.typing as npt
 from kandinsky_runtime.bundle import cache_folder, file_sha256
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.compile_cache import compile_cached, fingerprint
+from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.resident import kept_out_of_memory
 from kandinsky_runtime.errors import EngineUnavailable
 
@@ -35,7 +36,8 @@ class OpenVinoEngine(Engine):
     """Runs `onnx-fp32` through `openvino`, computing in the precision asked for.
 
     A shape that is fixed before compiling runs about twice as fast as a dynamic one. The last `KEPT_SHAPES` shapes stay
-    compiled. Compiling reads the weights through a memory map; their pages do not stay resident.
+    compiled. Compiling reads the weights through a memory map; their pages do not stay resident. In bf16 and fp16 the
+    timestep's embedding is computed in float32 all the same.
     """
 
     name = "openvino"
@@ -72,13 +74,28 @@ class OpenVinoEngine(Engine):
             self._settings["INFERENCE_NUM_THREADS"] = options.thread_count
         self._library_version = openvino.get_version()
         self._files = {role: files[role] for role in self.roles}
-        self._core.read_model(self._files["graph"])  # a damaged graph is found now, not at the first run
+        model = self._core.read_model(self._files["graph"])  # a damaged graph is found now, not at the first run
+        self._waves, self._split = None, options.precision != "fp32"
+        if self._split and (parts := split_waves(model)) is not None:
+            waves, rest = parts
+            self._waves = self._core.compile_model(
+                waves, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+            ).create_infer_request()
+            self._early, self._late = ({port.any_name for port in part.inputs} for part in (waves, rest))
         self._compiled: OrderedDict[Shapes, Any] = OrderedDict()
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         request = self._request(tuple(feeds[spec.name].shape for spec in self.spec.inputs))
-        results = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
+        results = request.infer(self._inputs(feeds), share_inputs=True, share_outputs=False)
         return {spec.name: results[spec.name] for spec in self.spec.outputs}
+
+    def _inputs(self, feeds: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+        """The compiled graph's inputs: the feeds, but for what the waves take the place of."""
+        if self._waves is None:
+            return dict(feeds)
+        waves = self._waves.infer({name: feeds[name] for name in self._early}, share_inputs=True, share_outputs=False)
+        known = {name: feeds[name] for name in self._late if name in feeds}
+        return known | {wave_name(number): wave for number, wave in enumerate(waves.values())}
 
     def _request(self, shapes: Shapes) -> Any:
         """The inference request of these shapes, compiled now if it is not among the kept ones."""
@@ -102,7 +119,8 @@ class OpenVinoEngine(Engine):
             settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SPEED"}
         model = self._core.read_model(self._files["graph"])
         model.reshape({spec.name: shape for spec, shape in zip(self.spec.inputs, shapes, strict=True)})
-        return self._core.compile_model(model, self._device, settings)
+        parts = split_waves(model) if self._split else None
+        return self._core.compile_model(model if parts is None else parts[1], self._device, settings)
 
     def _cache(self) -> Path | None:
         """Where compiled shapes are kept; None where they are not."""
@@ -118,6 +136,7 @@ class OpenVinoEngine(Engine):
                 "weights": _stamp(self._files["weights"]),
                 "shapes": shapes,
                 "settings": self._settings,
+                "float32 waves": self._waves is not None,
                 "device": self._device,
                 **{name: self._core.get_property(self._device, name) for name in _DEVICE_PROPERTIES if name in able},
                 "openvino": self._library_version,
