@@ -238,8 +238,9 @@ def test_not_installed(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Doubler.version() == np.__version__
-    monkeypatch.setattr(Doubler, "distribution", "numpy-under-another-name")
-    assert Doubler.version() == np.__version__
+    monkeypatch.setattr(Doubler, "library", "pytest")
+    monkeypatch.setattr(Doubler, "distribution", "pytest-under-another-name")
+    assert Doubler.version() == pytest.__version__
     monkeypatch.setattr(Doubler, "library", "no_such_library")
     assert Doubler.version() == "unknown"
 
