@@ -4,7 +4,8 @@
 
 Every contestant is a process of its own that loads, warms up with one step, and then waits its turn; only one of them
 computes at a time. PyTorch runs diffusers' module from the published config with weights of its own: the time of a step
-does not depend on their values. The machine's own limit, a large matrix product in PyTorch, is taken in every round too.
+does not depend on their values. The machine's own limit, a large matrix product in PyTorch, is taken in every
+round, too.
 """
 
 from __future__ import annotations
