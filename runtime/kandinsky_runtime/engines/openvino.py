@@ -105,8 +105,9 @@ class OpenVinoEngine(Engine):
         while len(self._compiled) >= KEPT_SHAPES:
             self._compiled.popitem(last=False)
         with kept_out_of_memory(self._files["weights"]):
-            name = self._fingerprint(shapes)
-            compiled = compile_cached(self._cache(), name, lambda folder: self._compile(shapes, folder))
+            cache = self._cache()
+            name = "" if cache is None else self._fingerprint(shapes)  # it reads the graph file
+            compiled = compile_cached(cache, name, lambda folder: self._compile(shapes, folder))
         self._compiled[shapes] = compiled.create_infer_request()
         return self._compiled[shapes]
 
