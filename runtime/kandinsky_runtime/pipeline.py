@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -21,11 +21,12 @@ import numpy.typing as npt
 from kandinsky_runtime import guidance, schedulers
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import choice, whole_number
-from kandinsky_runtime.engines import AUTO, Selection, select
+from kandinsky_runtime.engines import AUTO, Selection
 from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.feeds import UNetFeeds
 from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.image import from_model
 from kandinsky_runtime.inputs import Request, prepare
 from kandinsky_runtime.manifest import COMPONENTS
@@ -46,12 +47,8 @@ class InpaintPipeline:
     Make one with `InpaintPipeline.load`. Graphs are loaded when they are first needed and stay loaded until `close`.
     """
 
-    bundle: Bundle
-    selection: Selection
-    options: EngineOptions
+    graphs: Graphs
     geometry: Geometry
-    _engines: dict[str, Engine] = field(default_factory=dict, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def load(
@@ -62,6 +59,7 @@ class InpaintPipeline:
         device: str = EngineOptions.device,
         threads: int | None = None,
         *,
+        low_memory: bool = False,
         progress: bool = False,
     ) -> InpaintPipeline:
         """Open a bundle and choose the engine.
@@ -72,6 +70,8 @@ class InpaintPipeline:
             precision: "fp32", "fp16", "bf16", or None for the engine's default.
             device: as the engine names it.
             threads: threads within one operation, None for all cores.
+            low_memory: have one graph loaded at a time: each run loads it when its phase begins and releases it at its
+                end, so that runs take longer, and follow one another.
             progress: show a bar while the files' content is checked for the first time.
 
         Raises:
@@ -79,13 +79,25 @@ class InpaintPipeline:
             UsageError: no such engine, precision or device.
             EngineUnavailable: the engine is not installed or cannot run this bundle.
         """
-        options = EngineOptions(device=device, threads=threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         geometry = Geometry.of(opened.manifest, opened.subject)
-        selection = select(opened.manifest, engine, precision, device)
-        components = opened.manifest.components.values()
-        opened.check_content([item.variants[selection.variant] for item in components], progress=progress)
-        return cls(opened, selection, replace(options, precision=selection.precision), geometry)
+        graphs = Graphs.open(opened, engine, precision, device, threads, low_memory=low_memory, progress=progress)
+        return cls(graphs, geometry)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The opened bundle."""
+        return self.graphs.bundle
+
+    @property
+    def selection(self) -> Selection:
+        """The engine, and what it runs of the bundle."""
+        return self.graphs.selection
+
+    @property
+    def options(self) -> EngineOptions:
+        """Device, threads and precision."""
+        return self.graphs.options
 
     def __call__(
         self,
@@ -182,20 +194,20 @@ class InpaintPipeline:
         if request.keeps_everything:
             images = self._encode(request) if output_type == "latent" else unchanged(request, output_type)
             return InpaintOutput(images, seeds, request.notes, clock.seconds)
-        with clock("load"):
-            for component in ("movq_encoder", "unet") if output_type == "latent" else COMPONENTS:
-                self.engine(component)
-        with clock("encode"):
-            original = self._encode(request)
-        with clock("denoise"):
-            final = self._denoise(
-                request, original, sampler, recording or source, method.predicts_variance, watch, clock
-            )
-        if output_type == "latent":
-            images = final
-        else:
-            with clock("decode"):
-                images = finished(self._decode(final, request), request, output_type, composite)
+        with self.graphs.run():
+            with clock("load"):
+                self.graphs.load(("movq_encoder", "unet") if output_type == "latent" else COMPONENTS)
+            with clock("encode"):
+                original = self._encode(request)
+            with clock("denoise"):
+                final = self._denoise(
+                    request, original, sampler, recording or source, method.predicts_variance, watch, clock
+                )
+            if output_type == "latent":
+                images = final
+            else:
+                with clock("decode"):
+                    images = finished(self._decode(final, request), request, output_type, composite)
         if recording is not None and record_noise is not None:
             _save_recording(recording, Path(record_noise))
         return InpaintOutput(images, seeds, request.notes, clock.seconds)
@@ -207,18 +219,11 @@ class InpaintPipeline:
             BundleError: the bundle has no such component.
             EngineError: it could not be loaded.
         """
-        with self._lock:
-            if component not in self._engines:
-                entry = self.bundle.component(component)
-                files = self.bundle.paths(entry.variants[self.selection.variant])
-                self._engines[component] = self.selection.engine(component, entry.spec, files, self.options)
-            return self._engines[component]
+        return self.graphs.engine(component)
 
     def close(self) -> None:
         """Release every loaded graph, after a run in progress; the next run loads them again."""
-        with self._lock:
-            while self._engines:
-                self._engines.popitem()[1].close()
+        self.graphs.close()
 
     def __enter__(self) -> InpaintPipeline:
         return self
@@ -242,6 +247,7 @@ class InpaintPipeline:
             engine.run({"image": pixels[None]}, during=f"picture {i + 1} of {count}")["latents"]
             for i, pixels in enumerate(request.pixels)
         ]
+        self.graphs.phase_over("movq_encoder")
         return np.concatenate([different[index] for index in request.picture_of])
 
     def _decode(self, latents: Array, request: Request) -> Array:
@@ -251,6 +257,7 @@ class InpaintPipeline:
             engine.run({"latents": sample[None]}, during=f"result {i + 1} of {len(latents)}")["image"]
             for i, sample in enumerate(latents)
         ]
+        self.graphs.phase_over("movq_decoder")
         return from_model(np.concatenate(pictures)[:, :, : request.height, : request.width])
 
     def _denoise(
@@ -293,6 +300,7 @@ class InpaintPipeline:
             after = watch.after_step(self, i, timestep, latents)
             if after is not latents:
                 latents = request.checked_latents(after)
+        self.graphs.phase_over("unet")
         return latents
 
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from kandinsky_runtime import cli, engines, schedulers
+from kandinsky_runtime.cli import options
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.noise import NumpyNoise, RecordingNoise
 from kandinsky_runtime.pipeline import InpaintPipeline
@@ -224,8 +225,8 @@ def test_help_shows_an_example(k22: K22) -> None:
 
 
 def test_help_names_schedulers_and_engines() -> None:
-    assert tuple(cli.SCHEDULERS.split(", ")) == schedulers.NAMES
-    assert tuple(cli.ENGINES.split(", ")) == engines.names()
+    assert tuple(options.SCHEDULERS.split(", ")) == schedulers.NAMES
+    assert tuple(options.ENGINES.split(", ")) == engines.names()
 
 
 # -- what it refuses --

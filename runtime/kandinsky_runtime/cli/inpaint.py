@@ -1,4 +1,4 @@
-"""`k22`: arguments → one call."""
+"""`k22 inpaint`."""
 
 from __future__ import annotations
 
@@ -7,62 +7,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kandinsky_runtime.cli_support import Parser, add_common_options, run
+from kandinsky_runtime.cli.options import SCHEDULERS, add_bundle, add_engine_options
+from kandinsky_runtime.cli_support import Parser, add_common_options
 
 if TYPE_CHECKING:
     from kandinsky_runtime.output import InpaintOutput
     from kandinsky_runtime.pipeline import InpaintPipeline
 
-# Named here, so that --help need not load the modules that know them.
-ENGINES = "openvino, onnxruntime, paddle"
-SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, euler, euler-a, unclip"
 
-_EPILOG = """\
-examples:
-  k22 inspect bundle
-  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out cat_with_hat.png
-  k22 bench bundle --engine openvino --engine onnxruntime
-"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        The exit status: 0 done, 1 the work failed, 2 the arguments are wrong, 130 interrupted.
-
-    Raises:
-        SystemExit: `--help`, or the arguments cannot be parsed.
-    """
-    return run(_parser(), argv, distribution="kandinsky22-deploy")
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="k22",
-        description="Run Kandinsky 2.2 inpainting from a bundle that k22-export made.",
-        epilog=_EPILOG,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_inpaint(commands)
-    _add_bench(commands)
-    inspect = commands.add_parser(
-        "inspect",
-        help="what is in a bundle, and what this machine can run of it",
-        description="Check a bundle's files against its manifest and describe it.",
-        epilog="example: k22 inspect bundle --json",
-    )
-    inspect.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    add_common_options(inspect)
-    inspect.set_defaults(run=_inspect)
-    return parser
-
-
-def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "inpaint",
         help="repaint the white area of a mask",
@@ -72,7 +29,7 @@ def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
         "  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out out.png \\\n"
         "      --height 768 --width 768 --num-inference-steps 50 --seed 7 --num-images 4 --json",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    add_bundle(parser)
     needed = parser.add_argument_group("inputs and output")
     needed.add_argument("--image", type=Path, required=True, metavar="F", help="the picture: PNG, JPEG, WebP, …")
     needed.add_argument("--mask", type=Path, required=True, metavar="F", help="white is repainted, black is kept")
@@ -111,51 +68,9 @@ def _add_inpaint(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     loop.add_argument("--record-noise", type=Path, metavar="F", help="write every draw of the noise to an .npz")
     loop.add_argument("--replay-noise", type=Path, metavar="F", help="take the noise from such a file")
-    engine = parser.add_argument_group("engine")
-    engine.add_argument("--engine", default="auto", metavar="NAME", help=f"{ENGINES}, or auto (default)")
-    engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's)")
-    engine.add_argument("--device", default="cpu", metavar="NAME", help="as the engine names it (default: cpu)")
-    engine.add_argument("--threads", type=int, metavar="N", help="within one operation (default: every core)")
+    add_engine_options(parser)
     add_common_options(parser)
     parser.set_defaults(run=_inpaint)
-
-
-def _add_bench(commands: argparse._SubParsersAction[Parser]) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="how fast this machine runs a bundle",
-        description="Time every graph and whole runs with made-up inputs: UNet on a guidance batch of 2, MoVQ encode"
-        " and decode,\nN steps of inpainting, a cold start in a fresh process. Several engines take turns in every"
-        " round.",
-        epilog="examples:\n"
-        "  k22 bench bundle\n"
-        "  k22 bench bundle --engine openvino --engine onnxruntime --precision fp32 --repeats 10 --json times.json\n"
-        "  k22 bench bundle --height 768 --width 768 --steps 50 --plot times.png",
-    )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    work = parser.add_argument_group("what is run")
-    work.add_argument("--height", type=int, default=512, metavar="PX", help="of the picture (default: 512)")
-    work.add_argument("--width", type=int, default=512, metavar="PX", help="of the picture (default: 512)")
-    work.add_argument("--steps", type=int, default=10, metavar="N", help="of a whole run (default: 10)")
-    work.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds that count (default: 5)")
-    work.add_argument("--warmup", type=int, default=1, metavar="N", help="rounds before them (default: 1)")
-    work.add_argument("--no-cold-start", action="store_true", help="start no fresh process for each engine")
-    engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--engine",
-        action="append",
-        metavar="NAME",
-        help=f"{ENGINES}, or auto (default); several times for a comparison with the first",
-    )
-    engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: each engine's)")
-    engine.add_argument("--device", default="cpu", metavar="NAME", help="as the engine names it (default: cpu)")
-    engine.add_argument("--threads", type=int, metavar="N", help="within one operation (default: every core)")
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="F", help="write everything that was measured to a JSON file")
-    output.add_argument("--plot", type=Path, metavar="F", help="draw it: .png, .svg or .pdf; needs matplotlib")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
-    parser.set_defaults(run=_bench)
 
 
 def _inpaint(args: argparse.Namespace) -> int:
@@ -251,40 +166,3 @@ def _check_overwriting(args: argparse.Namespace, paths: list[Path]) -> None:
 
 def _output_paths(out: Path, count: int) -> list[Path]:
     return [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
-
-
-def _bench(args: argparse.Namespace) -> int:
-    from kandinsky_runtime import bench, bench_report
-    from kandinsky_runtime.bundle import Bundle
-
-    bench_report.check_paths(args.json, args.plot)
-    plan = bench.Plan(
-        engines=tuple(args.engine or bench.Plan.engines),
-        precision=args.precision,
-        device=args.device,
-        threads=args.threads,
-        height=args.height,
-        width=args.width,
-        steps=args.steps,
-        repeats=args.repeats,
-        warmup=args.warmup,
-        cold_start=not args.no_cold_start,
-    )
-    data = bench_report.as_data(bench.run(Bundle.open(args.bundle), plan, progress=not args.quiet))
-    if args.json:
-        bench_report.save_text(json.dumps(data, indent=1) + "\n", args.json)
-    if args.plot:
-        bench_report.save_plot(data, args.plot)
-    sys.stdout.write(bench_report.as_text(data) + "\n")
-    return 0
-
-
-def _inspect(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.bundle import Bundle
-    from kandinsky_runtime.inspection import as_text, describe
-
-    bundle = Bundle.open(args.bundle)
-    bundle.check_content(progress=not args.quiet)
-    data = describe(bundle)
-    sys.stdout.write((json.dumps(data, indent=1) if args.json else as_text(data)) + "\n")
-    return 0

@@ -1,0 +1,39 @@
+"""`k22`: arguments → one call; each command in a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kandinsky_runtime.cli import bench, inpaint, inspect
+from kandinsky_runtime.cli_support import Parser, run
+
+_EPILOG = """\
+examples:
+  k22 inspect bundle
+  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out cat_with_hat.png
+  k22 bench bundle --engine openvino --engine onnxruntime
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done, 1 the work failed, 2 the arguments are wrong, 130 interrupted.
+
+    Raises:
+        SystemExit: `--help`, or the arguments cannot be parsed.
+    """
+    return run(_parser(), argv, distribution="kandinsky22-deploy")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="k22",
+        description="Run Kandinsky 2.2 inpainting from a bundle that k22-export made.",
+        epilog=_EPILOG,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (inpaint, bench, inspect):
+        command.add_to(commands)
+    return parser
