@@ -19,6 +19,11 @@ MANIFEST = "manifest.json"
 FORMAT = "kandinsky22-bundle"
 SCHEMA = 1
 COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
+PRIOR_COMPONENTS = ("text_encoder", "image_encoder", "prior")
+INPAINT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE = "inpaint", "text-to-image", "image-to-image"
+PROMPT, PICTURE_PROMPT = "prompt", "picture-prompt"
+TASKS = (INPAINT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE, PROMPT, PICTURE_PROMPT)
+TOKENIZER_ROLES = ("vocabulary", "merges")
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,16 +54,39 @@ class Component:
 
 
 @dataclass(frozen=True)
+class PriorEntry:
+    """What the prior needs besides its graphs.
+
+    Attributes:
+        scheduler: the prior's scheduler config, as published.
+        tokenizer: paths of the tokenizer's files by role, see `TOKENIZER_ROLES`.
+        tokenizer_config: `model_max_length` and the special tokens.
+        eos_token_id: the text model's; 2 stands for the position of the largest token, as transformers has it.
+        image_processor: the config of the picture encoder's preprocessing, as published.
+        constants: path of an `.npz` with `clip_mean`, `clip_std` and `negative_image_embeds`, each float32 (1, E).
+    """
+
+    scheduler: Mapping[str, Any]
+    tokenizer: Mapping[str, str]
+    tokenizer_config: Mapping[str, Any]
+    eos_token_id: int
+    image_processor: Mapping[str, Any]
+    constants: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that a bundle says of itself.
 
     Attributes:
-        components: by name, see `COMPONENTS`.
+        components: by name, those of `COMPONENTS` and perhaps of `PRIOR_COMPONENTS`.
         scheduler: the checkpoint's scheduler config, as published.
         files: every file but the manifest, by path relative to the bundle, with `/`.
         source: where the weights came from: `name`, `form`, and `files` with their sha256.
         written_by: versions of the tools that wrote the bundle.
         parity: figures of the last verification, empty before it.
+        tasks: what the bundle can do, see `TASKS`.
+        prior: what the prior needs, where the bundle was exported with one.
     """
 
     components: Mapping[str, Component]
@@ -67,6 +95,8 @@ class Manifest:
     source: Mapping[str, Any] = field(default_factory=dict)
     written_by: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = (INPAINT,)
+    prior: PriorEntry | None = None
 
     def variants(self) -> tuple[str, ...]:
         """The variants that every component has, in the manifest's order."""
@@ -118,9 +148,38 @@ class _Reader:
         components = {name: self.component(f"component `{name}`", entry, files) for name, entry in entries.items()}
         scheduler = self.mapping(data, "scheduler")
         extras = {key: self.mapping(data, key) for key in ("source", "written_by", "parity")}
+        tasks = self.tasks(data.get("tasks", [INPAINT]))
+        prior = None if data.get("prior") is None else self.prior(self.mapping(data, "prior"), files)
         if self.faults:
             raise BundleError(self.subject, self.faults)
-        return Manifest(components=components, scheduler=scheduler, files=files, **extras)
+        return Manifest(components=components, scheduler=scheduler, files=files, tasks=tasks, prior=prior, **extras)
+
+    def tasks(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        self.faults.append(f"{MANIFEST}: `tasks` is {value!r}; expected a list of names such as {', '.join(TASKS)}")
+        return ()
+
+    def prior(self, data: dict[str, Any], files: Mapping[str, FileEntry]) -> PriorEntry:
+        where = f"{MANIFEST}, `prior`"
+        scheduler, tokenizer_config, image_processor, tokenizer = (
+            self.mapping(data, key, where) for key in ("scheduler", "tokenizer_config", "image_processor", "tokenizer")
+        )
+        paths = {role: tokenizer.get(role) for role in TOKENIZER_ROLES} | {"constants": data.get("constants")}
+        for role, path in paths.items():
+            if not isinstance(path, str) or path not in files:
+                self.faults.append(f"{where}: `{role}` names {path!r}, which `files` lacks")
+        end = data.get("eos_token_id")
+        if not _is_count(end):
+            self.faults.append(f"{where}: `eos_token_id` is {end!r}; expected a whole number")
+        return PriorEntry(
+            scheduler,
+            tokenizer,
+            tokenizer_config,
+            end if _is_count(end) else 0,
+            image_processor,
+            str(paths["constants"]),
+        )
 
     def mapping(self, owner: dict[str, Any], key: str, where: str = MANIFEST) -> dict[str, Any]:
         value = owner.get(key)
