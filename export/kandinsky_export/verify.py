@@ -24,9 +24,9 @@ from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import MANIFEST, Bundle, file_sha256
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.inputs import MIN_SIZE
 from kandinsky_runtime.noise import NumpyNoise, ReplayNoise
 from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.request import MIN_SIZE
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Run Kandinsky 2.2 inpainting from a bundle of compiled graphs.
+"""Run Kandinsky 2.2 from a bundle of compiled graphs.
 
 Names load their modules when they are first used: importing the package costs next to nothing.
 """
@@ -11,16 +11,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kandinsky_runtime.bundle import Bundle
     from kandinsky_runtime.errors import Kandinsky22Error
-    from kandinsky_runtime.output import InpaintOutput
+    from kandinsky_runtime.generate import GeneratePipeline
+    from kandinsky_runtime.output import GenerateOutput, InpaintOutput
     from kandinsky_runtime.pipeline import InpaintPipeline
+    from kandinsky_runtime.prior import PriorOutput, PriorPipeline
+    from kandinsky_runtime.prompts import Mix
 
-__all__ = ["Bundle", "InpaintOutput", "InpaintPipeline", "Kandinsky22Error", "__version__"]
+__all__ = [
+    "Bundle",
+    "GenerateOutput",
+    "GeneratePipeline",
+    "InpaintOutput",
+    "InpaintPipeline",
+    "Kandinsky22Error",
+    "Mix",
+    "PriorOutput",
+    "PriorPipeline",
+    "__version__",
+]
 
 _HOMES = {
     "Bundle": "kandinsky_runtime.bundle",
+    "GenerateOutput": "kandinsky_runtime.output",
+    "GeneratePipeline": "kandinsky_runtime.generate",
     "InpaintOutput": "kandinsky_runtime.output",
     "InpaintPipeline": "kandinsky_runtime.pipeline",
     "Kandinsky22Error": "kandinsky_runtime.errors",
+    "Mix": "kandinsky_runtime.prompts",
+    "PriorOutput": "kandinsky_runtime.prior",
+    "PriorPipeline": "kandinsky_runtime.prior",
 }
 
 

@@ -25,8 +25,8 @@ from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.image import MAX_PIXELS
-from kandinsky_runtime.inputs import MIN_SIZE
 from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.request import MIN_SIZE
 
 COMPONENTS = ("movq_encoder", "unet", "movq_decoder")
 WHOLE = "inpaint"

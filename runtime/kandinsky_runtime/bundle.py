@@ -8,15 +8,38 @@ import logging
 import os
 import threading
 import time
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from kandinsky_runtime.errors import BundleError, UsageError
+from kandinsky_runtime.manifest import (
+    IMAGE_TO_IMAGE,
+    INPAINT,
+    PICTURE_PROMPT,
+    PROMPT,
+    TEXT_TO_IMAGE,
+    Component,
+    FileEntry,
+    Manifest,
+    Variant,
+    parse,
+)
 from kandinsky_runtime.manifest import MANIFEST as MANIFEST
-from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant, parse
+
+_PLAIN = "export one from a plain decoder, such as kandinsky-2-2-decoder"
+_REMEDIES = {
+    INPAINT: "export one from an inpainting decoder, such as kandinsky-2-2-decoder-inpaint",
+    TEXT_TO_IMAGE: _PLAIN,
+    IMAGE_TO_IMAGE: _PLAIN,
+    PROMPT: "export it again with --prior, or give image embeddings",
+    PICTURE_PROMPT: "export it again with --prior and its image encoder",
+}
 
 _log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
@@ -71,6 +94,33 @@ class Bundle:
         """The variant's files by role."""
         return {role: self.root / path for role, path in variant.files.items()}
 
+    def require(self, task: str) -> None:
+        """Refuse a task, of `manifest.TASKS`, that the bundle cannot do.
+
+        Raises:
+            UsageError: says what it can do, and what to do about it.
+        """
+        if task not in self.manifest.tasks:
+            raise self.cannot(task)
+
+    def cannot(self, task: str) -> UsageError:
+        """The error of a task that the bundle cannot do."""
+        able = ", ".join(self.manifest.tasks) or "nothing"
+        return UsageError(f"{self.subject} cannot do {task}: it does {able}; {_REMEDIES[task]}")
+
+    def constants(self, path: str) -> dict[str, npt.NDArray[np.float32]]:
+        """The arrays of an `.npz` of the bundle, its content checked.
+
+        Raises:
+            BundleError: the file changed, or is no such file.
+        """
+        self.check_files([path])
+        try:
+            with np.load(self.root / path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise BundleError(self.subject, [f"{path} cannot be read ({error})"]) from error
+
     def extra_files(self) -> list[str]:
         """The files in the folder that the manifest does not name, sorted; nothing reads them."""
         present = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
@@ -84,8 +134,14 @@ class Bundle:
         Raises:
             BundleError: lists every file whose content changed or cannot be read.
         """
-        files = self.manifest.files
-        wanted = files if variants is None else {path for variant in variants for path in variant.files.values()}
+        if variants is None:
+            self.check_files(self.manifest.files, progress=progress)
+        else:
+            self.check_files({path for item in variants for path in item.files.values()}, progress=progress)
+
+    def check_files(self, paths: Iterable[str], *, progress: bool = False) -> None:
+        """The same for the files at `paths`, as the manifest names them."""
+        files, wanted = self.manifest.files, set(paths)
         seen = _SeenFiles(self.root)
         unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
         total = sum(files[path].bytes for path in unread)

@@ -42,7 +42,7 @@ def read_embeds(
     return _array(arrays, POSITIVE, path), negative
 
 
-def as_embeds(value: npt.ArrayLike, subject: str, width: int | None = None) -> Array:
+def as_embeds(value: npt.ArrayLike | None, subject: str, width: int | None = None) -> Array:
     """Embeddings as a float32 array (N, E), a copy; one of shape (E,) counts as N = 1.
 
     Args:

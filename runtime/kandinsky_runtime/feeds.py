@@ -1,6 +1,6 @@
 """The UNet's inputs, in buffers that are filled once: from step to step only latents and timestep change.
 
-Legend: B samples · C latent channels · h, w latent height and width · E embedding width
+Legend: B samples · C latent channels · X further channels · h, w latent height and width · E embedding width
         N = B, or 2B with guidance, the halves in the order [negative, positive]
 """
 
@@ -9,34 +9,32 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.inputs import Request
+from kandinsky_runtime.request import SampleRequest
 
 Array = npt.NDArray[np.float32]
 
 
 class UNetFeeds:
-    """Inputs by name: `sample` (N, 2C + 1, h, w), `timestep` (N), `image_embeds` (N, E), all float32.
+    """Inputs by name: `sample` (N, C + X, h, w), `timestep` (N), `image_embeds` (N, E), all float32."""
 
-    The channels of `sample` are the latents, the original's latents where they are kept, and the mask that keeps them.
-    """
-
-    def __init__(self, request: Request, original: Array) -> None:
+    def __init__(self, request: SampleRequest, further: Array | None = None) -> None:
         """Fill in what stays.
 
         Args:
-            request: keep mask, embeddings and guidance.
-            original: latents of the pictures, (B, C, h, w).
+            request: embeddings and guidance.
+            further: channels behind the latents', (B, X, h, w); None for none.
         """
         batch, channels, height, width = request.latent_shape
         halves = 2 if request.guided else 1
-        sample = np.empty((halves, batch, 2 * channels + 1, height, width), np.float32)
-        sample[:, :, channels : 2 * channels] = original * request.keep
-        sample[:, :, 2 * channels :] = request.keep
+        extra = 0 if further is None else further.shape[1]
+        sample = np.empty((halves, batch, channels + extra, height, width), np.float32)
+        if further is not None:
+            sample[:, :, channels:] = further
         embeds = [request.negative_image_embeds, request.image_embeds] if request.guided else [request.image_embeds]
         self._latents = sample[:, :, :channels]  # (halves, B, C, h, w)
         self._timestep = np.empty(halves * batch, np.float32)
         self._inputs = {
-            "sample": sample.reshape(halves * batch, 2 * channels + 1, height, width),
+            "sample": sample.reshape(halves * batch, channels + extra, height, width),
             "timestep": self._timestep,
             "image_embeds": np.concatenate(embeds),
         }

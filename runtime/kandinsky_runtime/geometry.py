@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from kandinsky_runtime.errors import BundleError
-from kandinsky_runtime.manifest import Manifest
+from kandinsky_runtime.manifest import IMAGE_TO_IMAGE, INPAINT, TEXT_TO_IMAGE, Manifest
 from kandinsky_runtime.spec import TensorSpec
 
 _ONE_CELL = {"batch": 1, "height": 1, "width": 1}
@@ -25,6 +25,7 @@ class Geometry:
         factor: f, pixels per latent cell along one axis.
         multiple: heights and widths in pixels are padded to a multiple of it.
         embed_width: E.
+        sees_kept_area: the UNet is one for inpainting: it takes the kept latents and their mask, too.
     """
 
     channels: int
@@ -32,6 +33,7 @@ class Geometry:
     factor: int
     multiple: int
     embed_width: int
+    sees_kept_area: bool = True
 
     @classmethod
     def of(cls, manifest: Manifest, subject: str = "the bundle") -> Geometry:
@@ -42,7 +44,7 @@ class Geometry:
             subject: how errors name the bundle.
 
         Raises:
-            BundleError: the graphs are not those of Kandinsky 2.2 inpainting; lists every tensor that differs.
+            BundleError: the graphs are not those of Kandinsky 2.2; lists every tensor that differs.
         """
         graphs = {name: component.spec for name, component in manifest.components.items()}
         tensors = {
@@ -52,12 +54,14 @@ class Geometry:
             _, channels, _, _ = tensors["movq_decoder"]["latents"].shape(_ONE_CELL)
             _, _, factor, _ = tensors["movq_decoder"]["image"].shape(_ONE_CELL)
             _, out_channels, _, _ = tensors["unet"]["noise_pred"].shape(_ONE_CELL)
+            _, in_channels, _, _ = tensors["unet"]["sample"].shape(_ONE_CELL)
             _, embed_width = tensors["unet"]["image_embeds"].shape(_ONE_CELL)
             cells = [graphs["unet"].ranges[side].multiple for side in ("height", "width")]
             pixels = [graphs["movq_encoder"].ranges[side].multiple for side in ("height", "width")]
         except (KeyError, ValueError) as error:
-            raise BundleError(subject, [f"its graphs are not those of Kandinsky 2.2 inpainting ({error})"]) from error
-        expected = _signatures(channels, out_channels, factor, embed_width)
+            raise BundleError(subject, [f"its graphs are not those of Kandinsky 2.2 ({error})"]) from error
+        plain = in_channels == channels
+        expected = _signatures(channels if plain else 2 * channels + 1, channels, out_channels, factor, embed_width)
         faults = [fault for name, want in expected.items() for fault in _differences(name, tensors[name], want)]
         if out_channels not in (channels, 2 * channels):
             faults.append(
@@ -65,10 +69,18 @@ class Geometry:
             )
         if faults:
             raise BundleError(subject, faults)
-        return cls(channels, out_channels, factor, math.lcm(*(factor * size for size in cells), *pixels), embed_width)
+        multiple = math.lcm(*(factor * size for size in cells), *pixels)
+        return cls(channels, out_channels, factor, multiple, embed_width, sees_kept_area=not plain)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What a decoder of these sizes does, of `manifest.TASKS`."""
+        return (INPAINT,) if self.sees_kept_area else (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)
 
 
-def _signatures(channels: int, out_channels: int, factor: int, embed_width: int) -> dict[str, tuple[TensorSpec, ...]]:
+def _signatures(
+    in_channels: int, channels: int, out_channels: int, factor: int, embed_width: int
+) -> dict[str, tuple[TensorSpec, ...]]:
     """What the graphs take and return, by component."""
 
     def tensor(name: str, *dims: int | str) -> TensorSpec:
@@ -76,7 +88,7 @@ def _signatures(channels: int, out_channels: int, factor: int, embed_width: int)
 
     return {
         "unet": (
-            tensor("sample", 2 * channels + 1, "height", "width"),
+            tensor("sample", in_channels, "height", "width"),
             tensor("timestep"),
             tensor("image_embeds", embed_width),
             tensor("noise_pred", out_channels, "height", "width"),

@@ -28,6 +28,7 @@ class Graphs:
     options: EngineOptions
     low_memory: bool = False
     _loaded: dict[str, Engine] = field(default_factory=dict, init=False, repr=False)
+    _checked: set[str] = field(default_factory=set, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _one_run: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
@@ -40,19 +41,23 @@ class Graphs:
         device: str = EngineOptions.device,
         threads: int | None = None,
         *,
+        check: Iterable[str] = (),
         low_memory: bool = False,
         progress: bool = False,
     ) -> Graphs:
-        """Open a bundle, choose the engine, and check the content of the files that it will read.
+        """Open a bundle and choose the engine.
 
-        Args and errors: see `InpaintPipeline.load`.
+        Args:
+            check: components whose files' content is checked now; the others' is when they are loaded.
+
+        The other arguments, and the errors, are those of `InpaintPipeline.load`.
         """
         options = EngineOptions(device=device, threads=threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         selection = select(opened.manifest, engine, precision, device)
-        components = opened.manifest.components.values()
-        opened.check_content([item.variants[selection.variant] for item in components], progress=progress)
-        return cls(opened, selection, replace(options, precision=selection.precision), flag("low_memory", low_memory))
+        graphs = cls(opened, selection, replace(options, precision=selection.precision), flag("low_memory", low_memory))
+        graphs._check(check, progress=progress)
+        return graphs
 
     def engine(self, component: str) -> Engine:
         """The loaded graph of a component.
@@ -64,9 +69,17 @@ class Graphs:
         with self._lock:
             if component not in self._loaded:
                 entry = self.bundle.component(component)
+                self._check([component])
                 files = self.bundle.paths(entry.variants[self.selection.variant])
                 self._loaded[component] = self.selection.engine(component, entry.spec, files, self.options)
             return self._loaded[component]
+
+    def _check(self, components: Iterable[str], *, progress: bool = False) -> None:
+        """Compare the content of the files that the engine will read with the manifest, once."""
+        unread = [name for name in components if name not in self._checked]
+        variants = [self.bundle.component(name).variants[self.selection.variant] for name in unread]
+        self.bundle.check_content(variants, progress=progress)
+        self._checked.update(unread)
 
     def load(self, components: Iterable[str]) -> None:
         """Load graphs before work begins, so that what cannot be loaded is told at once; not with `low_memory`."""

@@ -9,8 +9,8 @@ from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.inputs import MIN_SIZE
 from kandinsky_runtime.manifest import Component, Manifest
+from kandinsky_runtime.request import MIN_SIZE
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

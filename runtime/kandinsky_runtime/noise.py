@@ -24,7 +24,8 @@ from kandinsky_runtime.errors import InputError, UsageError
 Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 
-KINDS = ("torch", "numpy", "replay")
+SEEDED_KINDS = ("torch", "numpy")
+KINDS = (*SEEDED_KINDS, "replay")
 
 _BLOCK = 16
 _HALF = _BLOCK // 2
@@ -171,6 +172,12 @@ class RecordingNoise(NoiseSource):
         self._source.draw(out.shape, out)
         self._draws.append(out.copy())
 
+    def beside(self, source: NoiseSource) -> RecordingNoise:
+        """Another source whose draws go into the same recording."""
+        other = RecordingNoise(source)
+        other._draws = self._draws
+        return other
+
     @property
     def draws(self) -> tuple[Array, ...]:
         """The draws so far, in order."""
@@ -193,6 +200,35 @@ class RecordingNoise(NoiseSource):
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+class RunNoise:
+    """The noise of one run: a source for each sample, and one for the whole batch, perhaps recorded.
+
+    What is drawn for single samples comes before what is drawn for the batch: the prior's before the decoder's.
+
+    Attributes:
+        samples: a source for each sample; a caller's own serves all of them in turn.
+        batch: a source of draws for all samples, the first extent their number.
+        seeds: of each sample, None where the noise comes from a caller's source.
+
+    Raises:
+        UsageError: the kind of noise is unknown.
+    """
+
+    def __init__(self, noise: str | NoiseSource, seeds: Sequence[int], *, recorded: bool = False) -> None:
+        if isinstance(noise, NoiseSource):
+            self.samples, self.batch = [noise] * len(seeds), noise
+            self.seeds: tuple[int | None, ...] = (None,) * len(seeds)
+        elif isinstance(noise, str) and noise in SEEDED_KINDS:
+            self.samples = [make_noise(noise, seed) for seed in seeds]
+            self.batch, self.seeds = BatchNoise(self.samples), tuple(seeds)
+        else:
+            raise UsageError(f"noise is {noise!r}; choose from {', '.join(SEEDED_KINDS)}")
+        self.recording: RecordingNoise | None = None
+        if recorded:
+            self.batch = self.recording = RecordingNoise(self.batch)
+            self.samples = [self.recording.beside(source) for source in self.samples]
 
 
 class BatchNoise(NoiseSource):

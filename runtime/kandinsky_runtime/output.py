@@ -24,7 +24,7 @@ COMPOSITES = ("paste", "none")
 
 
 @dataclass(frozen=True)
-class InpaintOutput:
+class PipelineOutput:
     """What a run returns.
 
     Attributes:
@@ -32,13 +32,22 @@ class InpaintOutput:
             (B, C, h, w) for "latent".
         seeds: the seed of each sample, None where the noise came from a source of the caller's.
         notes: what the user should know, one sentence each.
-        seconds: time spent in `encode`, `denoise` and `decode`, and in the UNet alone (`unet`), as far as they ran.
+        seconds: time spent in `encode`, `denoise` and `decode`, in the UNet alone (`unet`), and for a prompt in
+            `encode_text`, `encode_pictures` and `prior`, as far as they ran.
     """
 
     images: Any
     seeds: tuple[int | None, ...]
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
+
+
+class InpaintOutput(PipelineOutput):
+    """What a run of inpainting returns."""
+
+
+class GenerateOutput(PipelineOutput):
+    """What a run of text-to-image or image-to-image returns."""
 
 
 def finished(decoded: Array, request: Request, output_type: str, composite: str) -> list[Image.Image] | Array:

@@ -1,8 +1,4 @@
-"""The denoising loop of Kandinsky 2.2 inpainting, in numpy around compiled graphs.
-
-Legend: B samples · C latent channels · K output channels of the UNet · h, w latent height and width
-        H, W picture height and width (padded) · E embedding width
-"""
+"""Inpainting: a picture, a mask and a prompt or embeddings become a new picture."""
 
 from __future__ import annotations
 
@@ -10,106 +6,51 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime import guidance, schedulers
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime import movq, prior
 from kandinsky_runtime.checks import choice, whole_number
-from kandinsky_runtime.engines import AUTO, Selection
-from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.errors import Kandinsky22Error, UsageError
-from kandinsky_runtime.feeds import UNetFeeds
-from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.image import from_model
+from kandinsky_runtime.decoder_pipeline import DecoderPipeline, check_recording_path, save_recording
+from kandinsky_runtime.denoise import DenoisingLoop
+from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.inputs import Request, prepare
-from kandinsky_runtime.manifest import COMPONENTS
-from kandinsky_runtime.noise import BatchNoise, NoiseSource, RecordingNoise, make_noise
+from kandinsky_runtime.kept import KeptArea
+from kandinsky_runtime.manifest import COMPONENTS, INPAINT
+from kandinsky_runtime.noise import NoiseSource, RunNoise
 from kandinsky_runtime.output import COMPOSITES, OUTPUT_TYPES, InpaintOutput, finished, unchanged
 from kandinsky_runtime.watch import Clock, StepCallback, Watch
 
 Array = npt.NDArray[np.float32]
-NOISES = ("torch", "numpy")
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class InpaintPipeline:
+class InpaintPipeline(DecoderPipeline):
     """A bundle with an engine, ready to inpaint; also a context manager, and safe to share between threads.
 
     Make one with `InpaintPipeline.load`. Graphs are loaded when they are first needed and stay loaded until `close`.
     """
 
-    graphs: Graphs
-    geometry: Geometry
-
-    @classmethod
-    def load(
-        cls,
-        bundle: str | os.PathLike[str] | Bundle,
-        engine: str = AUTO,
-        precision: str | None = None,
-        device: str = EngineOptions.device,
-        threads: int | None = None,
-        *,
-        low_memory: bool = False,
-        progress: bool = False,
-    ) -> InpaintPipeline:
-        """Open a bundle and choose the engine.
-
-        Args:
-            bundle: the bundle's folder.
-            engine: "onnxruntime", "paddle", another package's, or "auto" for the first that can run the bundle here.
-            precision: "fp32", "fp16", "bf16", or None for the engine's default.
-            device: as the engine names it.
-            threads: threads within one operation, None for all cores.
-            low_memory: have one graph loaded at a time: each run loads it when its phase begins and releases it at its
-                end, so that runs take longer, and follow one another.
-            progress: show a bar while the files' content is checked for the first time.
-
-        Raises:
-            BundleError: the bundle is damaged; lists every fault.
-            UsageError: no such engine, precision or device.
-            EngineUnavailable: the engine is not installed or cannot run this bundle.
-        """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        geometry = Geometry.of(opened.manifest, opened.subject)
-        graphs = Graphs.open(opened, engine, precision, device, threads, low_memory=low_memory, progress=progress)
-        return cls(graphs, geometry)
-
-    @property
-    def bundle(self) -> Bundle:
-        """The opened bundle."""
-        return self.graphs.bundle
-
-    @property
-    def selection(self) -> Selection:
-        """The engine, and what it runs of the bundle."""
-        return self.graphs.selection
-
-    @property
-    def options(self) -> EngineOptions:
-        """Device, threads and precision."""
-        return self.graphs.options
+    tasks: ClassVar[tuple[str, ...]] = (INPAINT,)
 
     def __call__(
         self,
-        image: Any,
-        mask_image: Any,
-        *,
-        image_embeds: npt.ArrayLike,
+        *inputs: Any,
+        prompt: Any = None,
+        image: Any = None,
+        mask_image: Any = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        image_embeds: npt.ArrayLike | None = None,
         negative_image_embeds: npt.ArrayLike | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 100,
         guidance_scale: float = 4.0,
+        prior_num_inference_steps: int = prior.STEPS,
+        prior_guidance_scale: float = prior.GUIDANCE_SCALE,
         scheduler: str | None = None,
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
@@ -125,18 +66,25 @@ class InpaintPipeline:
     ) -> InpaintOutput:
         """Repaint the white area of a mask.
 
-        A list of pictures, masks, embeddings or seeds is a batch, each sample with its own; what is given once serves
-        every sample.
+        A list of prompts, pictures, masks, embeddings or seeds is a batch, each sample with its own; what is given once
+        serves every sample.
 
         Args:
+            inputs: `pipe(prompt, image=…, mask_image=…)`, `pipe(prompt, image, mask_image)`, or with embeddings
+                `pipe(image, mask_image, image_embeds=…)`.
+            prompt: a text, a picture (no path), or a `Mix` of both; the bundle's prior makes embeddings of it, with the
+                first numbers of each seed.
             image: a path, a PIL picture or an array; or a list of them.
             mask_image: white (1) is repainted, black (0) kept; a path, a PIL picture or an array; or a list of them.
-            image_embeds: CLIP image embeddings of the prior, (E,) or (B, E).
-            negative_image_embeds: the same for the negative prompt; needed where `guidance_scale` is above 1.
+            negative_prompt: what not to show, with a prompt.
+            image_embeds: CLIP image embeddings of a prior, (E,) or (B, E), in place of a prompt.
+            negative_image_embeds: the same for the negative prompt; needed where `guidance_scale` is above 1, unless
+                the bundle has those of no picture.
             height: of the result in pixels, at least 64; None takes the picture's.
             width: of the result in pixels, at least 64; None takes the picture's.
             num_inference_steps: denoising steps.
             guidance_scale: weight of classifier-free guidance; 1 and below turn it off.
+            prior_num_inference_steps, prior_guidance_scale: of the prior's loop.
             scheduler: one of `schedulers.NAMES` or a diffusers class name; None takes the checkpoint's.
             num_images_per_prompt: results for each sample.
             seed: of the noise. A number is the first result's, its successors are the others'; a list has one for each
@@ -162,12 +110,20 @@ class InpaintPipeline:
             EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
             Cancelled: `cancel` was set.
         """
+        prompt, image, mask_image = _named(inputs, prompt, image, mask_image)
         choice("output_type", output_type, OUTPUT_TYPES)
         choice("composite", composite, COMPOSITES)
-        watch = Watch(callback_on_step_end, cancel, progress)
+        watch = Watch(callback_on_step_end, cancel, progress, "inpainting")
         steps = whole_number("num_inference_steps", num_inference_steps, 1)
-        method = schedulers.load(self.bundle.manifest.scheduler, scheduler)
-        self._check_variance(method)
+        method = self._method(scheduler)
+        plan, image_embeds, negative_image_embeds = self._conditions(
+            prompt,
+            negative_prompt,
+            image_embeds,
+            negative_image_embeds,
+            prior_num_inference_steps,
+            prior_guidance_scale,
+        )
         request = prepare(
             self.geometry,
             image=image,
@@ -181,147 +137,65 @@ class InpaintPipeline:
             seed=seed,
             latents=latents,
             invert_mask=invert_mask,
+            prompt_count=0 if plan is None else len(plan.prompts),
         )
         sampler = method.sampler(steps, request.latent_shape)
-        source, seeds = _noise_source(noise, request)
-        recording = None if record_noise is None else RecordingNoise(source)
-        if record_noise is not None:
-            _check_recording_path(record_noise)
+        check_recording_path(record_noise)
+        drawn = RunNoise(noise, request.seeds, recorded=record_noise is not None)
+        notes = request.notes if plan is None else (*plan.notes, *request.notes)
         for note in request.notes:
             _log.warning(note)
 
         clock = Clock()
-        if request.keeps_everything:
-            images = self._encode(request) if output_type == "latent" else unchanged(request, output_type)
-            return InpaintOutput(images, seeds, request.notes, clock.seconds)
         with self.graphs.run():
+            if request.keeps_everything:
+                images = self._encode(request) if output_type == "latent" else unchanged(request, output_type)
+                return InpaintOutput(images, drawn.seeds, notes, clock.seconds)
+            request = self._embedded(request, plan, num_images_per_prompt, drawn, watch, clock)
             with clock("load"):
                 self.graphs.load(("movq_encoder", "unet") if output_type == "latent" else COMPONENTS)
             with clock("encode"):
                 original = self._encode(request)
             with clock("denoise"):
-                final = self._denoise(
-                    request, original, sampler, recording or source, method.predicts_variance, watch, clock
+                first = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
+                loop = DenoisingLoop(
+                    self.engine("unet"), sampler, drawn.batch, method.predicts_variance, watch, clock, self
                 )
+                kept = KeptArea(original, request.keep, first, sampler)
+                final = loop.run(request, first * np.float32(sampler.init_noise_sigma), kept)
+                self.graphs.phase_over("unet")
             if output_type == "latent":
                 images = final
             else:
                 with clock("decode"):
-                    images = finished(self._decode(final, request), request, output_type, composite)
-        if recording is not None and record_noise is not None:
-            _save_recording(recording, Path(record_noise))
-        return InpaintOutput(images, seeds, request.notes, clock.seconds)
-
-    def engine(self, component: str) -> Engine:
-        """The loaded graph of a component.
-
-        Raises:
-            BundleError: the bundle has no such component.
-            EngineError: it could not be loaded.
-        """
-        return self.graphs.engine(component)
-
-    def close(self) -> None:
-        """Release every loaded graph, after a run in progress; the next run loads them again."""
-        self.graphs.close()
-
-    def __enter__(self) -> InpaintPipeline:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_variance(self, method: schedulers.Scheduler) -> None:
-        if method.predicts_variance and self.geometry.out_channels == self.geometry.channels:
-            raise UsageError(
-                f"the scheduler config learns its variance; this UNet's {self.geometry.out_channels} output channels"
-                " carry none: choose another scheduler"
-            )
+                    pictures = movq.decode(self.graphs, final, request.height, request.width)
+                    images = finished(pictures, request, output_type, composite)
+        save_recording(drawn, record_noise)
+        return InpaintOutput(images, drawn.seeds, notes, clock.seconds)
 
     def _encode(self, request: Request) -> Array:
-        """Latents (B, C, h, w) of the pictures, one at a time: memory for one, and no sample touches another."""
-        engine, count = self.engine("movq_encoder"), len(request.pixels)
-        different = [
-            engine.run({"image": pixels[None]}, during=f"picture {i + 1} of {count}")["latents"]
-            for i, pixels in enumerate(request.pixels)
-        ]
-        self.graphs.phase_over("movq_encoder")
-        return np.concatenate([different[index] for index in request.picture_of])
-
-    def _decode(self, latents: Array, request: Request) -> Array:
-        """Pictures (B, height, width, 3) in [0, 1], one at a time, their padding cut off."""
-        engine = self.engine("movq_decoder")
-        pictures = [
-            engine.run({"latents": sample[None]}, during=f"result {i + 1} of {len(latents)}")["image"]
-            for i, sample in enumerate(latents)
-        ]
-        self.graphs.phase_over("movq_decoder")
-        return from_model(np.concatenate(pictures)[:, :, : request.height, : request.width])
-
-    def _denoise(
-        self,
-        request: Request,
-        original: Array,
-        sampler: schedulers.Sampler,
-        source: NoiseSource,
-        uses_variance: bool,
-        watch: Watch,
-        clock: Clock,
-    ) -> Array:
-        """Latents (B, C, h, w) from noise, steered to the original's (B, C, h, w) where they are kept."""
-        unet, channels, steps = self.engine("unet"), self.geometry.channels, len(sampler.timesteps)
-        used = self.geometry.out_channels if uses_variance else channels
-        noise = source.draw(request.latent_shape) if request.latents is None else request.latents
-        latents = noise * np.float32(sampler.init_noise_sigma)
-        feeds = UNetFeeds(request, original)
-        mixed = np.empty((request.batch, used, *latents.shape[2:]), np.float32)
-        drawn, known, repaint = np.empty_like(latents), np.empty_like(latents), 1 - request.keep
-
-        for i, timestep in watch.steps(sampler.timesteps.tolist()):
-            inputs = feeds.at(sampler.scale_model_input(i, latents), timestep)
-            with clock("unet"):
-                during = f"step {i + 1} of {steps} (timestep {timestep:g})"
-                output = unet.run(inputs, during=during)["noise_pred"]  # (B or 2B, K, h, w)
-            if request.guided:
-                output = guidance.combine(output, request.guidance_scale, channels, mixed)
-            noise_of_step = source.draw(drawn.shape, drawn) if sampler.draws_noise(i) else None
-            latents = sampler.step(i, output[:, :used], latents, noise_of_step)
-
-            # What is kept is the original at the noise level of the next step, clean after the last.
-            if i + 1 < steps:
-                sampler.add_noise(i + 1, original, noise, known)
-            else:
-                known[...] = original
-            known *= request.keep
-            latents *= repaint
-            latents += known
-            after = watch.after_step(self, i, timestep, latents)
-            if after is not latents:
-                latents = request.checked_latents(after)
-        self.graphs.phase_over("unet")
-        return latents
+        """Latents (B, C, h, w) of the samples' pictures."""
+        return movq.encode(self.graphs, request.pixels)[list(request.picture_of)]
 
 
-def _noise_source(noise: str | NoiseSource, request: Request) -> tuple[NoiseSource, tuple[int | None, ...]]:
-    """The source of a run's noise, and the seed of each sample where there is one."""
-    if isinstance(noise, NoiseSource):
-        return noise, (None,) * request.batch
-    choice("noise", noise, NOISES)
-    return BatchNoise([make_noise(noise, seed) for seed in request.seeds]), request.seeds
+def _named(inputs: tuple[Any, ...], prompt: Any, image: Any, mask_image: Any) -> tuple[Any, Any, Any]:
+    """Prompt, picture and mask from what was given by position and by name.
 
-
-def _check_recording_path(path: str | os.PathLike[str]) -> None:
-    if isinstance(path, (str, os.PathLike)):
-        folder = Path(path).parent
-        if folder.is_dir() and os.access(folder, os.W_OK) and not Path(path).is_dir():
-            return
-    raise UsageError(f"record_noise is {path!r}; expected the path of a file in a folder that can be written to")
-
-
-def _save_recording(recording: RecordingNoise, path: Path) -> None:
-    try:
-        recording.save(path)
-    except OSError as error:
-        raise Kandinsky22Error(f"the noise recording {path} cannot be written: {error.strerror}") from error
+    Raises:
+        UsageError: something is given twice, or picture or mask is missing.
+    """
+    named = {"prompt": prompt, "image": image, "mask_image": mask_image}
+    if len(inputs) == 3:
+        order: tuple[str, ...] = ("prompt", "image", "mask_image")
+    elif len(inputs) == 1 and image is not None:
+        order = ("prompt",)
+    else:
+        order = ("image", "mask_image")
+    if len(inputs) > 3 or any(named[name] is not None for name in order[: len(inputs)]):
+        raise UsageError(
+            f"got {len(inputs)} inputs by position beside others by name; give prompt, image and mask_image"
+        )
+    named |= dict(zip(order, inputs, strict=False))
+    if missing := [name for name in ("image", "mask_image") if named[name] is None]:
+        raise UsageError(f"{' and '.join(missing)} must be given")
+    return named["prompt"], named["image"], named["mask_image"]

@@ -47,6 +47,7 @@ class Watch:
     callback: StepCallback | None = None
     cancel: threading.Event | None = None
     progress: bool = False
+    title: str = "denoising"
 
     def __post_init__(self) -> None:
         if self.callback is not None and not callable(self.callback):
@@ -54,14 +55,14 @@ class Watch:
         if self.cancel is not None and not isinstance(self.cancel, threading.Event):
             raise UsageError(f"cancel is {self.cancel!r}; expected a threading.Event")
 
-    def steps(self, timesteps: Sequence[float]) -> Iterator[tuple[int, float]]:
-        """Every step's number, from 0, and timestep, under a progress bar.
+    def steps(self, timesteps: Sequence[float], first: int = 0) -> Iterator[tuple[int, float]]:
+        """Every step's number, from `first`, and timestep, under a progress bar.
 
         Raises:
             Cancelled: the event was set before the step.
         """
-        bar = tqdm(timesteps, desc="inpainting", unit="step", disable=not self.progress)
-        for step, timestep in enumerate(bar):
+        bar = tqdm(timesteps[first:], desc=self.title, unit="step", disable=not self.progress)
+        for step, timestep in enumerate(bar, first):
             if self.cancel is not None and self.cancel.is_set():
                 raise Cancelled(f"cancelled before step {step + 1} of {len(timesteps)}")
             yield step, timestep

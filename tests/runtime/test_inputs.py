@@ -13,7 +13,8 @@ from PIL import Image
 
 from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.inputs import MAX_SEED, Request, prepare
+from kandinsky_runtime.inputs import Request, prepare
+from kandinsky_runtime.request import MAX_SEED
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, FACTOR, MULTIPLE, WIDTH
 

@@ -140,7 +140,7 @@ def _check_options(args: argparse.Namespace) -> None:
     """What can be found wrong before anything is read."""
     from kandinsky_runtime.checks import whole_number
     from kandinsky_runtime.errors import UsageError
-    from kandinsky_runtime.inputs import MAX_RESULTS
+    from kandinsky_runtime.request import MAX_RESULTS
 
     whole_number("--num-images", args.num_images, 1, MAX_RESULTS)
     if args.replay_noise and (args.seed is not None or args.noise):

@@ -37,27 +37,32 @@ class Scheduler(ABC):
         """Whether the model's second half of channels, a variance, is used: `step` then wants 2C channels, else C."""
         return False
 
-    def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, eta: float = 0.0) -> Sampler:
+    def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, eta: float = 0.0, first: int = 0) -> Sampler:
         """Prepare one trajectory.
 
         Args:
             num_inference_steps: from 1 to `num_train_timesteps`.
             shape: (B, C, …) of the latents.
             eta: share of DDPM's noise that DDIM adds, 0 to 1; other schedulers have none.
+            first: the step to begin with, from 0; the ones before it are left out, as image-to-image does.
 
         Raises:
-            SchedulerError: the number of steps cannot be used with these options, or `eta` with this scheduler.
+            SchedulerError: the number of steps cannot be used with these options, or `eta` with this scheduler; or
+                there is no step `first`.
             UsageError: `shape` is not that of latents.
         """
         shape = tuple(operator.index(extent) for extent in shape)
         if len(shape) < 2 or min(shape) < 1:
             raise UsageError(f"shape is {shape}; expected (batch, channels, …), each at least 1")
-        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta))
-        return Sampler(table, shape, self._limit(), self.source)
+        first = operator.index(first)
+        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta), first)
+        if not 0 <= first < len(table.timesteps):
+            raise SchedulerError(f"step {first} cannot be the first of {len(table.timesteps)}")
+        return Sampler(table, shape, self._limit(), self.source, first)
 
     @abstractmethod
-    def table(self, steps: int, eta: float) -> Table:
-        """The coefficients of a trajectory of `steps` steps."""
+    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+        """The coefficients of a trajectory of `steps` steps, of which those before `first` are never taken."""
 
     def _limit(self) -> Clip | Threshold | None:
         if self.config.thresholding and "thresholding" in self.options.reads:

@@ -22,7 +22,7 @@ class DDIM(Scheduler):
     options = Options(reads=SCHEDULE_OPTIONS | CLIP_OPTIONS | THRESHOLD_OPTIONS | {"set_alpha_to_one"})
     takes_eta = True
 
-    def table(self, steps: int, eta: float) -> Table:
+    def table(self, steps: int, eta: float, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         timesteps = schedule.timesteps(config, steps)

@@ -44,7 +44,7 @@ class DPMSolver(Scheduler):
         },
     )
 
-    def table(self, steps: int, eta: float) -> Table:
+    def table(self, steps: int, eta: float, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         stochastic = config.algorithm_type == "sde-dpmsolver++"
@@ -65,7 +65,7 @@ class DPMSolver(Scheduler):
         update = np.zeros((count, 2 + config.solver_order))
         noise = np.zeros(count)
         for i in range(count):
-            order = self._order(i, count)
+            order = self._order(i, count, first)
             update[i, 0], update[i, 2 : 2 + order], noise[i] = self._weights(sigmas[i + 1 - order : i + 2], stochastic)
         known = schedule.forward_steps(timesteps)
         return Table(
@@ -87,11 +87,11 @@ class DPMSolver(Scheduler):
             )
         return usable
 
-    def _order(self, i: int, count: int) -> int:
-        """The order of step i: as many as there are predictions, and fewer at the end."""
+    def _order(self, i: int, count: int, first: int) -> int:
+        """The order of step i: as many as there are predictions from step `first` on, and fewer at the end."""
         config = self.config
         few = config.lower_order_final and count < _FEW_STEPS
-        order = min(config.solver_order, i + 1)
+        order = min(config.solver_order, max(i - first, 0) + 1)
         if i == count - 1 and (few or config.euler_at_final or config.final_sigmas_type == "zero"):
             return 1
         return min(order, 2) if i == count - 2 and few else order

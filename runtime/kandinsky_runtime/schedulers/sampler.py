@@ -32,11 +32,15 @@ class Sampler:
 
     Attributes:
         timesteps: (n,) int64, or float32 where they may be fractional; read-only.
+        first: the step to begin with.
         init_noise_sigma: standard deviation of the first latents.
     """
 
-    def __init__(self, table: Table, shape: tuple[int, ...], limit: Clip | Threshold | None, source: Source) -> None:
+    def __init__(
+        self, table: Table, shape: tuple[int, ...], limit: Clip | Threshold | None, source: Source, first: int = 0
+    ) -> None:
         self.timesteps = table.timesteps
+        self.first = first
         self.init_noise_sigma = table.init_noise_sigma
         self._shape = shape
         self._limit = limit
@@ -64,7 +68,7 @@ class Sampler:
         # What the last two steps started from, the latest first.
         self._bases = deque(np.empty(shape, dtype=np.float32) for _ in range(0 if table.corrector is None else 2))
         self._scaled = np.empty(shape if self._input_scale else 0, dtype=np.float32)
-        self._next_step = 0
+        self._next_step = first
 
     def scale_model_input(self, i: int, sample: Float32) -> Float32:
         """The latents as the model of step i wants them.
@@ -90,7 +94,7 @@ class Sampler:
         """The latents after step i.
 
         Args:
-            i: the step, from 0. Methods that look back at earlier steps take them in order; 0 begins anew.
+            i: the step, from `first`. Methods that look back at earlier steps take them in order; `first` begins anew.
             model_output: (B, C, …) float32; (B, 2C, …) where the scheduler's `predicts_variance`. Never modified.
             sample: latents before the step, `shape` float32. Never modified, unless it is one of the sampler's own.
             noise: one draw, `shape` float32, where `draws_noise(i)`; None elsewhere. Never modified.
@@ -104,7 +108,7 @@ class Sampler:
             UsageError: the step is out of order, or noise is missing or not wanted.
         """
         self._check_index(i)
-        if len(self._predictions) > 1 and i not in (0, self._next_step):
+        if len(self._predictions) > 1 and i not in (self.first, self._next_step):
             raise UsageError(f"step {i} follows step {self._next_step - 1}: this scheduler takes its steps in order")
         self._check(i, f"`{self._source.tensor}` of the {self._source.component}", model_output, self._output_shape)
         self._check(i, "`sample`", sample, self._shape)
@@ -211,8 +215,8 @@ class Sampler:
         return f"step {i + 1} of {len(self.timesteps)} (timestep {self.timesteps[i]:g})"
 
     def _check_index(self, i: int) -> None:
-        if not 0 <= i < len(self.timesteps):
-            raise UsageError(f"step {i} is outside 0 to {len(self.timesteps) - 1}")
+        if not self.first <= i < len(self.timesteps):
+            raise UsageError(f"step {i} is outside {self.first} to {len(self.timesteps) - 1}")
 
     def _check(self, i: int, name: str, array: Float32, shape: tuple[int, ...]) -> None:
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:

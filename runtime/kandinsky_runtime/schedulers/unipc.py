@@ -35,7 +35,7 @@ class UniPC(Scheduler):
         translates={"solver_type": {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}},
     )
 
-    def table(self, steps: int, eta: float) -> Table:
+    def table(self, steps: int, eta: float, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         alphas = schedule.finite_sigma_alphas(config)
@@ -51,10 +51,10 @@ class UniPC(Scheduler):
         update = np.zeros((count, 2 + config.solver_order))
         corrector = np.zeros((count, 2 + config.solver_order))
         for i in range(count):
-            order = self._order(i, count)
+            order = self._order(i, count, first)
             levels = sigmas[i + 1 - order : i + 2]
             update[i, 0], _, update[i, 2 : 2 + order] = self._weights(levels, corrects=False)
-            if i + 1 < count and i not in config.disable_corrector:
+            if first <= i < count - 1 and i not in config.disable_corrector:
                 corrector[i + 1, 0], corrector[i + 1, 1], corrector[i + 1, 2 : 2 + order] = self._weights(
                     levels, corrects=True
                 )
@@ -74,10 +74,10 @@ class UniPC(Scheduler):
             raise SchedulerError("scheduler config: `thresholding` is not supported without `predict_x0`")
         return limit
 
-    def _order(self, i: int, count: int) -> int:
+    def _order(self, i: int, count: int, first: int) -> int:
         """The order of step i's predictor, and of the corrector that follows it."""
         config = self.config
-        order = min(config.solver_order, i + 1)
+        order = min(config.solver_order, max(i - first, 0) + 1)
         if config.lower_order_final:
             return min(order, count - i)
         if i == count - 1 and order > 1 and config.final_sigmas_type == "zero":

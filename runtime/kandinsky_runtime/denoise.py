@@ -1,0 +1,78 @@
+"""The denoising loop, in numpy around the compiled UNet, whatever it makes.
+
+Legend: B samples · C latent channels · K output channels of the UNet · h, w latent height and width
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_runtime import guidance, schedulers
+from kandinsky_runtime.engines.base import Engine
+from kandinsky_runtime.feeds import UNetFeeds
+from kandinsky_runtime.kept import KeptArea
+from kandinsky_runtime.noise import NoiseSource
+from kandinsky_runtime.request import SampleRequest
+from kandinsky_runtime.watch import Clock, Watch
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DenoisingLoop:
+    """One trajectory of the UNet.
+
+    Attributes:
+        unet: the loaded graph.
+        sampler: of the run; it begins with its step `first`.
+        source: of the noise that steps add.
+        uses_variance: whether the scheduler takes the UNet's variance channels.
+        watch, clock: who looks on.
+        pipeline: what the callback is told that runs.
+    """
+
+    unet: Engine
+    sampler: schedulers.Sampler
+    source: NoiseSource
+    uses_variance: bool
+    watch: Watch
+    clock: Clock
+    pipeline: object
+
+    def run(self, request: SampleRequest, latents: Array, kept: KeptArea | None = None) -> Array:
+        """The latents after the last step, (B, C, h, w).
+
+        Args:
+            request: embeddings, guidance and shape.
+            latents: to begin with, (B, C, h, w).
+            kept: what inpainting keeps.
+
+        Raises:
+            Cancelled: between two steps.
+            EngineError, NonFiniteError: the UNet failed, or returned no finite numbers.
+            InputError: the callback's latents cannot be used.
+        """
+        sampler, channels, steps = self.sampler, latents.shape[1], len(self.sampler.timesteps)
+        used = channels * 2 if self.uses_variance else channels
+        feeds = UNetFeeds(request, None if kept is None else kept.channels)
+        mixed = np.empty((request.batch, used, *latents.shape[2:]), np.float32)
+        drawn = np.empty_like(latents)
+
+        for i, timestep in self.watch.steps(sampler.timesteps.tolist(), sampler.first):
+            inputs = feeds.at(sampler.scale_model_input(i, latents), timestep)
+            with self.clock("unet"):
+                during = f"step {i + 1} of {steps} (timestep {timestep:g})"
+                output = self.unet.run(inputs, during=during)["noise_pred"]  # (B or 2B, K, h, w)
+            if request.guided:
+                output = guidance.combine(output, request.guidance_scale, channels, mixed)
+            noise = self.source.draw(drawn.shape, drawn) if sampler.draws_noise(i) else None
+            latents = sampler.step(i, output[:, :used], latents, noise)
+            if kept is not None:
+                kept.put_back(i, latents)
+            after = self.watch.after_step(self.pipeline, i, timestep, latents)
+            if after is not latents:
+                latents = request.checked_latents(after)
+        return latents

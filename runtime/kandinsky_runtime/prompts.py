@@ -1,0 +1,116 @@
+"""What a caller asks for in words and pictures, checked before anything is computed from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from kandinsky_runtime.checks import finite_floats
+from kandinsky_runtime.errors import InputError
+
+MAX_CHARACTERS = 100_000  # of one prompt: thousands of times what the text encoder takes
+
+
+@dataclass(frozen=True)
+class Mix:
+    """One prompt made of several: the weighted sum of their embeddings.
+
+    Attributes:
+        parts: texts and pictures; a picture is an `os.PathLike`, the bytes of a file, a PIL picture or an array.
+        weights: a number for each part; they need not add up to 1.
+    """
+
+    parts: Sequence[Any]
+    weights: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A checked prompt.
+
+    Attributes:
+        parts: texts and pictures.
+        weights: of the parts.
+        plain: it is one text, given as such.
+    """
+
+    parts: tuple[Any, ...]
+    weights: tuple[float, ...] = (1.0,)
+    plain: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The parts that are texts."""
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Any, ...]:
+        """The parts that are pictures."""
+        return tuple(part for part in self.parts if not isinstance(part, str))
+
+
+def read_prompts(prompt: Any) -> list[Prompt]:
+    """Check a prompt, or a list of them.
+
+    Args:
+        prompt: a text; a picture as an `os.PathLike`, the bytes of a file, a PIL picture or an array; a `Mix`; or a
+            list of such.
+
+    Raises:
+        InputError: it is none of these, empty, or too long.
+    """
+    items = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    if not items:
+        raise InputError("prompt is an empty list; give at least one")
+    return [_read(item) for item in items]
+
+
+def read_negative_prompts(negative_prompt: Any, count: int) -> list[str | None]:
+    """A negative text for each of `count` prompts; None where the embedding of no picture is to be used.
+
+    Raises:
+        InputError: not a text, a list of texts of that length, or None.
+    """
+    if negative_prompt is None:
+        return [None] * count
+    items = list(negative_prompt) if isinstance(negative_prompt, (list, tuple)) else [negative_prompt]
+    if len(items) not in (1, count):
+        raise InputError(f"got {len(items)} negative_prompt for {count} prompts; expected one for all or one for each")
+    texts: list[str | None] = [_checked_text("negative_prompt", item) for item in items]
+    return texts if len(texts) == count else texts * count
+
+
+def _read(item: Any) -> Prompt:
+    if isinstance(item, str):
+        return Prompt((_checked_text("prompt", item),), plain=True)
+    if not isinstance(item, Mix):
+        return Prompt((_picture(item),))
+    parts = [item.parts] if isinstance(item.parts, str) else list(item.parts)
+    weights = finite_floats("the weights of a mix", item.weights)
+    if not parts or weights.shape != (len(parts),):
+        raise InputError(f"a mix has {len(parts)} parts and {weights.size} weights; expected a weight for each part")
+    checked = (_checked_text("prompt", part) if isinstance(part, str) else _picture(part) for part in parts)
+    return Prompt(tuple(checked), tuple(weights.tolist()))
+
+
+def _picture(item: Any) -> Any:
+    if not isinstance(item, (os.PathLike, bytes, Image.Image, np.ndarray)):
+        raise InputError(f"prompt is a {type(item).__name__}; expected a text, a picture, a Mix, or a list of them")
+    return item
+
+
+def _checked_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} is a {type(value).__name__}; expected a text")
+    if len(value) > MAX_CHARACTERS:
+        raise InputError(f"{name} has {len(value):,} characters; expected at most {MAX_CHARACTERS:,}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} has a character that is none, {value[error.start]!r} at {error.start}") from error
+    return value
