@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_export.errors import CheckpointError
-from kandinsky_export.weights import StoredTensor, read_weights, weight_files
+from kandinsky_export.tensor_names import current_names
+from kandinsky_export.weights import read_weights, weight_files
 
 Array = npt.NDArray[np.float32]
 Form = Literal["ppdiffusers", "diffusers"]
 
 MODELS = ("unet", "movq")
-
-# diffusers before 0.17 named the parts of an attention block so.
-_OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_ATTENTION = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD_ATTENTION_NAMES)})\.(weight|bias)$")
 
 _log = logging.getLogger(__name__)
 
@@ -76,17 +74,9 @@ class Checkpoint:
             CheckpointError: lists every config and weight file that is missing or cannot be read.
         """
         faults: list[str] = []
-        try:
-            if not root.is_dir():
-                raise CheckpointError(str(root), ["no such folder"])
-            scheduler = _read_config(root / "scheduler" / "scheduler_config.json", faults)
-            components = {}
-            for name in MODELS:
-                config = _read_config(root / name / "config.json", faults)
-                if found := _find_weights(root / name, variant, faults):
-                    components[name] = Component(config, *found)
-        except OSError as error:
-            raise CheckpointError(str(root), [f"cannot be read ({error})"]) from error
+        with read_folder(root):
+            scheduler = read_config(root / "scheduler" / "scheduler_config.json", faults)
+            components = read_models(root, dict.fromkeys(MODELS, "diffusion_pytorch_model"), variant, faults)
         if faults:
             raise CheckpointError(str(root), faults)
         return cls(root, components, scheduler)
@@ -121,10 +111,11 @@ class Checkpoint:
     ) -> dict[str, Callable[[], Array]]:
         component = self.components[name]
         try:
-            stored = _with_current_names(read_weights(component.weights), expected)
+            read = read_weights(component.weights)
         except CheckpointError as error:
             faults += [f"{error.subject}: {fault}" for fault in error.faults]
             return {}
+        stored = {new: read[old] for old, new in current_names(read, expected).items()}
         faults += [f"{name}: `{key}` is missing" for key in expected if key not in stored]
         faults += [f"{name}: `{key}` is extra; the config has no place for it" for key in stored if key not in expected]
         both = {key: (stored[key], item) for key, item in expected.items() if key in stored}
@@ -144,17 +135,40 @@ def _turned(read: Callable[[], Array]) -> Callable[[], Array]:
     return lambda: np.ascontiguousarray(read().T)
 
 
-def _with_current_names(
-    stored: Mapping[str, StoredTensor], expected: Mapping[str, Expected]
-) -> dict[str, StoredTensor]:
-    def current(name: str) -> str:
-        renamed = _OLD_ATTENTION.sub(lambda m: f"{m[1]}.{_OLD_ATTENTION_NAMES[m[2]]}.{m[3]}", name)
-        return renamed if name not in expected and renamed in expected and renamed not in stored else name
+@contextmanager
+def read_folder(root: Path) -> Iterator[None]:
+    """Say in one sentence why a checkpoint's folder cannot be read.
 
-    return {current(name): tensor for name, tensor in stored.items()}
+    Raises:
+        CheckpointError: there is no such folder, or the file system does not let it be read.
+    """
+    try:
+        if not root.is_dir():
+            raise CheckpointError(str(root), ["no such folder"])
+        yield
+    except OSError as error:
+        raise CheckpointError(str(root), [f"cannot be read ({error})"]) from error
 
 
-def _read_config(path: Path, faults: list[str]) -> dict[str, Any]:
+def read_models(root: Path, stems: Mapping[str, str], variant: str | None, faults: list[str]) -> dict[str, Component]:
+    """The models of a checkpoint that have weights; `faults` takes every config and weight file that is missing.
+
+    Args:
+        root: the folder.
+        stems: folder of a model → how the name of its safetensors file begins.
+        variant: of the weight files; None takes the plain ones, or the only variant there is.
+        faults: takes what is wrong.
+    """
+    components = {}
+    for name, stem in stems.items():
+        config = read_config(root / name / "config.json", faults)
+        if found := _find_weights(root / name, stem, variant, faults):
+            components[name] = Component(config, *found)
+    return components
+
+
+def read_config(path: Path, faults: list[str]) -> dict[str, Any]:
+    """A JSON object of a checkpoint; empty where `faults` takes the reason why there is none."""
     where = path.relative_to(path.parent.parent)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -170,9 +184,9 @@ def _read_config(path: Path, faults: list[str]) -> dict[str, Any]:
     return config
 
 
-def _find_weights(folder: Path, variant: str | None, faults: list[str]) -> tuple[Form, Path] | None:
+def _find_weights(folder: Path, stem: str, variant: str | None, faults: list[str]) -> tuple[Form, Path] | None:
     """The form and the file, or the index of the shards, of a component's weights."""
-    there = _weights_by_variant(folder)
+    there = _weights_by_variant(folder, stem)
     if variant in there:
         return there[variant]
     if variant is None and len(there) == 1:
@@ -182,27 +196,25 @@ def _find_weights(folder: Path, variant: str | None, faults: list[str]) -> tuple
     wanted = f"{variant} weights" if variant else "weights"
     have = f"; it has {', '.join(sorted(str(name or 'plain') for name in there))} ones" if there else ""
     pickled = "; .bin files are not read: convert them to safetensors" if any(folder.glob("*.bin")) else ""
-    faults.append(
-        f"{folder.name} has no {wanted} (diffusion_pytorch_model.safetensors or model_state.pdparams){have}{pickled}"
-    )
+    faults.append(f"{folder.name} has no {wanted} ({stem}.safetensors or model_state.pdparams){have}{pickled}")
     return None
 
 
 # Name patterns of whole files and of indexes, the preferred form first; shards are named in an index only.
 _VARIANT = r"(?P<variant>(?!.*-\d+-of-\d+)\w[\w-]*)"
 _WEIGHT_NAMES: tuple[tuple[Form, str], ...] = (
-    ("diffusers", rf"diffusion_pytorch_model(?:\.{_VARIANT})?\.safetensors"),
-    ("diffusers", rf"diffusion_pytorch_model\.safetensors\.index(?:\.{_VARIANT})?\.json"),
-    ("diffusers", rf"diffusion_pytorch_model\.{_VARIANT}\.safetensors\.index\.json"),
+    ("diffusers", rf"STEM(?:\.{_VARIANT})?\.safetensors"),
+    ("diffusers", rf"STEM\.safetensors\.index(?:\.{_VARIANT})?\.json"),
+    ("diffusers", rf"STEM\.{_VARIANT}\.safetensors\.index\.json"),
     ("ppdiffusers", rf"model_state(?:\.{_VARIANT})?\.pdparams"),
 )
 
 
-def _weights_by_variant(folder: Path) -> dict[str | None, tuple[Form, Path]]:
+def _weights_by_variant(folder: Path, stem: str) -> dict[str | None, tuple[Form, Path]]:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     found: dict[str | None, tuple[Form, Path]] = {}
     for form, pattern in _WEIGHT_NAMES:
         for name in names:
-            if match := re.fullmatch(pattern, name):
+            if match := re.fullmatch(pattern.replace("STEM", stem), name):
                 found.setdefault(match["variant"], (form, folder / name))
     return found

@@ -1,4 +1,4 @@
-"""The published configs of `kandinsky-2-2-decoder-inpaint`, and a tiny model of the same build."""
+"""The published configs of `kandinsky-2-2-decoder-inpaint` and `kandinsky-2-2-prior`, and tiny models built alike."""
 
 from __future__ import annotations
 
@@ -29,13 +29,28 @@ _TINY: dict[str, Config] = {
         "num_vq_embeddings": 64,
         "sample_size": 8,
     },
-    "scheduler": {},
-    "model_index": {},
+    "text_encoder": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "projection_dim": 32,
+    },
+    "image_encoder": {
+        "hidden_size": 48,
+        "image_size": 56,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "projection_dim": 32,
+    },
+    "prior": {"attention_head_dim": 16, "embedding_dim": 32, "num_attention_heads": 4, "num_layers": 3},
+    "image_processor": {"crop_size": {"height": 56, "width": 56}, "size": {"shortest_edge": 56}},
 }
 
 
 def published(name: str) -> Config:
-    """A published config: "unet", "movq", "scheduler" or "model_index"."""
+    """A published config, by the name of its file in `configs`."""
     text = resources.files("kandinsky_export").joinpath("configs", f"{name}.json").read_text(encoding="utf-8")
     config: Config = json.loads(text)
     return config
@@ -49,4 +64,4 @@ def sized(name: str, size: str) -> Config:
     """
     if size not in SIZES:
         raise UsageError(f"there is no size {size!r}; choose from {', '.join(SIZES)}")
-    return published(name) | (_TINY[name] if size == "tiny" else {})
+    return published(name) | (_TINY.get(name, {}) if size == "tiny" else {})

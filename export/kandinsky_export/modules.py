@@ -48,8 +48,8 @@ _MOVQ_BLOCKS = {
 def unet_config_faults(config: Config) -> list[str]:
     """Every setting of a UNet config, given with its defaults, that `UNetGraph` would not compute faithfully."""
     return [
-        *_other_values(config, _UNET_REQUIRED),
-        *_no_sizes(config, ("in_channels", "out_channels", "encoder_hid_dim")),
+        *other_values(config, _UNET_REQUIRED),
+        *sizes_missing(config, ("in_channels", "out_channels", "encoder_hid_dim")),
         *_block_faults(config, _UNET_BLOCKS),
     ]
 
@@ -57,13 +57,14 @@ def unet_config_faults(config: Config) -> list[str]:
 def movq_config_faults(config: Config) -> list[str]:
     """Every setting of a MoVQ config, given with its defaults, that the MoVQ graphs would not compute faithfully."""
     return [
-        *_other_values(config, _MOVQ_REQUIRED),
-        *_no_sizes(config, ("in_channels", "out_channels", "latent_channels")),
+        *other_values(config, _MOVQ_REQUIRED),
+        *sizes_missing(config, ("in_channels", "out_channels", "latent_channels")),
         *_block_faults(config, _MOVQ_BLOCKS),
     ]
 
 
-def _other_values(config: Config, required: Mapping[str, tuple[Any, ...]]) -> list[str]:
+def other_values(config: Config, required: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    """A fault for each setting whose value is none of those that `required` has for it."""
     return [
         f"`{key}` is {config[key]!r}; supported: {', '.join(map(repr, allowed))}"
         for key, allowed in required.items()
@@ -71,16 +72,17 @@ def _other_values(config: Config, required: Mapping[str, tuple[Any, ...]]) -> li
     ]
 
 
-def _no_sizes(config: Config, keys: Iterable[str]) -> list[str]:
-    return [f"`{key}` is {config[key]!r}; it must be a size of 1 or more" for key in keys if not _is_size(config[key])]
+def sizes_missing(config: Config, keys: Iterable[str]) -> list[str]:
+    """A fault for each of `keys` that is no size."""
+    return [f"`{key}` is {config[key]!r}; it must be a size of 1 or more" for key in keys if not is_size(config[key])]
 
 
 def _block_faults(config: Config, supported: Mapping[str, tuple[str, ...]]) -> list[str]:
     channels, groups = config["block_out_channels"], config["norm_num_groups"]
-    if not isinstance(channels, list | tuple) or not channels or not all(map(_is_size, channels)):
+    if not isinstance(channels, list | tuple) or not channels or not all(map(is_size, channels)):
         return [f"`block_out_channels` is {channels!r}; it must list the channels of each block"]
     faults = []
-    if not _is_size(groups) or any(size % groups for size in channels):
+    if not is_size(groups) or any(size % groups for size in channels):
         faults.append(f"`norm_num_groups` is {groups!r}; it must divide each of `block_out_channels`, {channels}")
     for key, allowed in supported.items():
         names = config[key]
@@ -91,7 +93,8 @@ def _block_faults(config: Config, supported: Mapping[str, tuple[str, ...]]) -> l
     return faults
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
+    """Whether a setting is a whole number of 1 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kandinsky_export.architecture import build_models, expected_tensors
 from kandinsky_export.checkpoint import MODELS, Expected, Form
-from kandinsky_export.configs import sized
+from kandinsky_export.configs import published, sized
 from kandinsky_export.folders import new_folder
 from kandinsky_export.pdparams_writer import write_pdparams
 from kandinsky_export.seeded import seeded_embeds, seeded_tensor
@@ -66,20 +66,26 @@ def write_sample_checkpoint(
     ):
         for name, expected in models.items():
             (folder / name).mkdir()
-            _write_json(folder / name / "config.json", configs[name])
-            _write_weights(folder / name, _seeded(seed, name, expected, form, bar), form)
+            write_json(folder / name / "config.json", configs[name])
+            write_weights(folder / name, seeded_weights(seed, name, expected, form, bar), form)
         (folder / "scheduler").mkdir()
-        _write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
-        _write_json(folder / INDEX, _model_index(form))
+        write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
+        write_json(folder / INDEX, model_index("model_index", form))
         np.savez(folder / EMBEDS, **seeded_embeds(seed, built["unet"].config["encoder_hid_dim"]))
 
 
-def _model_index(form: Form) -> dict[str, Any]:
-    index = sized("model_index", "full")
-    return {key: [form, value[1]] if isinstance(value, list) else value for key, value in index.items()}
+def model_index(name: str, form: Form) -> dict[str, Any]:
+    """The index called `name` in the configs, with the libraries that read `form`."""
+    index = published(name)
+    if form == "diffusers":
+        return index
+    libraries = {"diffusers": "ppdiffusers", "transformers": "ppdiffusers.transformers"}
+    return {key: [libraries[value[0]], value[1]] if isinstance(value, list) else value for key, value in index.items()}
 
 
-def _seeded(seed: int, component: str, expected: Mapping[str, Expected], form: Form, bar: tqdm) -> Tensors:
+def seeded_weights(seed: int, component: str, expected: Mapping[str, Expected], form: Form, bar: tqdm) -> Tensors:
+    """The shape of each tensor of a component as its form stores it, and what makes its values when called."""
+
     def make(name: str, item: Expected) -> Callable[[], Array]:
         def values() -> Array:
             array = seeded_tensor(seed, f"{component}.{name}", item.torch_shape)
@@ -94,9 +100,10 @@ def _seeded(seed: int, component: str, expected: Mapping[str, Expected], form: F
     }
 
 
-def _write_weights(folder: Path, tensors: Tensors, form: Form) -> None:
+def write_weights(folder: Path, tensors: Tensors, form: Form, stem: str = "diffusion_pytorch_model") -> None:
+    """Write a component's weights into its folder, one tensor at a time; `stem` names the safetensors file."""
     if form == "diffusers":
-        _write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors)
+        _write_safetensors(folder / f"{stem}.safetensors", tensors)
     else:
         write_pdparams(folder / "model_state.pdparams", {name: make for name, (_, make) in tensors.items()})
 
@@ -121,5 +128,6 @@ def _write_safetensors(path: Path, tensors: Tensors) -> None:
             stream.write(make().reshape(-1).view(np.uint8).data)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a config."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -11,6 +11,16 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 
 
+# Tables and vectors that are added to activations or take their place.
+_EMBEDDINGS = (
+    ".token_embedding.weight",
+    ".position_embedding.weight",
+    ".class_embedding",
+    ".positional_embedding",
+    ".prd_embedding",
+)
+
+
 def seeded_tensor(seed: int, name: str, torch_shape: tuple[int, ...]) -> Array:
     """The float32 values of the tensor called `name`, in PyTorch's layout.
 
@@ -18,7 +28,8 @@ def seeded_tensor(seed: int, name: str, torch_shape: tuple[int, ...]) -> Array:
     activations keep their size through the network. The spatial norms of MoVQ's decoder, which multiply a feature map
     by a map made from the latents, get scales about 1 too, and depend on the latents weakly: made-up trajectories end
     in latents far larger than real ones. The UNet's variance channels, the second half of its outputs, stay within
-    [-1, 1] as trained ones do: they are the exponent of a standard deviation.
+    [-1, 1] as trained ones do: they are the exponent of a standard deviation. The prior's deviation of embeddings,
+    `clip_std`, lies about 1, and tables of embeddings have a deviation of 1 / 2, so that tokens and positions matter.
 
     Args:
         seed: any whole number.
@@ -27,8 +38,10 @@ def seeded_tensor(seed: int, name: str, torch_shape: tuple[int, ...]) -> Array:
     """
     key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16], "little")
     values = np.random.Generator(np.random.Philox(key=key)).standard_normal(torch_shape, dtype=np.float32)
-    is_scale = (name.endswith(".weight") and len(torch_shape) == 1) or name.endswith(".conv_y.bias")
-    if is_scale:
+    is_scale = (name.endswith(".weight") and len(torch_shape) == 1) or name.endswith((".conv_y.bias", ".clip_std"))
+    if name.endswith(_EMBEDDINGS):
+        values *= np.float32(0.5)
+    elif is_scale:
         values *= np.float32(0.1)
         values += np.float32(1)
     elif len(torch_shape) == 1:

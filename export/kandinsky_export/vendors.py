@@ -6,17 +6,31 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import paddle
     import paddle2onnx.paddle2onnx_cpp2py_export as paddle2onnx
+    from paddlenlp.transformers.model_utils import no_init_weights
     from ppdiffusers import DDPMScheduler, KandinskyV22InpaintPipeline
     from ppdiffusers.models.attention_processor import Attention
+    from ppdiffusers.models.prior_transformer import PriorTransformer
     from ppdiffusers.models.unet_2d_condition import UNet2DConditionModel
     from ppdiffusers.models.vq_model import VQModel
+    from ppdiffusers.transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
 
 __all__ = [
     "Attention",
+    "CLIPTextConfig",
+    "CLIPTextModelWithProjection",
+    "CLIPVisionConfig",
+    "CLIPVisionModelWithProjection",
     "DDPMScheduler",
     "KandinskyV22InpaintPipeline",
+    "PriorTransformer",
     "UNet2DConditionModel",
     "VQModel",
+    "no_init_weights",
     "paddle",
     "paddle2onnx",
 ]
