@@ -94,7 +94,7 @@ def export_bundle(
     configs = {key: component.config for key, component in checkpoint.components.items()}
     models = build_models(configs, str(checkpoint.root))
     signatures = {key: part.signature(models[part.model].config) for key, part in PARTS.items()}
-    _check_fit(signatures, str(checkpoint.root))
+    geometry = _geometry(signatures, str(checkpoint.root))
     tensors = checkpoint.tensors({key: expected_tensors(model) for key, model in models.items()})
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         components = {}
@@ -108,6 +108,7 @@ def export_bundle(
             files=_hash_files(folder, written, "hashing bundle", progress),
             source=_source(checkpoint, name, progress),
             written_by={tool: importlib.metadata.version(tool) for tool in _TOOLS},
+            tasks=geometry.tasks,
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
@@ -125,11 +126,11 @@ def _check_scheduler(checkpoint: Checkpoint) -> None:
         _log.warning("%s: a run of this bundle has to name one", error)
 
 
-def _check_fit(signatures: Mapping[str, GraphSpec], subject: str) -> None:
-    """Refuse models that do not work together, or for something else than inpainting."""
+def _geometry(signatures: Mapping[str, GraphSpec], subject: str) -> Geometry:
+    """The sizes of models that work together; others are refused."""
     graphs = {key: Component(signature, {}) for key, signature in signatures.items()}
     try:
-        Geometry.of(Manifest(components=graphs, scheduler={}, files={}))
+        return Geometry.of(Manifest(components=graphs, scheduler={}, files={}))
     except BundleError as error:
         raise CheckpointError(subject, error.faults) from error
 

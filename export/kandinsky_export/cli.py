@@ -62,6 +62,12 @@ def _add_checkpoint(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--size", choices=("tiny", "full"), default="tiny", help="tiny: 16 MB (default); full: 5.3 GB, a prior 14.3 GB"
     )
+    parser.add_argument(
+        "--decoder",
+        choices=("inpaint", "plain"),
+        default="inpaint",
+        help="inpaint (default), or plain for text-to-image and image-to-image",
+    )
     parser.add_argument("--prior", action="store_true", help="make a prior instead: encoders, prior and tokenizer")
     parser.add_argument(
         "--vocabulary",
@@ -164,6 +170,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
     write_sample_checkpoint(
         args.out,
         size=args.size,
+        decoder=args.decoder,
         seed=args.seed,
         form=args.format,
         overwrite=args.overwrite,

@@ -48,6 +48,15 @@ _TINY: dict[str, Config] = {
     "image_processor": {"crop_size": {"height": 56, "width": 56}, "size": {"shortest_edge": 56}},
 }
 
+DECODERS = ("inpaint", "plain")
+
+# In what `kandinsky-2-2-decoder` differs from the inpainting decoder.
+_PLAIN: dict[str, Config] = {
+    "unet": {"in_channels": 4},
+    "scheduler": {"clip_sample": True},
+    "model_index": {"_class_name": "KandinskyV22Pipeline"},
+}
+
 
 def published(name: str) -> Config:
     """A published config, by the name of its file in `configs`."""
@@ -56,12 +65,14 @@ def published(name: str) -> Config:
     return config
 
 
-def sized(name: str, size: str) -> Config:
-    """The config called `name` at `size`, one of `SIZES`.
+def sized(name: str, size: str, decoder: str = "inpaint") -> Config:
+    """The config called `name` at `size`, one of `SIZES`, of a decoder, one of `DECODERS`.
 
     Raises:
-        UsageError: there is no such size.
+        UsageError: there is no such size or decoder.
     """
-    if size not in SIZES:
-        raise UsageError(f"there is no size {size!r}; choose from {', '.join(SIZES)}")
-    return published(name) | (_TINY.get(name, {}) if size == "tiny" else {})
+    for what, value, choices in (("size", size, SIZES), ("decoder", decoder, DECODERS)):
+        if value not in choices:
+            raise UsageError(f"there is no {what} {value!r}; choose from {', '.join(choices)}")
+    smaller = _TINY.get(name, {}) if size == "tiny" else {}
+    return published(name) | smaller | (_PLAIN.get(name, {}) if decoder == "plain" else {})

@@ -19,7 +19,7 @@ from PIL import Image
 from kandinsky_export.architecture import build_models, expected_tensors, fill
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
-from kandinsky_export.vendors import DDPMScheduler, KandinskyV22InpaintPipeline, paddle
+from kandinsky_export.vendors import DDPMScheduler, KandinskyV22InpaintPipeline, KandinskyV22Pipeline, paddle
 from kandinsky_runtime.noise import NoiseSource, RecordingNoise
 
 Array = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class Trajectory:
         noise: every draw, the initial one first.
         unet_feeds, unet_outputs: what the UNet was given and returned, by step.
         latents: after each step, (B, C, h, w).
-        encoded: latents of the picture.
+        encoded: latents of the picture; None without one.
         image: (B, H, W, 3) in [0, 1].
     """
 
@@ -42,7 +42,7 @@ class Trajectory:
     unet_feeds: tuple[Feeds, ...]
     unet_outputs: tuple[Array, ...]
     latents: tuple[Array, ...]
-    encoded: Array
+    encoded: Array | None
     image: Array
 
 
@@ -116,18 +116,65 @@ class Reference:
             steps: of the scheduler.
             guidance_scale: above 1: the pipeline fails without guidance.
         """
-        pipeline = KandinskyV22InpaintPipeline(
-            unet=self._models["unet"],
-            scheduler=self._scheduler,
-            movq=self._models["movq"],
+        return self._trajectory(
+            KandinskyV22InpaintPipeline,
+            embeds,
+            negative_embeds,
+            size=image.size,
+            source=source,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            image=image,
+            mask_image=mask,
         )
+
+    def generate(
+        self,
+        size: tuple[int, int],
+        embeds: Array,
+        negative_embeds: Array,
+        *,
+        source: NoiseSource,
+        steps: int,
+        guidance_scale: float,
+    ) -> Trajectory:
+        """Run ppdiffusers' own text-to-image pipeline, with its DDPM scheduler.
+
+        Args:
+            size: width and height, multiples of 64.
+            embeds, negative_embeds, source, steps, guidance_scale: as for `inpaint`.
+        """
+        return self._trajectory(
+            KandinskyV22Pipeline,
+            embeds,
+            negative_embeds,
+            size=size,
+            source=source,
+            steps=steps,
+            guidance_scale=guidance_scale,
+        )
+
+    def _trajectory(
+        self,
+        pipeline_class: Any,
+        embeds: Array,
+        negative_embeds: Array,
+        *,
+        size: tuple[int, int],
+        source: NoiseSource,
+        steps: int,
+        guidance_scale: float,
+        **pictures: Image.Image,
+    ) -> Trajectory:
+        pipeline = pipeline_class(unet=self._models["unet"], scheduler=self._scheduler, movq=self._models["movq"])
         pipeline.set_progress_bar_config(disable=True)
+        width, height = size
         recording = RecordingNoise(source)
         steps_seen: list[tuple[Feeds, Array]] = []
         latents: list[Array] = []
         encoded: list[Array] = []
         multiple = pipeline.movq_scale_factor
-        shape = (1, pipeline.movq.config.latent_channels, image.height // multiple, image.width // multiple)
+        shape = (1, pipeline.movq.config.latent_channels, height // multiple, width // multiple)
 
         def on_step_end(_: Any, __: int, ___: Any, values: dict[str, Any]) -> dict[str, Any]:
             latents.append(values["latents"].numpy())
@@ -137,22 +184,21 @@ class Reference:
             output = pipeline(
                 image_embeds=paddle.to_tensor(embeds),
                 negative_image_embeds=paddle.to_tensor(negative_embeds),
-                image=image,
-                mask_image=mask,
-                height=image.height,
-                width=image.width,
+                height=height,
+                width=width,
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 latents=paddle.to_tensor(recording.draw(shape)),
                 output_type="np",
                 callback_on_step_end=on_step_end,
+                **pictures,
             )
         return Trajectory(
             noise=recording.draws,
             unet_feeds=tuple(feeds for feeds, _ in steps_seen),
             unet_outputs=tuple(result for _, result in steps_seen),
             latents=tuple(latents),
-            encoded=encoded[0],
+            encoded=encoded[0] if encoded else None,
             image=np.asarray(output.images, np.float32),
         )
 

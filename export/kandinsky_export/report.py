@@ -19,7 +19,7 @@ class TrajectoryFigures:
 
     Attributes:
         steps: of the trajectory.
-        encoded: max-abs of the picture's latents.
+        encoded: max-abs of the picture's latents; None where the trajectory has no picture.
         unet: by step, max-abs of the UNet's output for the eager run's own inputs.
         latents: by step, max-abs of the latents after it; every step starts from the bundle's own.
         latents_relative: by step, the same over the largest eager value.
@@ -28,7 +28,7 @@ class TrajectoryFigures:
     """
 
     steps: int
-    encoded: float
+    encoded: float | None
     unet: tuple[float, ...]
     latents: tuple[float, ...]
     latents_relative: tuple[float, ...]

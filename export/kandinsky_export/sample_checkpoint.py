@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kandinsky_export.architecture import build_models, expected_tensors
 from kandinsky_export.checkpoint import MODELS, Expected, Form
-from kandinsky_export.configs import published, sized
+from kandinsky_export.configs import Config, sized
 from kandinsky_export.folders import new_folder
 from kandinsky_export.pdparams_writer import write_pdparams
 from kandinsky_export.seeded import seeded_embeds, seeded_tensor
@@ -32,6 +32,7 @@ def write_sample_checkpoint(
     out: Path,
     *,
     size: str = "tiny",
+    decoder: str = "inpaint",
     seed: int = 0,
     form: Form = "ppdiffusers",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
@@ -43,6 +44,7 @@ def write_sample_checkpoint(
     Args:
         out: the new folder.
         size: "tiny" or "full".
+        decoder: "inpaint", or "plain" for text-to-image and image-to-image.
         seed: of the values.
         form: "ppdiffusers" (.pdparams) or "diffusers" (.safetensors).
         changes: settings that differ from the sized configs, by "unet", "movq" and "scheduler".
@@ -51,12 +53,14 @@ def write_sample_checkpoint(
 
     Raises:
         CheckpointError: ppdiffusers cannot build such a model.
-        UsageError: there is no such size or form, or `out` cannot be meant.
+        UsageError: there is no such size, decoder or form, or `out` cannot be meant.
         ExportError: `out` cannot be written.
     """
     if form not in get_args(Form):
         raise UsageError(f"there is no form {form!r}; choose from {', '.join(get_args(Form))}")
-    configs = {name: sized(name, size) | dict((changes or {}).get(name, {})) for name in (*MODELS, "scheduler")}
+    configs = {
+        name: sized(name, size, decoder) | dict((changes or {}).get(name, {})) for name in (*MODELS, "scheduler")
+    }
     built = build_models({name: configs[name] for name in MODELS}, f"{size} checkpoint")
     models = {name: expected_tensors(model) for name, model in built.items()}
     total = sum(4 * math.prod(item.shape) for tensors in models.values() for item in tensors.values())
@@ -70,13 +74,12 @@ def write_sample_checkpoint(
             write_weights(folder / name, seeded_weights(seed, name, expected, form, bar), form)
         (folder / "scheduler").mkdir()
         write_json(folder / "scheduler" / "scheduler_config.json", configs["scheduler"])
-        write_json(folder / INDEX, model_index("model_index", form))
+        write_json(folder / INDEX, model_index(sized("model_index", "full", decoder), form))
         np.savez(folder / EMBEDS, **seeded_embeds(seed, built["unet"].config["encoder_hid_dim"]))
 
 
-def model_index(name: str, form: Form) -> dict[str, Any]:
-    """The index called `name` in the configs, with the libraries that read `form`."""
-    index = published(name)
+def model_index(index: Config, form: Form) -> Config:
+    """An index of diffusers' form, with the libraries that read `form`."""
     if form == "diffusers":
         return index
     libraries = {"diffusers": "ppdiffusers", "transformers": "ppdiffusers.transformers"}

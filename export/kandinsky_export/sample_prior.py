@@ -80,7 +80,7 @@ def write_sample_prior(
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         write_json(folder / "image_processor" / "preprocessor_config.json", sized("image_processor", size))
         _write_tokenizer(folder / "tokenizer", vocabulary)
-        write_json(folder / INDEX, model_index("prior_model_index", form))
+        write_json(folder / INDEX, model_index(published("prior_model_index"), form))
 
 
 def _given_tokens(folder: Path) -> int:

@@ -7,7 +7,7 @@ with warnings.catch_warnings():
     import paddle
     import paddle2onnx.paddle2onnx_cpp2py_export as paddle2onnx
     from paddlenlp.transformers.model_utils import no_init_weights
-    from ppdiffusers import DDPMScheduler, KandinskyV22InpaintPipeline
+    from ppdiffusers import DDPMScheduler, KandinskyV22InpaintPipeline, KandinskyV22Pipeline
     from ppdiffusers.models.attention_processor import Attention
     from ppdiffusers.models.prior_transformer import PriorTransformer
     from ppdiffusers.models.unet_2d_condition import UNet2DConditionModel
@@ -27,6 +27,7 @@ __all__ = [
     "CLIPVisionModelWithProjection",
     "DDPMScheduler",
     "KandinskyV22InpaintPipeline",
+    "KandinskyV22Pipeline",
     "PriorTransformer",
     "UNet2DConditionModel",
     "VQModel",

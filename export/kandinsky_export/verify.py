@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -23,8 +24,10 @@ from kandinsky_export.seeded import seeded_embeds
 from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import MANIFEST, Bundle, file_sha256
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
+from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.noise import NumpyNoise, ReplayNoise
+from kandinsky_runtime.output import PipelineOutput
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.request import MIN_SIZE
 from kandinsky_runtime.spec import GraphSpec
@@ -179,7 +182,8 @@ def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, ste
 
 def _engine_figures(bundle: Bundle, name: str, oracle: _Oracle, geometry: Geometry) -> EngineFigures:
     engine, _, precision = name.partition(":")
-    with InpaintPipeline.load(bundle, engine=engine, precision=precision or _PRECISION) as pipeline:
+    made_by: type[InpaintPipeline | GeneratePipeline] = InpaintPipeline if geometry.sees_kept_area else GeneratePipeline
+    with made_by.load(bundle, engine=engine, precision=precision or _PRECISION) as pipeline:
         trajectory = oracle.trajectory
         return EngineFigures(
             version=pipeline.selection.engine.version(),
@@ -210,7 +214,10 @@ def _feeds(spec: GraphSpec, component: str, geometry: Geometry) -> list[dict[str
 
 
 def _component_error(
-    pipeline: InpaintPipeline, component: str, feeds: Sequence[Mapping[str, Array]], expected: Sequence[Array]
+    pipeline: DecoderPipeline,
+    component: str,
+    feeds: Sequence[Mapping[str, Array]],
+    expected: Sequence[Array],
 ) -> float:
     engine = pipeline.engine(component)
     (output,) = engine.spec.outputs
@@ -220,28 +227,28 @@ def _component_error(
 def _eager_trajectory(reference: Reference, geometry: Geometry, steps: int) -> Trajectory:
     image, mask = _sample_picture(geometry)
     embeds = seeded_embeds(_SEED, geometry.embed_width)
-    return reference.inpaint(
-        image,
-        mask,
-        embeds["image_embeds"],
-        embeds["negative_image_embeds"],
-        source=NumpyNoise(_SEED),
-        steps=steps,
-        guidance_scale=GUIDANCE_SCALE,
-    )
+    both = embeds["image_embeds"], embeds["negative_image_embeds"]
+    source = NumpyNoise(_SEED)
+    if not geometry.sees_kept_area:
+        return reference.generate(image.size, *both, source=source, steps=steps, guidance_scale=GUIDANCE_SCALE)
+    return reference.inpaint(image, mask, *both, source=source, steps=steps, guidance_scale=GUIDANCE_SCALE)
 
 
-def _compare_trajectory(pipeline: InpaintPipeline, eager: Trajectory, geometry: Geometry) -> TrajectoryFigures:
+def _compare_trajectory(
+    pipeline: InpaintPipeline | GeneratePipeline, eager: Trajectory, geometry: Geometry
+) -> TrajectoryFigures:
     image, mask = _sample_picture(geometry)
     latents: list[Array] = []
 
-    def on_step_end(_: InpaintPipeline, __: int, ___: float, values: dict[str, Array]) -> None:
+    def on_step_end(_: object, __: int, ___: float, values: dict[str, Array]) -> None:
         latents.append(values["latents"].copy())
 
     embeds = seeded_embeds(_SEED, geometry.embed_width)
-    output = pipeline(
-        image,
-        mask,
+    if isinstance(pipeline, InpaintPipeline):
+        call: Callable[..., PipelineOutput] = partial(pipeline, image=image, mask_image=mask, composite="none")
+    else:
+        call = partial(pipeline, height=image.height, width=image.width)
+    output = call(
         image_embeds=embeds["image_embeds"],
         negative_image_embeds=embeds["negative_image_embeds"],
         num_inference_steps=len(eager.latents),
@@ -249,7 +256,6 @@ def _compare_trajectory(pipeline: InpaintPipeline, eager: Trajectory, geometry: 
         scheduler="ddpm",  # the reference's, whatever the checkpoint's is
         noise=ReplayNoise(eager.noise),
         output_type="np",
-        composite="none",
         callback_on_step_end=on_step_end,
     )
     unet = pipeline.engine("unet")
@@ -258,7 +264,9 @@ def _compare_trajectory(pipeline: InpaintPipeline, eager: Trajectory, geometry: 
     mean_square = float(np.mean((output.images.astype(np.float64) - eager.image) ** 2))
     return TrajectoryFigures(
         steps=len(errors),
-        encoded=_max_abs(pipeline.engine("movq_encoder").run({"image": pixels})["latents"], eager.encoded),
+        encoded=None
+        if eager.encoded is None
+        else _max_abs(pipeline.engine("movq_encoder").run({"image": pixels})["latents"], eager.encoded),
         unet=tuple(
             _max_abs(unet.run(feeds)["noise_pred"], want)
             for feeds, want in zip(eager.unet_feeds, eager.unet_outputs, strict=True)

@@ -314,9 +314,9 @@ class TestModelsThatDoNotFit:
         assert [path.name for path in folder.iterdir()] == ["checkpoint"]
         return caught.value.faults
 
-    def test_the_decoder_that_does_not_inpaint(self, tmp_path: Path) -> None:
-        (fault,) = self.faults(tmp_path, unet={"in_channels": 4})
-        assert "(batch, 4, height, width); expected sample float32 (batch, 9, height, width)" in fault
+    def test_channels_of_neither_decoder(self, tmp_path: Path) -> None:
+        (fault,) = self.faults(tmp_path, unet={"in_channels": 5})
+        assert "(batch, 5, height, width); expected sample float32 (batch, 9, height, width)" in fault
 
     def test_latents_of_other_channels(self, tmp_path: Path) -> None:
         assert len(self.faults(tmp_path, movq={"latent_channels": 3, "vq_embed_dim": 3})) == 2
