@@ -13,10 +13,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from kandinsky_export.bundle_export import PARTS
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import write_whole
+from kandinsky_export.parts import PARTS
 from kandinsky_export.reference import Reference, Trajectory
 from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
 from kandinsky_export.seeded import seeded_embeds
