@@ -31,7 +31,7 @@ from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import MANIFEST, file_sha256
 from kandinsky_runtime.errors import BundleError, SchedulerError
 from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.manifest import INPAINT, Component, FileEntry, Manifest, Variant
+from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ def export_bundle(
     _check_scheduler(checkpoint)
     models = _models(checkpoint)
     signatures = {key: part.signature(models[part.model].config) for key, part in PARTS.items()}
-    _check_fit(signatures, str(checkpoint.root))
+    geometry = _check_fit(signatures, str(checkpoint.root))
     tensors = _tensors(checkpoint, models)
     parts = dict(PARTS)
     if prior is not None:
@@ -104,7 +104,7 @@ def export_bundle(
             source=_source(checkpoint, name, progress)
             | ({} if prior is None else {"prior": _source(prior, prior_name, progress)}),
             written_by={tool: importlib.metadata.version(tool) for tool in _TOOLS},
-            tasks=(INPAINT, *prior_tasks(components)),
+            tasks=(*geometry.tasks, *prior_tasks(components)),
             prior=entry,
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -131,11 +131,11 @@ def _check_scheduler(checkpoint: Checkpoint) -> None:
         _log.warning("%s: a run of this bundle has to name one", error)
 
 
-def _check_fit(signatures: Mapping[str, GraphSpec], subject: str) -> None:
-    """Refuse models that do not work together, or for something else than inpainting."""
+def _check_fit(signatures: Mapping[str, GraphSpec], subject: str) -> Geometry:
+    """The sizes of the decoder's graphs; refuse models that do not work together."""
     graphs = {key: Component(signature, {}) for key, signature in signatures.items()}
     try:
-        Geometry.of(Manifest(components=graphs, scheduler={}, files={}))
+        return Geometry.of(Manifest(components=graphs, scheduler={}, files={}))
     except BundleError as error:
         raise CheckpointError(subject, error.faults) from error
 
