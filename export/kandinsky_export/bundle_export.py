@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from kandinsky_export.architecture import build_models, expected_tensors
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
-from kandinsky_export.modules import MoVQDecoderGraph, MoVQEncoderGraph, UNetGraph
 from kandinsky_export.onnx_graph import attach_weights, clean, convert
 from kandinsky_export.params_file import write_params
-from kandinsky_export.signatures import movq_decoder_signature, movq_encoder_signature, unet_signature
+from kandinsky_export.parts import PARTS, Part, prior_parts
+from kandinsky_export.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.prior_export import check_prior, prior_tasks, write_prior_entry
 from kandinsky_export.static_graph import trace
 from kandinsky_export.variants import VARIANTS, check_variants
+from kandinsky_export.without import check_without
 from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import MANIFEST, file_sha256
 from kandinsky_runtime.errors import BundleError, SchedulerError
@@ -40,34 +42,15 @@ _log = logging.getLogger(__name__)
 _TOOLS = ("kandinsky22-deploy", "paddlepaddle", "ppdiffusers", "paddle2onnx", "onnx", "numpy")
 
 
-@dataclass(frozen=True)
-class Part:
-    """How a component comes out of a checkpoint.
-
-    Attributes:
-        model: the checkpoint's model that has it, "unet" or "movq".
-        module: makes the traceable module from the ppdiffusers model.
-        signature: makes the graph's signature from the model's config, given with its defaults.
-    """
-
-    model: str
-    module: Callable[[Any], Any]
-    signature: Callable[[Mapping[str, Any]], GraphSpec]
-
-
-PARTS: Mapping[str, Part] = {
-    "unet": Part("unet", UNetGraph, unet_signature),
-    "movq_encoder": Part("movq", MoVQEncoderGraph, movq_encoder_signature),
-    "movq_decoder": Part("movq", MoVQDecoderGraph, movq_decoder_signature),
-}
-
-
 def export_bundle(
     checkpoint: Checkpoint,
     out: Path,
     *,
     name: str,
     variants: Sequence[str] = VARIANTS,
+    prior: PriorCheckpoint | None = None,
+    prior_name: str = "",
+    without: Collection[str] = (),
     overwrite: bool = False,
     progress: bool = False,
 ) -> Manifest:
@@ -78,6 +61,9 @@ def export_bundle(
         out: the new folder.
         name: what the manifest calls the checkpoint.
         variants: of `kandinsky_export.variants.VARIANTS`.
+        prior: an opened prior, whose graphs, tokenizer and constants the bundle gets, too.
+        prior_name: what the manifest calls the prior.
+        without: graphs of the prior that are left out, of `PRIOR_COMPONENTS`.
         overwrite: replace `out`.
         progress: show bars.
 
@@ -85,20 +71,29 @@ def export_bundle(
         The manifest that was written.
 
     Raises:
-        CheckpointError: lists every config value and tensor that does not fit.
+        CheckpointError: lists every config value and tensor that does not fit, the prior to the decoder included.
         ExportError: a graph could not be traced, converted or written.
-        UsageError: unknown variants, or `out` exists.
+        UsageError: unknown variants, `out` exists, or `without` names what no prior has.
     """
     variants = check_variants(variants)
+    check_without(without, has_prior=prior is not None)
     _check_scheduler(checkpoint)
-    configs = {key: component.config for key, component in checkpoint.components.items()}
-    models = build_models(configs, str(checkpoint.root))
+    models = _models(checkpoint)
     signatures = {key: part.signature(models[part.model].config) for key, part in PARTS.items()}
     geometry = _geometry(signatures, str(checkpoint.root))
-    tensors = checkpoint.tensors({key: expected_tensors(model) for key, model in models.items()})
+    tensors = _tensors(checkpoint, models)
+    parts = dict(PARTS)
+    if prior is not None:
+        prior_models = _models(prior)
+        models |= prior_models
+        check_prior(prior, models)
+        tensors |= _tensors(prior, prior_models)
+        parts |= prior_parts(without)
+        signatures |= {key: part.signature(models[part.model].config) for key, part in prior_parts(without).items()}
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
+        entry = None if prior is None else write_prior_entry(folder, prior, models, tensors, progress=progress)
         components = {}
-        for key, part in _with_progress(PARTS, progress):
+        for key, part in _with_progress(parts, progress):
             module, thunks = part.module(models[part.model]), tensors[part.model]
             components[key] = _export_component(folder / key, module, signatures[key], thunks, variants, progress)
         written = [path for path in folder.rglob("*") if path.is_file()]
@@ -106,12 +101,22 @@ def export_bundle(
             components=components,
             scheduler=checkpoint.scheduler,
             files=_hash_files(folder, written, "hashing bundle", progress),
-            source=_source(checkpoint, name, progress),
+            source=_source(checkpoint, name, progress)
+            | ({} if prior is None else {"prior": _source(prior, prior_name, progress)}),
             written_by={tool: importlib.metadata.version(tool) for tool in _TOOLS},
-            tasks=geometry.tasks,
+            tasks=(*geometry.tasks, *prior_tasks(components)),
+            prior=entry,
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _models(checkpoint: Checkpoint) -> dict[str, Any]:
+    return build_models({key: item.config for key, item in checkpoint.components.items()}, str(checkpoint.root))
+
+
+def _tensors(checkpoint: Checkpoint, models: Mapping[str, Any]) -> dict[str, dict[str, Callable[[], Array]]]:
+    return checkpoint.tensors({key: expected_tensors(model) for key, model in models.items()})
 
 
 def _check_scheduler(checkpoint: Checkpoint) -> None:
@@ -127,7 +132,7 @@ def _check_scheduler(checkpoint: Checkpoint) -> None:
 
 
 def _geometry(signatures: Mapping[str, GraphSpec], subject: str) -> Geometry:
-    """The sizes of models that work together; others are refused."""
+    """The sizes of the decoder's graphs; refuse models that do not work together."""
     graphs = {key: Component(signature, {}) for key, signature in signatures.items()}
     try:
         return Geometry.of(Manifest(components=graphs, scheduler={}, files={}))
@@ -139,7 +144,7 @@ def _source(checkpoint: Checkpoint, name: str, progress: bool) -> dict[str, Any]
     files = _hash_files(checkpoint.root, checkpoint.files(), "hashing checkpoint", progress)
     return {
         "name": name,
-        "form": checkpoint.components["unet"].form,
+        "form": next(iter(checkpoint.components.values())).form,
         "files": {path: asdict(entry) for path, entry in files.items()},
     }
 

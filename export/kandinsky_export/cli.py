@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky_export.variants import VARIANTS, check_variants
+from kandinsky_export.without import check_without
 from kandinsky_runtime.cli_support import Parser, add_common_options, run
 from kandinsky_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.prior_checkpoint import PriorCheckpoint
 
 _EPILOG = """\
 examples:
   k22-export checkpoint --size tiny --out tiny              made-up weights, to try everything out
   k22-export bundle tiny --out bundle                       from a folder
   k22-export bundle kandinsky-community/kandinsky-2-2-decoder-inpaint --out bundle
+  k22-export bundle tiny --prior tiny-prior --out bundle    with what makes embeddings of a prompt
   k22-export verify bundle tiny                             compare with eager ppdiffusers
 """
 
@@ -91,12 +94,23 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser(
         "bundle",
         help="export a checkpoint to a bundle",
-        description="Trace UNet and MoVQ to Paddle static graphs and ONNX, with batch, height and width dynamic. The"
-        " bundle appears whole or not at all.",
+        description="Trace UNet and MoVQ, and with --prior the encoders and the prior, to Paddle static graphs and"
+        " ONNX, with batch, height, width and text length dynamic. The bundle appears whole or not at all.",
         epilog="examples:\n  k22-export bundle my-checkpoint --out bundle\n"
-        "  k22-export bundle kandinsky-community/kandinsky-2-2-decoder-inpaint --variants onnx-fp32 --out bundle",
+        "  k22-export bundle kandinsky-community/kandinsky-2-2-decoder-inpaint --variants onnx-fp32 --out bundle\n"
+        "  k22-export bundle my-checkpoint --prior kandinsky-community/kandinsky-2-2-prior --without image_encoder"
+        " --out bundle",
     )
     _add_source(parser)
+    _add_prior(parser)
+    parser.add_argument(
+        "--without",
+        type=_names,
+        default=(),
+        metavar="NAMES",
+        help="graphs of the prior to leave out, separated by commas: image_encoder where no picture is a prompt,"
+        " text_encoder and prior where the prompts are fixed (k22 embed writes them to a file)",
+    )
     _add_out(parser)
     parser.add_argument(
         "--variants",
@@ -121,6 +135,7 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     _add_source(parser)
+    _add_prior(parser)
     parser.add_argument(
         "--engines",
         type=_names,
@@ -146,8 +161,14 @@ def _add_source(parser: Parser) -> None:
     parser.add_argument(
         "--hub", choices=("huggingface", "paddle"), help="where a hub name is looked up (default: huggingface)"
     )
-    parser.add_argument("--revision", help="of a hub name (Hugging Face only)")
-    parser.add_argument("--weights", metavar="VARIANT", help="variant of the weight files, such as fp16")
+    parser.add_argument("--revision", help="of CHECKPOINT's hub name (Hugging Face only)")
+    parser.add_argument("--weights", metavar="VARIANT", help="variant of CHECKPOINT's weight files, such as fp16")
+
+
+def _add_prior(parser: Parser) -> None:
+    parser.add_argument("--prior", metavar="PRIOR", help="the prior that goes with CHECKPOINT: a folder or a hub name")
+    parser.add_argument("--prior-revision", metavar="REVISION", help="of PRIOR's hub name (Hugging Face only)")
+    parser.add_argument("--prior-weights", metavar="VARIANT", help="variant of PRIOR's weight files, such as fp16")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -202,11 +223,21 @@ def _bundle(args: argparse.Namespace) -> int:
 
     variants = check_variants(args.variants)
     check_target(args.out, marker=MANIFEST, overwrite=args.overwrite)
+    check_without(args.without, has_prior=args.prior is not None)
     checkpoint, name = _open_checkpoint(args)
+    prior, prior_name = _open_prior(args)
     from kandinsky_export.bundle_export import export_bundle
 
     manifest = export_bundle(
-        checkpoint, args.out, name=name, variants=variants, overwrite=args.overwrite, progress=not args.quiet
+        checkpoint,
+        args.out,
+        name=name,
+        variants=variants,
+        prior=prior,
+        prior_name=prior_name,
+        without=args.without,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
     )
     size = sum(entry.bytes for entry in manifest.files.values())
     summary = {"bundle": str(args.out), "variants": list(variants), "bytes": size}
@@ -238,24 +269,59 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
     """The checkpoint, fetched if need be, and what to call it: its hub name or its folder's name."""
-    from kandinsky_export.checkpoint import Checkpoint
-    from kandinsky_export.hub import fetch_checkpoint, looks_like_hub_name
+    from kandinsky_export.checkpoint import MODELS, Checkpoint
 
-    root = Path(args.checkpoint)
-    if root.exists() or not looks_like_hub_name(args.checkpoint):
-        if args.hub or args.revision:
-            raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
-        return Checkpoint.open(root, args.weights), root.resolve().name
+    _check_hub_options(args)
+    root, name = _fetched(args, args.checkpoint, args.revision, args.weights, MODELS)
+    return Checkpoint.open(root, args.weights), name
+
+
+def _open_prior(args: argparse.Namespace) -> tuple[PriorCheckpoint | None, str]:
+    """The prior, fetched if need be, and what to call it; None where none is asked for."""
+    if args.prior is None:
+        return None, ""
+    from kandinsky_export.prior_checkpoint import PRIOR_FOLDERS, PriorCheckpoint
+
+    root, name = _fetched(args, args.prior, args.prior_revision, args.prior_weights, PRIOR_FOLDERS)
+    return PriorCheckpoint.open(root, args.prior_weights), name
+
+
+def _check_hub_options(args: argparse.Namespace) -> None:
+    """Refuse options of a hub or of a prior where there is none."""
+    if args.prior is None and (args.prior_revision or args.prior_weights):
+        raise UsageError("--prior-revision and --prior-weights go with --prior")
+    if args.revision and not _is_hub_name(args.checkpoint):
+        raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
+    if args.prior_revision and not _is_hub_name(args.prior):
+        raise UsageError(f"--hub and --prior-revision go with a hub name, not with the folder {args.prior}")
+    if args.hub and not any(_is_hub_name(name) for name in (args.checkpoint, args.prior) if name is not None):
+        raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
+
+
+def _is_hub_name(name: str) -> bool:
+    from kandinsky_export.hub import looks_like_hub_name
+
+    return looks_like_hub_name(name) and not Path(name).exists()
+
+
+def _fetched(
+    args: argparse.Namespace, name: str, revision: str | None, variant: str | None, folders: Sequence[str]
+) -> tuple[Path, str]:
+    """The folder of a checkpoint, fetched if `name` is a hub's, and what to call it."""
+    if not _is_hub_name(name):
+        return Path(name), Path(name).resolve().name
     import kandinsky_export.vendors  # noqa: F401 (one that is missing is told before gigabytes are fetched)
+    from kandinsky_export.hub import fetch_checkpoint
 
     root = fetch_checkpoint(
-        args.checkpoint,
+        name,
         hub=args.hub or "huggingface",
-        revision=args.revision,
-        variant=args.weights,
+        revision=revision,
+        variant=variant,
+        components=folders,
         progress=not args.quiet,
     )
-    return Checkpoint.open(root, args.weights), args.checkpoint
+    return root, name
 
 
 def _report(args: argparse.Namespace, data: dict[str, Any], text: str) -> None:

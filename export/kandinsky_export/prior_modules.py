@@ -121,7 +121,7 @@ class ImageEncoderGraph(paddle.nn.Layer):  # type: ignore[misc]
         """What goes into the first layer, (B, K, D)."""
         embeddings = self.vision_model.embeddings
         patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose([0, 2, 1])  # (B, K - 1, D)
-        first = embeddings.class_embedding.reshape([1, 1, -1]).expand_as(patches[:, :1])
+        first = paddle.zeros_like(patches[:, :1]) + embeddings.class_embedding  # (B, 1, D)
         hidden = paddle.concat([first, patches], axis=1) + embeddings.position_embedding.weight.unsqueeze(0)
         return self.vision_model.pre_layrnorm(hidden)
 
@@ -150,16 +150,17 @@ class PriorGraph(paddle.nn.Layer):  # type: ignore[misc]
         if model.embedding_proj_norm is not None:
             text_embeds = model.embedding_proj_norm(text_embeds)
         text = model.encoder_hidden_states_proj(text_hidden_states)  # (B, T, D)
-        ones = paddle.ones_like(time).unsqueeze(1)  # (B, 1, D)
-        added = [model.embedding_proj(text_embeds).unsqueeze(1), time.unsqueeze(1), model.proj_in(latents).unsqueeze(1)]
-        hidden = paddle.concat([text, *added, model.prd_embedding * ones], axis=1)  # (B, T + 4, D)
+        prd = paddle.zeros_like(time) + model.prd_embedding[:, 0]
+        added = [model.embedding_proj(text_embeds), time, model.proj_in(latents), prd]
+        hidden = paddle.concat([text, *(item.unsqueeze(1) for item in added)], axis=1)  # (B, T + 4, D)
 
         tokens = paddle.shape(text)[1]
         most = model.config.num_embeddings
         positions = model.positional_embedding  # (1, P + 4, D)
         hidden = hidden + paddle.concat([positions[:, :tokens], positions[:, most:]], axis=1)
 
-        padding = paddle.concat([1 - text_mask, paddle.zeros_like(ones[:, 0, :4])], axis=1)  # (B, T + 4)
+        seen = paddle.zeros_like(text_mask[:, :1])
+        padding = paddle.concat([1 - text_mask, seen, seen, seen, seen], axis=1)  # (B, T + 4)
         mask = causal_mask(tokens + 4).unsqueeze(0) + (padding * MASKED).unsqueeze([1, 2])  # (B, 1, T + 4, T + 4)
         if model.norm_in is not None:
             hidden = model.norm_in(hidden)

@@ -67,6 +67,9 @@ def _pruned(concrete: Any, feeds: list[Any]) -> Traced:
     paddle.enable_static()
     try:
         program = paddle.static.normalize_program(concrete.main_program, feeds, list(concrete.outputs))
+        block = program.global_block()
+        for op in [op for op in block.ops if op.name() == "builtin.parameter" and op.result(0).use_empty()]:
+            block.remove_op(op)  # a buffer or weight of the module that the forward does without
         parameters, _ = paddle.static.pir_io.get_pir_parameters(program)
         return Traced(program, {value.name: tuple(value.shape) for value in parameters})
     finally:

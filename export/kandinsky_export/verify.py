@@ -14,15 +14,16 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from kandinsky_export.bundle_export import PARTS
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import write_whole
+from kandinsky_export.parts import PARTS
 from kandinsky_export.reference import Reference, Trajectory
 from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import MANIFEST, Bundle, file_sha256
+from kandinsky_runtime.decoder_pipeline import DecoderPipeline
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.geometry import Geometry

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from kandinsky_runtime import guidance, schedulers
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.clip_image import ClipImageProcessor
 from kandinsky_runtime.engines import AUTO
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.graphs import Graphs
@@ -28,10 +29,8 @@ from kandinsky_runtime.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.noise import NoiseSource, RunNoise
 from kandinsky_runtime.prompts import Prompt, read_negative_prompts, read_prompts
 from kandinsky_runtime.request import MAX_RESULTS, as_latents, seeds_for
+from kandinsky_runtime.tokenizer import Tokenizer, Tokens
 from kandinsky_runtime.watch import Clock, StepCallback, Watch
-
-if TYPE_CHECKING:
-    from kandinsky_runtime.tokenizer import Tokenizer, Tokens
 
 Array = npt.NDArray[np.float32]
 
@@ -295,8 +294,6 @@ class PriorPipeline:
             return self._arrays
 
     def _tokens(self, texts: Sequence[str]) -> Tokens:
-        from kandinsky_runtime.tokenizer import Tokenizer
-
         with self._lock:
             if self._tokenizer is None:
                 bundle, entry = self.graphs.bundle, self.entry
@@ -308,8 +305,6 @@ class PriorPipeline:
     def _pixels(self, pictures: Mapping[int, Any]) -> dict[int, Array]:
         if not pictures:
             return {}
-        from kandinsky_runtime.clip_image import ClipImageProcessor
-
         processor = ClipImageProcessor.from_config(self.entry.image_processor)
         return {key: processor([picture]) for key, picture in pictures.items()}
 
