@@ -192,7 +192,7 @@ class InpaintPipeline(DecoderPipeline):
             images: Any = final
             if output_type != "latent":
                 with clock("decode"):
-                    pictures = movq.decode(self.graphs, final, request.height, request.width)
+                    pictures = movq.decode(self.graphs, final, request.height, request.width, self.tiling)
                     if areas is None:
                         images = finished(pictures, request, output_type, composite)
                     else:
@@ -208,7 +208,7 @@ class InpaintPipeline(DecoderPipeline):
 
     def _encode(self, request: Request) -> Array:
         """Latents (B, C, h, w) of the samples' pictures."""
-        return movq.encode(self.graphs, request.pixels)[list(request.picture_of)]
+        return movq.encode(self.graphs, request.pixels, self.tiling)[list(request.picture_of)]
 
 
 def _named(inputs: tuple[Any, ...], prompt: Any, image: Any, mask_image: Any) -> tuple[Any, Any, Any]:

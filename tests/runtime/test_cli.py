@@ -151,6 +151,11 @@ def test_low_memory(k22: K22, fake_engine: type[FakeEngine]) -> None:
     assert Path("out.png").read_bytes() == expected
 
 
+def test_tiles(k22: K22, fake_engine: type[FakeEngine]) -> None:
+    assert k22(*inpaint("--tiles", height=64, width=600)).status == 0
+    assert [name for name, _ in fake_engine.runs].count("movq_decoder") == 2
+
+
 def test_quiet(k22: K22) -> None:
     assert k22(*inpaint("--quiet")) == (0, "wrote out.png (seed 3)\n", "")
 

@@ -107,6 +107,7 @@ def _inpaint(args: argparse.Namespace) -> int:
         args.device,
         args.threads,
         low_memory=args.low_memory,
+        tiles=args.tiles,
         progress=not args.quiet,
     ) as pipeline:
         output = pipeline(
