@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.checks import flag
 from kandinsky_runtime.engines import AUTO, Selection
 from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.errors import InputError, Kandinsky22Error, UsageError
@@ -22,6 +23,7 @@ from kandinsky_runtime.manifest import COMPONENTS
 from kandinsky_runtime.noise import RunNoise
 from kandinsky_runtime.prior import Plan, PriorPipeline
 from kandinsky_runtime.request import SampleRequest
+from kandinsky_runtime.tiles import Tiling
 from kandinsky_runtime.watch import Clock, Watch
 
 Self = TypeVar("Self", bound="DecoderPipeline")
@@ -38,6 +40,7 @@ class DecoderPipeline:
     graphs: Graphs
     geometry: Geometry
     prior: PriorPipeline
+    tiling: Tiling | None = None
 
     tasks: ClassVar[tuple[str, ...]]
     """Of `manifest.TASKS`, what the pipeline does; a bundle has to be able to do one of them."""
@@ -52,6 +55,7 @@ class DecoderPipeline:
         threads: int | None = None,
         *,
         low_memory: bool = False,
+        tiles: bool = False,
         progress: bool = False,
     ) -> Self:
         """Open a bundle and choose the engine.
@@ -64,6 +68,8 @@ class DecoderPipeline:
             threads: threads within one operation, None for all cores.
             low_memory: have one graph loaded at a time: each run loads it when its phase begins and releases it at its
                 end, so that runs take longer, and follow one another.
+            tiles: take pictures of more than 512 px through MoVQ in overlapping tiles: less memory, and a result
+                that differs from the reference's.
             progress: show a bar while the files' content is checked for the first time.
 
         Raises:
@@ -78,7 +84,7 @@ class DecoderPipeline:
         graphs = Graphs.open(
             opened, engine, precision, device, threads, check=COMPONENTS, low_memory=low_memory, progress=progress
         )
-        return cls(graphs, geometry, PriorPipeline(graphs))
+        return cls(graphs, geometry, PriorPipeline(graphs), Tiling.of(geometry) if flag("tiles", tiles) else None)
 
     @property
     def bundle(self) -> Bundle:

@@ -156,7 +156,7 @@ class GeneratePipeline(DecoderPipeline):
             images: Any = final
             if output_type != "latent":
                 with clock("decode"):
-                    images = movq.decode(self.graphs, final, request.height, request.width)
+                    images = movq.decode(self.graphs, final, request.height, request.width, self.tiling)
                 if output_type == "pil":
                     images = to_pil(images)
         save_recording(drawn, record_noise)
@@ -166,7 +166,7 @@ class GeneratePipeline(DecoderPipeline):
         """Latents (B, C, h, w) of the samples' pictures, where there are any."""
         if not len(request.pixels):
             return None
-        return movq.encode(self.graphs, request.pixels)[list(request.picture_of)]
+        return movq.encode(self.graphs, request.pixels, self.tiling)[list(request.picture_of)]
 
 
 def _begin(noise: Array, pictures: Array | None, sampler: Sampler) -> Array:

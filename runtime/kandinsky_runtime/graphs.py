@@ -13,6 +13,7 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.engines import AUTO, Selection, select
 from kandinsky_runtime.engines.base import Engine, EngineOptions
+from kandinsky_runtime.errors import UsageError
 
 
 @dataclass(eq=False)
@@ -30,7 +31,8 @@ class Graphs:
     _loaded: dict[str, Engine] = field(default_factory=dict, init=False, repr=False)
     _checked: set[str] = field(default_factory=set, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
-    _one_run: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
+    _one_run: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _runner: int | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def open(
@@ -89,14 +91,22 @@ class Graphs:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """What a run has to hold: with `low_memory`, runs follow one another, and no graph outlives its run."""
+        """What a run has to hold: with `low_memory`, runs follow one another, and no graph outlives its run.
+
+        Raises:
+            UsageError: with `low_memory`, by a run that is started within another, as from its callback.
+        """
         if not self.low_memory:
             yield
             return
+        if self._runner == threading.get_ident():
+            raise UsageError("low_memory: this thread is in the middle of a run; start the next one after it")
         with self._one_run:
+            self._runner = threading.get_ident()
             try:
                 yield
             finally:
+                self._runner = None
                 self.close()
 
     def phase_over(self, *components: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime import movq, prior
+from kandinsky_runtime.area import INPAINT_AREAS, Areas, around_masks
 from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.decoder_pipeline import DecoderPipeline, check_recording_path, save_recording
 from kandinsky_runtime.denoise import DenoisingLoop
@@ -60,6 +61,8 @@ class InpaintPipeline(DecoderPipeline):
         output_type: Literal["pil", "np", "latent"] = "pil",
         composite: Literal["paste", "none"] = "paste",
         invert_mask: bool = False,
+        inpaint_area: Literal["picture", "mask"] = "picture",
+        padding_mask_crop: int | None = None,
         callback_on_step_end: StepCallback | None = None,
         cancel: threading.Event | None = None,
         progress: bool = False,
@@ -96,6 +99,12 @@ class InpaintPipeline(DecoderPipeline):
             composite: "paste" keeps every pixel outside the mask as it was; "none" returns the decoder's picture. Where
                 no mask has anything to repaint, the pictures are returned as they are, and a note says so.
             invert_mask: the mask is black where it is to be repainted, as diffusers before 0.19 had it.
+            inpaint_area: "picture" works on the whole picture; "mask" on a crop around what the mask repaints, and the
+                result has the picture's own size. `height` and `width` are then the size to work at, both or none:
+                None takes the crop's own resolution. "latent" results are those of the crop, and `composite` "none"
+                replaces all of it.
+            padding_mask_crop: pixels of the picture around what the mask repaints, for `inpaint_area` "mask"; None
+                takes 32.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step, with a copy of
                 the latents; it may change them or return {"latents": …} to go on with.
             cancel: an event that stops the run between two steps.
@@ -124,6 +133,22 @@ class InpaintPipeline(DecoderPipeline):
             prior_num_inference_steps,
             prior_guidance_scale,
         )
+        choice("inpaint_area", inpaint_area, INPAINT_AREAS)
+        areas = None
+        if inpaint_area == "mask":
+            areas = around_masks(
+                image,
+                mask_image,
+                multiple=self.geometry.multiple,
+                height=height,
+                width=width,
+                padding=padding_mask_crop,
+                invert_mask=invert_mask,
+            )
+            areas.check_output_type(output_type)
+            (image, mask_image), (width, height), invert_mask = areas.crops(), areas.working, False
+        elif padding_mask_crop is not None:
+            raise UsageError("padding_mask_crop is for inpaint_area 'mask' only; leave it out or ask for that area")
         request = prepare(
             self.geometry,
             image=image,
@@ -149,8 +174,8 @@ class InpaintPipeline(DecoderPipeline):
         clock = Clock()
         with self.graphs.run():
             if request.keeps_everything:
-                images = self._encode(request) if output_type == "latent" else unchanged(request, output_type)
-                return InpaintOutput(images, drawn.seeds, notes, clock.seconds)
+                untouched = self._untouched(request, areas, output_type)
+                return InpaintOutput(untouched, drawn.seeds, notes, clock.seconds)
             request = self._embedded(request, plan, num_images_per_prompt, drawn, watch, clock)
             with clock("load"):
                 self.graphs.load(("movq_encoder", "unet") if output_type == "latent" else COMPONENTS)
@@ -164,18 +189,26 @@ class InpaintPipeline(DecoderPipeline):
                 kept = KeptArea(original, request.keep, first, sampler)
                 final = loop.run(request, first * np.float32(sampler.init_noise_sigma), kept)
                 self.graphs.phase_over("unet")
-            if output_type == "latent":
-                images = final
-            else:
+            images: Any = final
+            if output_type != "latent":
                 with clock("decode"):
-                    pictures = movq.decode(self.graphs, final, request.height, request.width)
-                    images = finished(pictures, request, output_type, composite)
+                    pictures = movq.decode(self.graphs, final, request.height, request.width, self.tiling)
+                    if areas is None:
+                        images = finished(pictures, request, output_type, composite)
+                    else:
+                        images = areas.finished(pictures, output_type, composite)
         save_recording(drawn, record_noise)
         return InpaintOutput(images, drawn.seeds, notes, clock.seconds)
 
+    def _untouched(self, request: Request, areas: Areas | None, output_type: str) -> Any:
+        """What comes out where nothing is repainted: the pictures that came in, or their latents."""
+        if output_type == "latent":
+            return self._encode(request)
+        return unchanged(request, output_type) if areas is None else areas.unchanged(request.batch, output_type)
+
     def _encode(self, request: Request) -> Array:
         """Latents (B, C, h, w) of the samples' pictures."""
-        return movq.encode(self.graphs, request.pixels)[list(request.picture_of)]
+        return movq.encode(self.graphs, request.pixels, self.tiling)[list(request.picture_of)]
 
 
 def _named(inputs: tuple[Any, ...], prompt: Any, image: Any, mask_image: Any) -> tuple[Any, Any, Any]:

@@ -134,6 +134,28 @@ def test_options_reach_the_pipeline(k22: K22, bundle: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.asarray(expected.images[0]))
 
 
+def test_area_options_reach_the_pipeline(k22: K22, bundle: Path) -> None:
+    options = {"inpaint_area": "mask", "padding_mask_crop": 0, "height": 64, "width": 80}
+    assert k22(*inpaint(**options)).status == 0
+    expected = InpaintPipeline.load(bundle, "fake")(PICTURE, MASK, **EMBEDS, **options, seed=3, num_inference_steps=2)
+    np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.asarray(expected.images[0]))
+
+
+def test_low_memory(k22: K22, fake_engine: type[FakeEngine]) -> None:
+    k22(*inpaint())
+    expected = Path("out.png").read_bytes()
+    fake_engine.loaded.clear()
+    fake_engine.released.clear()
+    assert k22(*inpaint("--low-memory")).status == 0
+    assert fake_engine.loaded == fake_engine.released == ["movq_encoder", "unet", "movq_decoder"]
+    assert Path("out.png").read_bytes() == expected
+
+
+def test_tiles(k22: K22, fake_engine: type[FakeEngine]) -> None:
+    assert k22(*inpaint("--tiles", height=64, width=600)).status == 0
+    assert [name for name, _ in fake_engine.runs].count("movq_decoder") == 2
+
+
 def test_quiet(k22: K22) -> None:
     assert k22(*inpaint("--quiet")) == (0, "wrote out.png (seed 3)\n", "")
 
@@ -284,6 +306,8 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(precision="fp16"), "engine fake runs fp32, bf16; got precision 'fp16'"),
         (inpaint(device="gpu"), "engine fake runs on cpu, fake:1; got device 'gpu'"),
         (inpaint(threads=0), "threads is 0; expected a whole number of at least 1"),
+        (inpaint(padding_mask_crop=8), "padding_mask_crop is for inpaint_area 'mask' only; leave it out or ask for"),
+        (inpaint(inpaint_area="mask", height=64), "height is 64 and width is None; with inpaint_area 'mask' give both"),
     ],
 )
 def test_wrong_arguments(

@@ -57,6 +57,16 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     loop.add_argument("--height", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
     loop.add_argument("--width", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
     loop.add_argument(
+        "--inpaint-area",
+        choices=("picture", "mask"),
+        default="picture",
+        help="mask: work on a crop around the mask and put it back; --height and --width are then the size to work at"
+        " (default: the crop's own)",
+    )
+    loop.add_argument(
+        "--padding-mask-crop", type=int, metavar="PX", help="around the mask, for --inpaint-area mask (default: 32)"
+    )
+    loop.add_argument(
         "--num-inference-steps", type=int, default=100, metavar="N", help="denoising steps (default: 100)"
     )
     loop.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="1 turns it off (default: 4)")
@@ -91,7 +101,14 @@ def _inpaint(args: argparse.Namespace) -> int:
     image, mask = read_image(args.image), read_mask(args.mask)
     noise = ReplayNoise(args.replay_noise) if args.replay_noise else args.noise or "torch"
     with InpaintPipeline.load(
-        args.bundle, args.engine, args.precision, args.device, args.threads, progress=not args.quiet
+        args.bundle,
+        args.engine,
+        args.precision,
+        args.device,
+        args.threads,
+        low_memory=args.low_memory,
+        tiles=args.tiles,
+        progress=not args.quiet,
     ) as pipeline:
         output = pipeline(
             image,
@@ -109,6 +126,8 @@ def _inpaint(args: argparse.Namespace) -> int:
             record_noise=args.record_noise,
             composite=args.composite,
             invert_mask=args.invert_mask,
+            inpaint_area=args.inpaint_area,
+            padding_mask_crop=args.padding_mask_crop,
             progress=not args.quiet,
         )
     for path, picture in zip(paths, output.images, strict=True):

@@ -21,6 +21,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engine", default="auto", metavar="NAME", help=f"{ENGINES}, or auto (default)")
     group.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's)")
     add_device_options(group)
+    group.add_argument(
+        "--low-memory", action="store_true", help="load each graph when its turn comes and release it afterwards"
+    )
+    group.add_argument(
+        "--tiles", action="store_true", help="MoVQ in tiles of 512 px: less memory for large pictures, other numbers"
+    )
 
 
 def add_device_options(group: argparse._ArgumentGroup) -> None:
