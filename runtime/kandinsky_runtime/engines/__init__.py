@@ -101,16 +101,16 @@ def select(
 
 
 def _suit(engine: type[Engine], manifest: Manifest, precision: str | None, device: str) -> Selection:
-    if precision is not None and precision not in engine.variants:
-        raise UsageError(f"engine {engine.name} runs {', '.join(engine.variants)}; got precision {precision!r}")
     engine.check_device(device)
-    if not engine.installed():
-        raise EngineUnavailable(f"engine {engine.name} is not installed: pip install {engine.distribution}")
+    if precision is not None:
+        engine.check_precision(precision, device)
+    engine.check_library(device)
     available = manifest.variants()
-    for candidate in (precision,) if precision else engine.preferred_precisions():
+    candidates = (precision,) if precision else engine.preferred_precisions(device)
+    for candidate in candidates:
         if engine.variants[candidate] in available:
             return Selection(engine, candidate, engine.variants[candidate])
-    wanted = engine.variants[precision] if precision else " or ".join(engine.variants.values())
+    wanted = " or ".join(dict.fromkeys(engine.variants[candidate] for candidate in candidates))
     raise EngineUnavailable(
         f"engine {engine.name} needs variant {wanted}; the bundle has {', '.join(available) or 'none'}:"
         " export it again with --variants"

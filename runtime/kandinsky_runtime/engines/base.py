@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.engines.cuda import cuda_index
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error, NonFiniteError, UsageError
 from kandinsky_runtime.spec import GraphSpec, TensorSpec
 
@@ -28,7 +29,7 @@ class EngineOptions:
     """How an engine runs a graph.
 
     Attributes:
-        device: the device's name as the engine's library knows it, "cpu" everywhere.
+        device: the device's name as the engine knows it: "cpu" everywhere, "cuda" or "cuda:N" for an NVIDIA GPU.
         threads: threads within one operation; None takes every core that the process may use.
         precision: what the graph computes in, one of the engine's.
 
@@ -72,6 +73,7 @@ class Engine(ABC):
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles of the files that it needs of a variant."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    """The devices that it knows; "cuda" stands for "cuda:0", "cuda:1" and so on, too."""
 
     def __init__(self, component: str, spec: GraphSpec, files: Mapping[str, Path], options: EngineOptions) -> None:
         """Load a graph.
@@ -83,11 +85,12 @@ class Engine(ABC):
             options: device and threads.
 
         Raises:
-            UsageError: the engine does not know the device.
+            UsageError: the engine does not know the device, or not the precision on it.
             EngineUnavailable: the library cannot be imported.
             EngineError: a file is missing, or the library could not load the graph.
         """
         self.check_device(options.device)
+        self.check_precision(options.precision, options.device)
         self.component = component
         self.spec = spec
         self._lock = threading.Lock()
@@ -98,13 +101,12 @@ class Engine(ABC):
                 f" no {', '.join(missing)}: export the bundle again"
             )
         try:
+            self._check_build(options.device)
             self._open(files, options)
         except Kandinsky22Error:
             raise
         except ImportError as error:
-            raise EngineUnavailable(
-                f"engine {self.name}: {self.library} cannot be imported ({error}): pip install {self.distribution}"
-            ) from error
+            raise self._cannot_import(error, options.device) from error
         except Exception as error:  # vendors raise nearly anything
             raise EngineError(f"{component} cannot be loaded by {self.name}: {_text(error)}") from error
 
@@ -126,15 +128,43 @@ class Engine(ABC):
             return importlib.metadata.version(owners[0]) if owners else "unknown"
 
     @classmethod
-    def preferred_precisions(cls) -> tuple[str, ...]:
-        """The precisions to take where none is asked for, the best first: those of `variants` in their order."""
+    def precisions(cls, device: str) -> tuple[str, ...]:
+        """The precisions that it computes in on `device`: those of `variants`."""
         return tuple(cls.variants)
+
+    @classmethod
+    def preferred_precisions(cls, device: str) -> tuple[str, ...]:
+        """The precisions to take where none is asked for, the best first: all, in the order of `variants`."""
+        return cls.precisions(device)
+
+    @classmethod
+    def requirement(cls, device: str) -> str:
+        """What to install for `device`, as pip knows it."""
+        return cls.distribution
 
     @classmethod
     def check_device(cls, device: str) -> None:
         """Raise UsageError if the engine does not run on `device`."""
-        if device not in cls.devices:
+        known = device in cls.devices or ("cuda" in cls.devices and cuda_index(device) is not None)
+        if not known:
             raise UsageError(f"engine {cls.name} runs on {', '.join(cls.devices)}; got device {device!r}")
+
+    @classmethod
+    def check_precision(cls, precision: str, device: str) -> None:
+        """Raise UsageError if the engine does not compute in `precision` on `device`."""
+        if precision not in (able := cls.precisions(device)):
+            where = "" if able == tuple(cls.variants) else f" on {device}"
+            raise UsageError(f"engine {cls.name} runs {', '.join(able)}{where}; got precision {precision!r}")
+
+    @classmethod
+    def check_library(cls, device: str) -> None:
+        """Raise EngineUnavailable if the library is not installed, or was built without what `device` needs."""
+        if not cls.installed():
+            raise EngineUnavailable(f"engine {cls.name} is not installed: pip install {cls.requirement(device)}")
+        try:
+            cls._check_build(device)
+        except ImportError as error:
+            raise cls._cannot_import(error, device) from error
 
     def run(self, feeds: Arrays, *, during: str = "") -> dict[str, npt.NDArray[np.float32]]:
         """Run the graph.
@@ -181,6 +211,19 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @classmethod  # noqa: B027
+    def _check_build(cls, device: str) -> None:
+        """Raise EngineUnavailable if the installed library was built without what `device` needs; may import it.
+
+        Most engines have nothing to check.
+        """
+
+    @classmethod
+    def _cannot_import(cls, error: ImportError, device: str) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"engine {cls.name}: {cls.library} cannot be imported ({error}): pip install {cls.requirement(device)}"
+        )
 
     @abstractmethod
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:

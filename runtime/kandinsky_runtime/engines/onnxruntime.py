@@ -1,27 +1,67 @@
-"""ONNX Runtime, on the CPU."""
+"""ONNX Runtime, on the CPU and on NVIDIA GPUs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
+from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index
+from kandinsky_runtime.engines.onnxruntime_cuda import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    BoundRuns,
+    cuda_options,
+    open_session,
+)
+from kandinsky_runtime.errors import EngineUnavailable
 
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
+
+_log = logging.getLogger(__name__)
 
 
 class OnnxRuntimeEngine(Engine):
-    """Runs `onnx-*` variants through `onnxruntime.InferenceSession`."""
+    """Runs `onnx-*` variants through `onnxruntime.InferenceSession`.
+
+    On a GPU, what the CUDA provider cannot run makes an error; the library's own silent way back to the CPU is closed.
+    """
 
     name = "onnxruntime"
     library = "onnxruntime"
     distribution = "onnxruntime"
-    variants: ClassVar[Mapping[str, str]] = {"fp32": "onnx-fp32"}
+    variants: ClassVar[Mapping[str, str]] = {"fp32": "onnx-fp32", "fp16": "onnx-fp16"}
     roles = ("graph", "weights")
+    devices = ("cpu", "cuda")
+
+    @classmethod
+    def preferred_precisions(cls, device: str) -> tuple[str, ...]:
+        """float32 on the CPU, where 16 bits are slower; fp16 first on a GPU."""
+        return ("fp32",) if cuda_index(device) is None else ("fp16", "fp32")
+
+    @classmethod
+    def requirement(cls, device: str) -> str:
+        """`onnxruntime-gpu` for a GPU: the two packages are one library and exclude each other."""
+        return cls.distribution if cuda_index(device) is None else "onnxruntime-gpu"
+
+    @classmethod
+    def _check_build(cls, device: str) -> None:
+        if cuda_index(device) is None:
+            return
+        import onnxruntime
+
+        if CUDA_PROVIDER not in (found := onnxruntime.get_available_providers()):
+            raise EngineUnavailable(
+                f"engine {cls.name}: the installed onnxruntime {onnxruntime.__version__} has no {CUDA_PROVIDER}, only"
+                f" {', '.join(found)}: pip uninstall onnxruntime, then pip install {cls.requirement(device)}"
+            )
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
         import onnxruntime
@@ -29,11 +69,62 @@ class OnnxRuntimeEngine(Engine):
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.thread_count
         settings.log_severity_level = _ERRORS_ONLY
-        self._session = onnxruntime.InferenceSession(str(files["graph"]), settings, providers=["CPUExecutionProvider"])
+        self._device, graph = options.device, str(files["graph"])
+        index = cuda_index(options.device)
+        self._bound: BoundRuns | None = None
+        if index is None:
+            self._session = onnxruntime.InferenceSession(graph, settings, providers=[CPU_PROVIDER])
+            return
+        if not _log.isEnabledFor(
+            logging.DEBUG
+        ):  # what it would log of a failure, for the whole process, is raised, too
+            settings.log_severity_level = _FATAL_ONLY
+            onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+        with cuda_errors(self._subject, options.device):
+            _load_cuda(onnxruntime)
+            graphs = True
+            try:
+                self._session = self._cuda_session(onnxruntime, graph, settings, index, options, graphs=True)
+            except Exception as error:
+                if "graph capture" not in str(error) and "CUDA Graph" not in str(error):
+                    raise
+                _log.warning("%s runs without CUDA graphs, which this graph does not allow: %s", self._subject, error)
+                graphs = False
+                self._session = self._cuda_session(onnxruntime, graph, settings, index, options, graphs=False)
+        self._bound = BoundRuns(onnxruntime, self._session, self.spec, device="cuda", index=index, graphs=graphs)
+
+    def _cuda_session(
+        self, onnxruntime: Any, graph: str, settings: Any, index: int, options: EngineOptions, *, graphs: bool
+    ) -> Any:
+        providers = [(CUDA_PROVIDER, cuda_options(index, options.precision, graphs=graphs)), CPU_PROVIDER]
+        session = open_session(onnxruntime, graph, settings, providers)
+        if CUDA_PROVIDER not in session.get_providers():
+            raise EngineUnavailable(
+                f"{self._subject}: {CUDA_PROVIDER} could not be loaded: the NVIDIA driver, cuDNN or CUDA"
+                f" {onnxruntime.cuda_version} is missing; the driver aside, pip install"
+                f" '{self.requirement(options.device)}[cuda,cudnn]' brings them"
+            )
+        return session
+
+    @property
+    def _subject(self) -> str:
+        return f"{self.component} on {self.name}"
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+        if self._bound is not None:
+            with cuda_errors(self._subject, self._device):
+                return self._bound.run(feeds)
         names = [spec.name for spec in self.spec.outputs]
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
 
     def _release(self) -> None:
+        self._bound = None
         del self._session
+
+
+def _load_cuda(onnxruntime: Any) -> None:
+    """Have the library find CUDA and cuDNN in the wheels that it may have been installed with."""
+    with redirect_stdout(StringIO()) as said:  # it prints what it does not find, where somebody's JSON may go
+        onnxruntime.preload_dlls()
+    if said.getvalue():
+        _log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip())

@@ -48,7 +48,7 @@ class OpenVinoEngine(Engine):
     devices = ("cpu", "gpu", "npu")
 
     @classmethod
-    def preferred_precisions(cls) -> tuple[str, ...]:
+    def preferred_precisions(cls, device: str) -> tuple[str, ...]:
         """bf16 first where the processor has it, float32 elsewhere; fp16 only when asked for."""
         return ("bf16", "fp32") if _has_bf16() else ("fp32",)
 

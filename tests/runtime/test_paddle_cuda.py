@@ -1,0 +1,115 @@
+"""Paddle Inference on a GPU, up to the library: its config, and errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("paddle")
+
+from kandinsky_runtime import InpaintPipeline, engines
+from kandinsky_runtime.engines.paddle import PaddleEngine
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
+from tests.runtime import fake_bundle
+from tests.runtime.pretend_cuda import PretendPaddle
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> PretendPaddle:
+    """Paddle with two GPUs."""
+    module = PretendPaddle(gpus=2)
+    monkeypatch.setitem(sys.modules, "paddle", module)
+    monkeypatch.setitem(sys.modules, "paddle.inference", module.inference)
+    return module
+
+
+def loaded(bundle: Path, device: str, precision: str | None = None) -> PaddleEngine:
+    engine = InpaintPipeline.load(bundle, "paddle", precision, device).engine("movq_encoder")
+    assert isinstance(engine, PaddleEngine)
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "index", "kind"),
+    [("cuda", None, 0, "Half"), ("cuda:1", "fp32", 1, "Float32"), ("cuda:1", "bf16", 1, "Bfloat16")],
+)
+def test_config(
+    device: str, precision: str | None, index: int, kind: str, tiny_bundle: Path, pretend: PretendPaddle
+) -> None:
+    loaded(tiny_bundle, device, precision)
+    calls = dict(pretend.calls)
+    pool, number, asked = calls["enable_use_gpu"]
+    assert (number, asked) == (index, getattr(pretend.inference.PrecisionType, kind))
+    assert 0 < pool <= 1024
+    assert "disable_gpu" not in calls
+
+
+def test_float32_is_without_tf32(tiny_bundle: Path, pretend: PretendPaddle) -> None:
+    loaded(tiny_bundle, "cuda", "fp16")
+    assert pretend.switches == {}
+    loaded(tiny_bundle, "cuda", "fp32")
+    assert pretend.switches == {"cublas": False, "cudnn": False}
+
+
+def test_the_cpu_is_as_before(tiny_bundle: Path, pretend: PretendPaddle) -> None:
+    engine = loaded(tiny_bundle, "cpu")
+    assert [name for name, _ in pretend.calls] == [
+        "disable_glog_info",
+        "disable_gpu",
+        "disable_mkldnn",
+        "set_cpu_math_library_num_threads",
+    ]
+    image = np.zeros((1, 3, 64, 64), np.float32)
+    assert engine.run({"image": image})["latents"].shape[2:] == (8, 8)
+
+
+def test_a_build_without_cuda() -> None:
+    """The installed one."""
+    with pytest.raises(EngineUnavailable) as caught:
+        engines.select(fake_bundle.manifest(variants={"paddle": "fp32"}), "paddle", device="cuda")
+    assert str(caught.value).endswith(
+        "was built without CUDA: pip uninstall paddlepaddle, then pip install 'paddlepaddle-gpu>=3.0' from"
+        " PaddlePaddle's own package index (docs/engines.md)"
+    )
+
+
+def test_no_such_gpu(tiny_bundle: Path, pretend: PretendPaddle) -> None:
+    with pytest.raises(EngineUnavailable) as caught:
+        loaded(tiny_bundle, "cuda:2")
+    assert str(caught.value) == "movq_encoder on paddle: there is no GPU cuda:2; Paddle finds cuda:0, cuda:1"
+
+
+def test_no_gpu(tiny_bundle: Path, pretend: PretendPaddle) -> None:
+    pretend.device.cuda.device_count = lambda: 0
+    with pytest.raises(EngineUnavailable, match="there is no GPU cuda; Paddle finds none"):
+        loaded(tiny_bundle, "cuda")
+
+
+def test_a_config_that_stays_on_the_cpu(tiny_bundle: Path, pretend: PretendPaddle) -> None:
+    pretend.refuses = True
+    with pytest.raises(EngineUnavailable, match="movq_encoder on paddle: Paddle Inference refused cuda"):
+        loaded(tiny_bundle, "cuda")
+
+
+def test_out_of_memory(tiny_bundle: Path, pretend: PretendPaddle) -> None:
+    pretend.failure = RuntimeError("ResourceExhaustedError: \n\nOut of memory error on GPU 0. Cannot allocate 2GB")
+    with pytest.raises(EngineError, match="^movq_encoder on paddle: cuda is out of memory"):
+        loaded(tiny_bundle, "cuda")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_cpu_runs_float32_only(precision: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        engines.select(fake_bundle.manifest(variants={"paddle": "fp32"}), "paddle", precision)
+    assert str(caught.value) == f"engine paddle runs fp32 on cpu; got precision {precision!r}"
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("cuda", "fp16")])
+def test_default_precision(device: str, precision: str, pretend: PretendPaddle) -> None:
+    manifest: Any = fake_bundle.manifest(variants={"paddle": "fp32"})
+    selection = engines.select(manifest, "paddle", device=device)
+    assert (selection.precision, selection.variant) == (precision, "paddle")
