@@ -1,15 +1,16 @@
-"""Image embeddings from files and arrays. The prior that makes them from a prompt goes behind the same function."""
+"""Image embeddings from and to files, and from arrays."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.checks import finite_floats
-from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.errors import InputError, Kandinsky22Error
 
 Array = npt.NDArray[np.float32]
 
@@ -40,6 +41,34 @@ def read_embeds(
     if negative_path is not None or NEGATIVE in negatives:
         negative = _array(negatives, NEGATIVE, source)
     return _array(arrays, POSITIVE, path), negative
+
+
+def check_embeds_path(path: str | os.PathLike[str]) -> None:
+    """Raise InputError, before any work, if `write_embeds` could not write to `path`."""
+    target = Path(path)
+    if target.suffix != ".npz":
+        raise InputError(f"{target} has the suffix {target.suffix!r}; embeddings are written as .npz")
+    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise InputError(f"{target} cannot be written: its folder is missing or not writable, or it is a folder")
+
+
+def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array) -> None:
+    """Write embeddings (N, E) and negative ones (M, E) to an `.npz`, which appears whole or not at all.
+
+    Raises:
+        InputError: as `check_embeds_path`.
+        Kandinsky22Error: it cannot be written.
+    """
+    check_embeds_path(path)
+    target = Path(path)
+    temporary = target.with_name(f".{secrets.token_hex(8)}.npz")
+    try:
+        np.savez(temporary, **{POSITIVE: positive, NEGATIVE: negative})
+        temporary.replace(target)
+    except OSError as error:
+        raise Kandinsky22Error(f"{target} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def as_embeds(value: npt.ArrayLike | None, subject: str, width: int | None = None) -> Array:

@@ -73,10 +73,10 @@ class Tokens:
 class Tokenizer:
     """Splits prompts into the tokens of one vocabulary."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, max_length: int, pad_token: str) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, max_length: int, pad_id: int) -> None:
         self.max_length = max_length
         self._backend = backend
-        self._pad_id = backend.token_to_id(pad_token)
+        self._pad_id = pad_id
 
     @classmethod
     def from_files(cls, vocabulary: Path, merges: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -101,7 +101,7 @@ class Tokenizer:
         if faults:
             raise BundleError(f"tokenizer in {vocabulary.parent}", faults)
         backend = _backend(ids, pairs, settings)
-        return cls(backend, settings["model_max_length"], _content(settings["pad_token"]))
+        return cls(backend, settings["model_max_length"], ids[_content(settings["pad_token"])])
 
     def encode(self, prompts: Sequence[str]) -> Tokens:
         """Split prompts into tokens.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kandinsky_runtime.cli import bench, inpaint, inspect
+from kandinsky_runtime.cli import bench, embed, generate, inpaint, inspect
 from kandinsky_runtime.cli_support import Parser, run
 
 _EPILOG = """\
 examples:
   k22 inspect bundle
-  k22 inpaint bundle --image cat.png --mask mask.png --image-embeds hat.npz --out cat_with_hat.png
+  k22 inpaint bundle --prompt "a hat" --image cat.png --mask mask.png --out cat_with_hat.png
+  k22 generate plain-bundle --prompt "a red cat, 4k photo" --out cat.png
   k22 bench bundle --engine openvino --engine onnxruntime
 """
 
@@ -30,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="k22",
-        description="Run Kandinsky 2.2 inpainting from a bundle that k22-export made.",
+        description="Run Kandinsky 2.2 from a bundle that k22-export made.",
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (inpaint, bench, inspect):
+    for command in (inpaint, generate, embed, bench, inspect):
         command.add_to(commands)
     return parser

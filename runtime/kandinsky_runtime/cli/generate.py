@@ -1,0 +1,67 @@
+"""`k22 generate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kandinsky_runtime.cli.options import (
+    add_bundle,
+    add_engine_options,
+    add_prompt_options,
+    add_sampling_options,
+    add_tiles,
+    engine_arguments,
+    sampling_arguments,
+)
+from kandinsky_runtime.cli_support import Parser, add_common_options
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "generate",
+        help="make a picture from a prompt, or change one",
+        description="Make a picture from a prompt; with --image, change that picture. Needs a bundle of a plain decoder"
+        " (kandinsky-2-2-decoder).",
+        epilog="examples:\n"
+        '  k22 generate bundle --prompt "a red cat, 4k photo" --height 768 --width 768 --out cat.png\n'
+        '  k22 generate bundle --prompt "a winter night" --image house.jpg --strength 0.4 --out winter.png\n'
+        '  k22 generate bundle --prompt "a cat" --prompt-image hat.png --mix 0.4,0.6 --out mix.png --seed 7 --json',
+    )
+    add_bundle(parser)
+    add_prompt_options(parser)
+    files = parser.add_argument_group("input and output")
+    files.add_argument("--image", type=Path, metavar="F", help="a picture to change: PNG, JPEG, WebP, …")
+    files.add_argument(
+        "--strength", type=float, metavar="S", help="of the change, above 0 and up to 1, with --image (default: 0.3)"
+    )
+    files.add_argument(
+        "--out", type=Path, required=True, metavar="F", help="the result; several get -1, -2, … before the suffix"
+    )
+    loop = parser.add_argument_group("sampling")
+    for side in ("height", "width"):
+        loop.add_argument(
+            f"--{side}", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's, or 512)"
+        )
+    add_sampling_options(loop)
+    add_engine_options(parser)
+    add_tiles(parser)
+    add_common_options(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.cli.pictures import Results
+    from kandinsky_runtime.cli.prompting import conditions
+    from kandinsky_runtime.generate import GeneratePipeline
+    from kandinsky_runtime.image import read_image
+
+    results = Results(args, ("image",))
+    seen, count = conditions(args)
+    results.plan(count)
+    image = None if args.image is None else read_image(args.image)
+    with GeneratePipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
+        output = pipeline(image=image, strength=args.strength, **seen, **sampling_arguments(args))
+    results.save(pipeline, output)
+    return 0

@@ -1,0 +1,109 @@
+"""Result pictures of the command line: where they go, and what is told of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.decoder_pipeline import DecoderPipeline
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.image import check_output_path, save_image
+from kandinsky_runtime.output import PipelineOutput
+from kandinsky_runtime.request import MAX_RESULTS
+
+_READ = ("image_embeds", "negative_image_embeds", "replay_noise")
+_WRITTEN = ("record_noise",)
+
+
+class Results:
+    """The pictures of one command."""
+
+    def __init__(self, args: argparse.Namespace, inputs: Iterable[str]) -> None:
+        """Check what can be found wrong before anything is read.
+
+        Args:
+            args: of the command line.
+            inputs: options whose files are read, besides the common ones.
+
+        Raises:
+            InputError, UsageError: an option that cannot be meant.
+        """
+        self._args, self._inputs, self._start = args, (*inputs, *_READ), time.perf_counter()
+        self._paths: list[Path] = []
+        check_output_path(args.out)
+        whole_number("--num-images", args.num_images, 1, MAX_RESULTS)
+        if args.replay_noise and (args.seed is not None or args.noise):
+            raise UsageError("--replay-noise takes the place of --seed and --noise; give one of them")
+
+    def plan(self, prompts: int) -> None:
+        """Choose the paths of the results of so many prompts; none may be where an input lies.
+
+        Raises:
+            InputError, UsageError: a path cannot be written to, or would replace a file that is read.
+        """
+        out, count = self._args.out, prompts * self._args.num_images
+        self._paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
+        for path in self._paths:
+            check_output_path(path)
+        check_overwriting(self._args, self._paths, self._inputs)
+
+    def save(self, pipeline: DecoderPipeline, output: PipelineOutput) -> None:
+        """Write the pictures, and tell of them on stdout.
+
+        Raises:
+            Kandinsky22Error: a picture cannot be written.
+        """
+        for path, picture in zip(self._paths, output.images, strict=True):
+            save_image(picture, path)
+        if self._args.json:
+            seconds = {**output.seconds, "total": time.perf_counter() - self._start}
+            result = {
+                "images": [str(path) for path in self._paths],
+                "seeds": list(output.seeds),
+                "engine": pipeline.selection.engine.name,
+                "precision": pipeline.selection.precision,
+                "notes": list(output.notes),
+                "seconds": {part: round(value, 4) for part, value in seconds.items()},
+            }
+            sys.stdout.write(json.dumps(result, indent=1) + "\n")
+            return
+        for path, seed in zip(self._paths, output.seeds, strict=True):
+            sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
+
+
+def check_overwriting(args: argparse.Namespace, written: Iterable[Path], inputs: Iterable[str]) -> None:
+    """Refuse to write where an input lies, or two things into one file.
+
+    Args:
+        args: of the command line.
+        written: the paths of --out.
+        inputs: options whose files are read.
+
+    Raises:
+        UsageError: names both options.
+    """
+    taken: dict[str, str] = {}
+    for option in inputs:
+        if (path := getattr(args, option)) is not None:
+            taken[os.path.realpath(path)] = f"--{option.replace('_', '-')}"
+    for picture in args.prompts or []:
+        if isinstance(picture, Path):
+            taken[os.path.realpath(picture)] = "--prompt-image"
+    for option in _WRITTEN:
+        if (path := getattr(args, option, None)) is not None:
+            _claim(taken, f"--{option.replace('_', '-')}", path)
+    for path in written:
+        if other := taken.get(os.path.realpath(path)):
+            raise UsageError(f"--out {path} would replace the file of {other}; choose another path")
+
+
+def _claim(taken: dict[str, str], name: str, path: Path) -> None:
+    if other := taken.get(os.path.realpath(path)):
+        raise UsageError(f"{name} {path} would replace the file of {other}; choose another path")
+    taken[os.path.realpath(path)] = name

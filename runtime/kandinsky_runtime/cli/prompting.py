@@ -1,0 +1,48 @@
+"""Prompts and embeddings of the command line, as a pipeline takes them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.prompts import Mix
+
+
+def conditions(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """A pipeline's arguments for what is to be seen, and how many results they ask for.
+
+    Raises:
+        InputError: a file of embeddings cannot be read.
+        UsageError: neither prompts nor embeddings are given, or both are.
+    """
+    if args.image_embeds is None:
+        if args.negative_image_embeds is not None:
+            raise UsageError("--negative-image-embeds goes with --image-embeds")
+        if args.prompts is None:
+            raise UsageError("say what is to be seen: --prompt TEXT, --prompt-image F or --image-embeds F")
+        return prompts(args)
+    for option in ("prompts", "mix", "negative_prompt"):
+        if getattr(args, option) is not None:
+            given = "--prompt" if option == "prompts" else f"--{option.replace('_', '-')}"
+            raise UsageError(f"--image-embeds takes the place of {given}; give one of them")
+    from kandinsky_runtime.embeds import read_embeds
+
+    embeds, negative = read_embeds(args.image_embeds, args.negative_image_embeds)
+    return {"image_embeds": embeds, "negative_image_embeds": negative}, len(embeds)
+
+
+def prompts(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """A pipeline's prompts, and how many they are.
+
+    Raises:
+        UsageError: there are none, or not a weight for each.
+    """
+    if args.prompts is None:
+        raise UsageError("say what is to be seen: --prompt TEXT or --prompt-image F")
+    given: list[Any] = args.prompts
+    if args.mix is not None:
+        if len(args.mix) != len(given):
+            raise UsageError(f"--mix has {len(args.mix)} weights for {len(given)} prompts; give one for each")
+        given = [Mix(given, args.mix)]
+    return {"prompt": given, "negative_prompt": args.negative_prompt}, len(given)
