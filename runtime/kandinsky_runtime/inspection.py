@@ -25,6 +25,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "bundle": str(bundle.root),
         "source": {key: manifest.source.get(key) for key in ("name", "form")},
         "scheduler": manifest.scheduler.get("_class_name"),
+        "tasks": list(manifest.tasks),
         "embeds_width": geometry.embed_width,
         "size_minimum": MIN_SIZE,
         "size_multiple": geometry.multiple,
@@ -46,6 +47,7 @@ def as_text(data: Mapping[str, Any]) -> str:
         f"{data['bundle']}: {_megabytes(data['bytes'])} in {data['files']} files, exported from"
         f" {source['name'] or 'an unnamed checkpoint'} ({source['form'] or 'form unknown'})",
         "",
+        f"  tasks       {', '.join(data['tasks']) or 'none'}",
         f"  variants    {', '.join(data['variants']) or 'none that every graph has'}",
         f"  scheduler   {data['scheduler']}",
         f"  embeddings  {data['embeds_width']} wide",

@@ -37,6 +37,9 @@ Array = npt.NDArray[np.float32]
 STEPS, GUIDANCE_SCALE = 25, 4.0  # as the reference's
 # A text model with this `eos_token_id` pools at the largest token: configs from before transformers 4.31 have it wrong.
 _LARGEST_TOKEN = 2
+# Texts are padded to one of these numbers of tokens, or to all that the encoder takes: engines that compile a graph for
+# each shape see few of them. What is padded is masked, so the numbers are the same.
+_LENGTHS = (8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -300,7 +303,10 @@ class PriorPipeline:
                 bundle.check_files(entry.tokenizer.values())
                 files = {role: bundle.root / path for role, path in entry.tokenizer.items()}
                 self._tokenizer = Tokenizer.from_files(files["vocabulary"], files["merges"], entry.tokenizer_config)
-            return self._tokenizer.encode(texts)
+            tokens = self._tokenizer.encode(texts)
+            most = self._tokenizer.max_length
+        longest = tokens.ids.shape[1]
+        return tokens.padded(min(most, next((length for length in _LENGTHS if length >= longest), most)))
 
     def _pixels(self, pictures: Mapping[int, Any]) -> dict[int, Array]:
         if not pictures:

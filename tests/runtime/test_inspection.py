@@ -18,6 +18,7 @@ from tests.runtime.fake_bundle import FakeEngine
 TEXT = """\
 {root}: 0.0 MB in 3 files, exported from a-checkpoint (diffusers)
 
+  tasks       inpaint
   variants    fake-fp32
   scheduler   DDPMScheduler
   embeddings  6 wide
