@@ -66,6 +66,7 @@ def test_json_has_stable_keys(opened: Bundle) -> None:
         "bundle",
         "source",
         "scheduler",
+        "tasks",
         "embeds_width",
         "size_minimum",
         "size_multiple",
