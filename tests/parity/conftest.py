@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.prior import PriorPipeline
+from scripts.goldens import prior as prior_golden
 from scripts.goldens.trajectories import CASES, SEED
 
 ENGINES = ("onnxruntime", "openvino", "paddle")
@@ -54,5 +56,49 @@ def case_pipeline(case_bundle: Callable[[str], Path]) -> Callable[[str, str], In
         if (name, engine) not in made:
             made[name, engine] = InpaintPipeline.load(case_bundle(name), engine=engine, precision="fp32")
         return made[name, engine]
+
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def prior_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from kandinsky_export.sample_prior import write_sample_prior
+
+    folder = tmp_path_factory.mktemp("prior") / "checkpoint"
+    write_sample_prior(folder, seed=prior_golden.SEED, form="diffusers")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prior_bundle(prior_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a decoder, of `prior_golden.DECODERS`, with the prior."""
+    from kandinsky_export.bundle_export import export_bundle
+    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.prior_checkpoint import PriorCheckpoint
+    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+
+    made: dict[str, Path] = {}
+
+    def bundle(decoder: str) -> Path:
+        if decoder not in made:
+            folder = tmp_path_factory.mktemp(decoder)
+            checkpoint = folder / "checkpoint"
+            write_sample_checkpoint(checkpoint, decoder=decoder, seed=prior_golden.SEED, form="diffusers")
+            made[decoder] = folder / "bundle"
+            prior = PriorCheckpoint.open(prior_checkpoint)
+            export_bundle(Checkpoint.open(checkpoint), made[decoder], name=decoder, prior=prior, prior_name="prior")
+        return made[decoder]
+
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def prior_pipeline(prior_bundle: Callable[[str], Path]) -> Callable[[str], PriorPipeline]:
+    made: dict[str, PriorPipeline] = {}
+
+    def pipeline(engine: str) -> PriorPipeline:
+        if engine not in made:
+            made[engine] = PriorPipeline.load(prior_bundle(prior_golden.INPAINT), engine=engine, precision="fp32")
+        return made[engine]
 
     return pipeline
