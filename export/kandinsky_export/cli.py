@@ -131,7 +131,8 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
         " bundle on each engine, and write the differences into the bundle's manifest. Exit status 1 where one of"
         " them lies outside its tolerance.",
         epilog="examples:\n  k22-export verify bundle my-checkpoint --engines onnxruntime,openvino:bf16\n"
-        "  k22-export verify bundle my-checkpoint --steps 20 --trajectory --plot trajectory.png",
+        "  k22-export verify bundle my-checkpoint --steps 20 --trajectory --plot trajectory.png\n"
+        "  k22-export verify bundle my-checkpoint --prior my-prior",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     _add_source(parser)
@@ -258,7 +259,10 @@ def _verify(args: argparse.Namespace) -> int:
         if not args.steps:
             raise UsageError("--plot draws the trajectory, which --steps 0 leaves out")
     checkpoint, _ = _open_checkpoint(args)
-    report = verify_bundle(bundle, checkpoint, engine_names=engine_names, steps=args.steps, progress=not args.quiet)
+    prior, _ = _open_prior(args)
+    report = verify_bundle(
+        bundle, checkpoint, prior=prior, engine_names=engine_names, steps=args.steps, progress=not args.quiet
+    )
     if args.plot is not None:
         from kandinsky_export.plot import plot_trajectories
 
