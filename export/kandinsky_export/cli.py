@@ -68,7 +68,6 @@ def _add_checkpoint(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--decoder",
         choices=("inpaint", "plain"),
-        default="inpaint",
         help="inpaint (default), or plain for text-to-image and image-to-image",
     )
     parser.add_argument("--prior", action="store_true", help="make a prior instead: encoders, prior and tokenizer")
@@ -131,7 +130,8 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
         " bundle on each engine, and write the differences into the bundle's manifest. Exit status 1 where one of"
         " them lies outside its tolerance.",
         epilog="examples:\n  k22-export verify bundle my-checkpoint --engines onnxruntime,openvino:bf16\n"
-        "  k22-export verify bundle my-checkpoint --steps 20 --trajectory --plot trajectory.png",
+        "  k22-export verify bundle my-checkpoint --steps 20 --trajectory --plot trajectory.png\n"
+        "  k22-export verify bundle my-checkpoint --prior my-prior",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     _add_source(parser)
@@ -183,6 +183,8 @@ def _count(text: str) -> int:
 
 def _checkpoint(args: argparse.Namespace) -> int:
     if args.prior:
+        if args.decoder is not None:
+            raise UsageError("--decoder and --prior make different checkpoints: give one of them")
         return _prior_checkpoint(args)
     if args.vocabulary is not None:
         raise UsageError("--vocabulary goes with --prior: a decoder has no tokenizer")
@@ -191,7 +193,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
     write_sample_checkpoint(
         args.out,
         size=args.size,
-        decoder=args.decoder,
+        decoder=args.decoder or "inpaint",
         seed=args.seed,
         form=args.format,
         overwrite=args.overwrite,
@@ -258,7 +260,10 @@ def _verify(args: argparse.Namespace) -> int:
         if not args.steps:
             raise UsageError("--plot draws the trajectory, which --steps 0 leaves out")
     checkpoint, _ = _open_checkpoint(args)
-    report = verify_bundle(bundle, checkpoint, engine_names=engine_names, steps=args.steps, progress=not args.quiet)
+    prior, _ = _open_prior(args)
+    report = verify_bundle(
+        bundle, checkpoint, prior=prior, engine_names=engine_names, steps=args.steps, progress=not args.quiet
+    )
     if args.plot is not None:
         from kandinsky_export.plot import plot_trajectories
 
@@ -269,10 +274,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
     """The checkpoint, fetched if need be, and what to call it: its hub name or its folder's name."""
-    from kandinsky_export.checkpoint import MODELS, Checkpoint
+    from kandinsky_export.checkpoint import Checkpoint
 
     _check_hub_options(args)
-    root, name = _fetched(args, args.checkpoint, args.revision, args.weights, MODELS)
+    root, name = _fetched(args, args.checkpoint, args.revision, args.weights)
     return Checkpoint.open(root, args.weights), name
 
 
@@ -282,7 +287,7 @@ def _open_prior(args: argparse.Namespace) -> tuple[PriorCheckpoint | None, str]:
         return None, ""
     from kandinsky_export.prior_checkpoint import PRIOR_FOLDERS, PriorCheckpoint
 
-    root, name = _fetched(args, args.prior, args.prior_revision, args.prior_weights, PRIOR_FOLDERS)
+    root, name = _fetched(args, args.prior, args.prior_revision, args.prior_weights, components=PRIOR_FOLDERS)
     return PriorCheckpoint.open(root, args.prior_weights), name
 
 
@@ -305,9 +310,9 @@ def _is_hub_name(name: str) -> bool:
 
 
 def _fetched(
-    args: argparse.Namespace, name: str, revision: str | None, variant: str | None, folders: Sequence[str]
+    args: argparse.Namespace, name: str, revision: str | None, variant: str | None, **options: Any
 ) -> tuple[Path, str]:
-    """The folder of a checkpoint, fetched if `name` is a hub's, and what to call it."""
+    """The folder of a checkpoint, fetched with `options` if `name` is a hub's, and what to call it."""
     if not _is_hub_name(name):
         return Path(name), Path(name).resolve().name
     import kandinsky_export.vendors  # noqa: F401 (one that is missing is told before gigabytes are fetched)
@@ -318,8 +323,8 @@ def _fetched(
         hub=args.hub or "huggingface",
         revision=revision,
         variant=variant,
-        components=folders,
         progress=not args.quiet,
+        **options,
     )
     return root, name
 

@@ -89,7 +89,7 @@ class Report:
         lines = [f"max-abs difference from {self.reference}"]
         for name, figures in self.engines.items():
             lines.append(f"{name} {figures.version}, {figures.precision}")
-            lines += [f"  {component:14}{error:.2e}" for component, error in figures.components.items()]
+            lines += [f"  {component:22}{error:.2e}" for component, error in figures.components.items()]
             if figures.trajectory is not None:
                 lines += _trajectory_lines(figures.trajectory, every_step)
             lines += [f"  outside the tolerance: {failure}" for failure in figures.failures()]
@@ -100,7 +100,7 @@ class Report:
 
 def _trajectory_lines(figures: TrajectoryFigures, every_step: bool) -> list[str]:
     psnr = "equal" if figures.psnr is None else f"PSNR {figures.psnr:.1f} dB"
-    lines = [f"  {f'{figures.steps} steps':14}{figures.image:.2e}  picture, {psnr}"]
+    lines = [f"  {f'{figures.steps} steps':22}{figures.image:.2e}  picture, {psnr}"]
     if every_step:
         lines += ["    step      UNet   latents  relative"]
         lines += [

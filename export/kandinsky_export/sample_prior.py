@@ -56,8 +56,10 @@ def write_sample_prior(
     if form not in get_args(Form):
         raise UsageError(f"there is no form {form!r}; choose from {', '.join(get_args(Form))}")
     tokens = len(small_vocabulary().tokens) if vocabulary is None else _given_tokens(vocabulary)
-    changed = {"text_encoder": {"vocab_size": tokens} if size == "tiny" else {}, **(changes or {})}
-    configs = {name: sized(name, size) | dict(changed.get(name, {})) for name in PRIOR_MODELS}
+    changed = changes or {}
+    configs = {name: sized(name, size) for name in PRIOR_MODELS}
+    configs["text_encoder"] |= {"vocab_size": tokens} if size == "tiny" else {}
+    configs = {name: config | dict(changed.get(name, {})) for name, config in configs.items()}
     if tokens > configs["text_encoder"]["vocab_size"]:
         raise UsageError(
             f"{vocabulary} has {tokens} tokens; the text encoder takes up to {configs['text_encoder']['vocab_size']}"

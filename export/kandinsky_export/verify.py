@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,11 @@ from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import write_whole
 from kandinsky_export.parts import PARTS
+from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.reference import Reference, Trajectory
 from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
 from kandinsky_export.seeded import seeded_embeds
+from kandinsky_export.verify_prior import PriorOracle, build_faults, run_prior_reference
 from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import MANIFEST, Bundle, file_sha256
 from kandinsky_runtime.decoder_pipeline import DecoderPipeline
@@ -59,6 +62,7 @@ def verify_bundle(
     bundle: Bundle,
     checkpoint: Checkpoint,
     *,
+    prior: PriorCheckpoint | None = None,
     engine_names: Sequence[str] | None = None,
     steps: int = 10,
     progress: bool = False,
@@ -70,6 +74,7 @@ def verify_bundle(
     Args:
         bundle: an opened bundle.
         checkpoint: the one that it was made from, or the same weights in the other form.
+        prior: the same of its prior; None leaves the prior's graphs out.
         engine_names: `NAME` for float32 or `NAME:PRECISION`; None for every engine that can run the bundle here in
             float32.
         steps: of the trajectory, 0 for none.
@@ -78,12 +83,16 @@ def verify_bundle(
     Raises:
         CheckpointError, BundleError: one of the two is damaged, or they are different builds of the model.
         EngineUnavailable: an engine that was asked for, or every engine, cannot run the bundle.
-        UsageError: an unknown engine or none, or a number of steps that the scheduler does not have.
+        UsageError: an unknown engine or none, a number of steps that the scheduler does not have, or a prior for a
+            bundle without one.
     """
     if steps < 0:
         raise UsageError(f"steps is {steps}; it must be at least 0")
     selected = select_engines(bundle, engine_names)
     bundle.check_content(progress=progress)
+    prior_oracle = None if prior is None else run_prior_reference(bundle, prior, progress=progress)
+    if prior is None and bundle.manifest.prior is not None:
+        _log.warning("the bundle's prior is not compared: give it with --prior")
     reference = Reference(checkpoint)
     if steps > reference.max_steps:
         raise UsageError(f"steps is {steps}; the checkpoint's scheduler has {reference.max_steps}")
@@ -95,15 +104,19 @@ def verify_bundle(
         figures = {}
         for name in selected:
             bar.set_postfix_str(name)
-            figures[name] = _engine_figures(bundle, name, oracle, geometry)
+            figures[name] = _engine_figures(bundle, name, oracle, prior_oracle, geometry)
             bar.update()
+    feeds = {**oracle.feeds, **(prior_oracle.feeds if prior_oracle else {})}
     report = Report(
         reference=f"eager ppdiffusers {version('ppdiffusers')} on paddlepaddle {version('paddlepaddle')}",
-        shapes={name: tuple(next(iter(item.values())).shape for item in items) for name, items in oracle.feeds.items()},
+        shapes={name: tuple(next(iter(item.values())).shape for item in items) for name, items in feeds.items()},
         engines=figures,
     )
     if not report.passed:
-        report = replace(report, note=_source_note(bundle, checkpoint))
+        source = bundle.manifest.source
+        notes = [_source_note(source, checkpoint, "checkpoint")]
+        notes += [] if prior is None else [_source_note(source.get("prior", {}), prior, "prior")]
+        report = replace(report, note="; ".join(filter(None, notes)) or None)
     try:
         write_whole(bundle.root / MANIFEST, replace(bundle.manifest, parity=report.to_dict()).to_json())
     except OSError as error:
@@ -144,26 +157,21 @@ def _normal_name(bundle: Bundle, name: str) -> str:
 
 
 def _check_same_build(bundle: Bundle, checkpoint: Checkpoint, reference: Reference) -> None:
-    faults = []
-    for name, part in PARTS.items():
-        has, made = bundle.component(name).spec, part.signature(reference.config(part.model))
-        for there, here in zip((*has.inputs, *has.outputs), (*made.inputs, *made.outputs), strict=True):
-            if there != here:
-                faults.append(f"{name} is another build of the model: {here}; the bundle has {there}")
-    if faults:
+    made = {name: part.signature(reference.config(part.model)) for name, part in PARTS.items()}
+    if faults := build_faults(bundle, made):
         raise CheckpointError(str(checkpoint.root), faults)
 
 
-def _source_note(bundle: Bundle, checkpoint: Checkpoint) -> str | None:
+def _source_note(source: Mapping[str, Any], checkpoint: Checkpoint, kind: str) -> str | None:
     """Which of the checkpoint's files are not those that the bundle was made from."""
-    made_from = bundle.manifest.source.get("files")
+    made_from = source.get("files")
     recorded = made_from if isinstance(made_from, dict) else {}
     other = [
         path.relative_to(checkpoint.root).as_posix()
         for path in checkpoint.files()
         if recorded.get(path.relative_to(checkpoint.root).as_posix(), {}).get("sha256") != file_sha256(path)
     ]
-    return f"the bundle was not made from this checkpoint's {', '.join(other)}" if other else None
+    return f"the bundle was not made from this {kind}'s {', '.join(other)}" if other else None
 
 
 def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, steps: int, bar: tqdm) -> _Oracle:
@@ -181,9 +189,12 @@ def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, ste
     return _Oracle(feeds, expected, trajectory)
 
 
-def _engine_figures(bundle: Bundle, name: str, oracle: _Oracle, geometry: Geometry) -> EngineFigures:
+def _engine_figures(
+    bundle: Bundle, name: str, oracle: _Oracle, prior_oracle: PriorOracle | None, geometry: Geometry
+) -> EngineFigures:
     engine, _, precision = name.partition(":")
     made_by: type[InpaintPipeline | GeneratePipeline] = InpaintPipeline if geometry.sees_kept_area else GeneratePipeline
+    prior_errors = {} if prior_oracle is None else prior_oracle.errors(bundle, engine, precision or _PRECISION)
     with made_by.load(bundle, engine=engine, precision=precision or _PRECISION) as pipeline:
         trajectory = oracle.trajectory
         return EngineFigures(
@@ -192,7 +203,8 @@ def _engine_figures(bundle: Bundle, name: str, oracle: _Oracle, geometry: Geomet
             variant=pipeline.selection.variant,
             components={
                 key: _component_error(pipeline, key, feeds, oracle.expected[key]) for key, feeds in oracle.feeds.items()
-            },
+            }
+            | prior_errors,
             trajectory=None if trajectory is None else _compare_trajectory(pipeline, trajectory, geometry),
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kandinsky_export.configs import sized
+from tests.export.prior_files import MICRO_PRIOR
 
 if TYPE_CHECKING:
     from kandinsky_export.checkpoint import Expected
@@ -80,3 +81,55 @@ def micro_copy(micro_checkpoint: Path, tmp_path: Path) -> Path:
 def micro_copy_diffusers(micro_checkpoint_diffusers: Path, tmp_path: Path) -> Path:
     """A copy in diffusers' form, to change."""
     return Path(shutil.copytree(micro_checkpoint_diffusers, tmp_path / "checkpoint-diffusers"))
+
+
+@pytest.fixture(scope="session")
+def micro_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior for `micro_checkpoint`, one layer in each model, in ppdiffusers' form; not to be changed."""
+    from kandinsky_export.sample_prior import write_sample_prior
+
+    folder = tmp_path_factory.mktemp("micro") / "prior"
+    write_sample_prior(folder, changes=MICRO_PRIOR)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_prior_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in diffusers' form; not to be changed."""
+    from kandinsky_export.sample_prior import write_sample_prior
+
+    folder = tmp_path_factory.mktemp("micro") / "prior-diffusers"
+    write_sample_prior(folder, form="diffusers", changes=MICRO_PRIOR)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_prior_expected() -> dict[str, dict[str, Expected]]:
+    """What its models expect, by component and name."""
+    from kandinsky_export.architecture import build_models, expected_tensors
+    from kandinsky_export.vocabulary import small_vocabulary
+
+    configs = {name: sized(name, "tiny") | dict(changes) for name, changes in MICRO_PRIOR.items()}
+    configs["text_encoder"]["vocab_size"] = len(small_vocabulary().tokens)
+    return {name: expected_tensors(model) for name, model in build_models(configs, "micro").items()}
+
+
+@pytest.fixture(scope="session")
+def micro_prior_bundle(
+    micro_checkpoint: Path, micro_prior_diffusers: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The bundle of `micro_checkpoint` with the prior, with every float32 variant; not to be changed."""
+    from kandinsky_export.bundle_export import export_bundle
+    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.prior_checkpoint import PriorCheckpoint
+
+    folder = tmp_path_factory.mktemp("micro") / "prior-bundle"
+    prior = PriorCheckpoint.open(micro_prior_diffusers)
+    export_bundle(Checkpoint.open(micro_checkpoint), folder, name="micro", prior=prior, prior_name="micro-prior")
+    return folder
+
+
+@pytest.fixture
+def micro_prior_copy(micro_prior: Path, tmp_path: Path) -> Path:
+    """A copy of the prior in ppdiffusers' form, to change."""
+    return Path(shutil.copytree(micro_prior, tmp_path / "prior"))
