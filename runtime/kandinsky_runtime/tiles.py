@@ -54,8 +54,8 @@ class Tiling:
 
     def _run(self, graph: Graph, whole: Array, during: str, cell_in: int, cell_out: int) -> Array:
         """`graph` tile by tile; a latent cell is `cell_in` wide in what it takes and `cell_out` in what it returns."""
-        rows = _spans(whole.shape[2] // cell_in, self.size, self.overlap)
-        columns = _spans(whole.shape[3] // cell_in, self.size, self.overlap)
+        rows = tile_spans(whole.shape[2] // cell_in, self.size, self.overlap)
+        columns = tile_spans(whole.shape[3] // cell_in, self.size, self.overlap)
         count = len(rows) * len(columns)
         if count == 1:
             return graph(whole, during)
@@ -71,7 +71,7 @@ class Tiling:
         return result
 
 
-def _spans(length: int, size: int, overlap: int) -> list[slice]:
+def tile_spans(length: int, size: int, overlap: int) -> list[slice]:
     """Where the tiles lie along an axis, spread evenly from its first cell to its last."""
     if length <= size:
         return [slice(0, length)]
