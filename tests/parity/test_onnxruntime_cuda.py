@@ -20,7 +20,7 @@ from kandinsky_runtime.engines.onnxruntime_cuda import CAPTURED_SHAPES, CUDA_PRO
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
 from tests.runtime import fake_bundle
-from tests.runtime.pretend_cuda import CPU, CUDA, PretendOnnxruntime
+from tests.parity.pretend_cuda import CPU, CUDA, PretendOnnxruntime
 
 SPEC = GraphSpec(
     inputs=(TensorSpec("x", "float32", ("batch", "width")), TensorSpec("t", "float32", ("batch",))),

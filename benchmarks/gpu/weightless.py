@@ -1,0 +1,110 @@
+"""A bundle without the values of its weights, where these are made up: what is left of 5 GB are a few MB.
+
+A tensor's values depend on (seed, name) only (`kandinsky_export.seeded`), so that a note of where they go is enough to
+have them back, to the bit. All other bytes of a weights file are kept as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# (seed, "unet." or "movq." and the name in the state dict, shape in PyTorch's layout) → float32 values
+Seeded = Callable[[int, str, tuple[int, ...]], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tensor in a weights file.
+
+    Attributes:
+        name: of the seed's rule.
+        shape: in the file.
+        dtype: "float32", "float16" or "bfloat16".
+        offset, length: in bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    length: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Placed:
+        """What `to_json` described."""
+        return cls(**{**data, "shape": tuple(data["shape"])})
+
+
+def values(seeded: Seeded, seed: int, tensor: Placed) -> bytes:
+    """The bytes that the rule gives for a tensor. Matrices lie in the file as [in, out], PyTorch has [out, in]."""
+    is_matrix = len(tensor.shape) == 2
+    made = seeded(seed, tensor.name, tensor.shape[::-1] if is_matrix else tensor.shape)
+    return _encoded(np.ascontiguousarray(made.T if is_matrix else made), tensor.dtype)
+
+
+def split(file: Path, tensors: Iterable[Placed], seeded: Seeded, seed: int) -> tuple[list[Placed], bytes]:
+    """The tensors whose values are those of the seed, by offset, and all other bytes of the file."""
+    made: list[Placed] = []
+    rest = bytearray()
+    position = 0
+    with file.open("rb") as stream:
+        for tensor in sorted(tensors, key=lambda item: item.offset):
+            rest += stream.read(tensor.offset - position)
+            content = stream.read(tensor.length)
+            position = tensor.offset + tensor.length
+            if content == values(seeded, seed, tensor):
+                made.append(tensor)
+            else:
+                rest += content
+        rest += stream.read()
+    return made, bytes(rest)
+
+
+def join(file: Path, tensors: Sequence[Placed], rest: bytes, seeded: Seeded, seed: int) -> None:
+    """Write the file that `split` took apart."""
+    taken = position = 0
+    with file.open("wb") as stream:
+        for tensor in tensors:
+            gap = tensor.offset - position
+            stream.write(rest[taken : taken + gap])
+            stream.write(values(seeded, seed, tensor))
+            taken, position = taken + gap, tensor.offset + tensor.length
+        stream.write(rest[taken:])
+
+
+def external_tensors(graph: Any, prefix: str) -> Iterator[tuple[str, Placed]]:
+    """(file, tensor) of every external initializer of an ONNX graph; `prefix` goes before the names."""
+    import onnx
+
+    for tensor in graph.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            dtype = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+            names = {"float": "float32"}
+            yield (
+                entries["location"],
+                Placed(
+                    prefix + tensor.name,
+                    tuple(tensor.dims),
+                    names.get(dtype, dtype),
+                    int(entries["offset"]),
+                    int(entries["length"]),
+                ),
+            )
+
+
+def _encoded(array: npt.NDArray[np.float32], dtype: str) -> bytes:
+    if dtype == "bfloat16":  # the upper half of float32, rounded to the nearest, ties to even
+        bits = array.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).tobytes()
+    return array.astype(dtype).tobytes()
