@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky_export.variants import VARIANTS, check_variants
-from kandinsky_export.without import check_without
 from kandinsky_runtime.cli_support import Parser, add_common_options, run
 from kandinsky_runtime.errors import UsageError
 
@@ -221,6 +220,7 @@ def _prior_checkpoint(args: argparse.Namespace) -> int:
 
 def _bundle(args: argparse.Namespace) -> int:
     from kandinsky_export.folders import check_target
+    from kandinsky_export.without import check_without
     from kandinsky_runtime.bundle import MANIFEST
 
     variants = check_variants(args.variants)
