@@ -1,9 +1,12 @@
 """How far each deterministic solver lies from the exact trajectory, by number of steps.
 
     python benchmarks/solver_error.py BUNDLE [--steps 10,20,30,50] [--reference-steps 1000] [--seeds 3] [--scale 1]
+           [--spacing leading,linspace,trailing]
 
 The ODE solvers follow one and the same probability-flow trajectory from given noise: its end is computed with
-`--reference-steps` steps of DDIM, and once more with half as many, which tells how exact it is. The error is the RMS of
+`--reference-steps` steps of DDIM over the whole schedule, and once more with half as many, which tells how exact it is.
+A solver's timesteps lie as `timestep_spacing` says; the published config has "leading", with which few steps begin
+below the noise that they are given. The error is the RMS of
 the latents' difference over the RMS of the reference's own, and the median over seeds. Stochastic solvers
 (ddpm, dpm++sde, euler-a, unclip) follow no such trajectory and are left out. Everything is repainted, so that
 the solver does all of the work. Weights made up from a seed are no denoiser: the order of the solvers carries over to a
@@ -15,15 +18,25 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from contextlib import ExitStack
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
 
 from kandinsky_runtime import InpaintPipeline
 from kandinsky_runtime.bench import made_up_inputs
+from kandinsky_runtime.bundle import Bundle
 
 SOLVERS = ("ddim", "euler", "dpm++", "dpm++karras", "unipc")
 REFERENCE = "ddim"
+
+
+def opened(bundle: str, engine: str, spacing: str) -> InpaintPipeline:
+    """The bundle with another spacing of the timesteps."""
+    plain = Bundle.open(bundle)
+    scheduler = {**plain.manifest.scheduler, "timestep_spacing": spacing}
+    return InpaintPipeline.load(replace(plain, manifest=replace(plain.manifest, scheduler=scheduler)), engine, "fp32")
 
 
 def end(pipeline: InpaintPipeline, scheduler: str, steps: int, seed: int, scale: float, size: int) -> np.ndarray:
@@ -48,30 +61,38 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of the guidance (default: 1, none)")
     parser.add_argument("--size", type=int, default=64, help="of the picture in pixels (default: 64)")
+    parser.add_argument("--spacing", default="leading,linspace,trailing")
     parser.add_argument("--engine", default="auto")
     args = parser.parse_args()
     counts = [int(item) for item in args.steps.split(",")]
-    with InpaintPipeline.load(args.bundle, args.engine, "fp32") as pipeline:
+    with ExitStack() as stack:
+        pipelines = {
+            spacing: stack.enter_context(opened(args.bundle, args.engine, spacing))
+            for spacing in dict.fromkeys(["linspace", *args.spacing.split(",")])
+        }
 
-        def run(scheduler: str, steps: int) -> list[np.ndarray]:
-            return [end(pipeline, scheduler, steps, seed, args.scale, args.size) for seed in range(args.seeds)]
-
-        exact = run(REFERENCE, args.reference_steps)
-        coarser = run(REFERENCE, args.reference_steps // 2)
-        unsure = median(error(got, want) for got, want in zip(coarser, exact, strict=True))
-        print(
-            f"{pipeline.selection.engine.name} fp32, {platform.machine()}, {os.cpu_count()} cores; {args.size} px,"
-            f" guidance {args.scale:g}, {args.seeds} seeds; reference {REFERENCE} {args.reference_steps} steps, from"
-            f" which {args.reference_steps // 2} steps lie {unsure:.1e}"
-        )
-        print(f"| solver | {' | '.join(f'{count} steps' for count in counts)} |")
-        print(f"| --- | {' | '.join('---:' for _ in counts)} |")
-        for solver in SOLVERS:
-            errors = [
-                median(error(got, want) for got, want in zip(run(solver, count), exact, strict=True))
-                for count in counts
+        def run(spacing: str, scheduler: str, steps: int) -> list[np.ndarray]:
+            return [
+                end(pipelines[spacing], scheduler, steps, seed, args.scale, args.size) for seed in range(args.seeds)
             ]
-            print(f"| {solver} | {' | '.join(f'{value:.1e}' for value in errors)} |", flush=True)
+
+        exact = run("linspace", REFERENCE, args.reference_steps)
+
+        def median_error(found: list[np.ndarray]) -> float:
+            return median(error(got, want) for got, want in zip(found, exact, strict=True))
+
+        unsure = median_error(run("linspace", REFERENCE, args.reference_steps // 2))
+        print(
+            f"{pipelines['linspace'].selection.engine.name} fp32, {platform.machine()}, {os.cpu_count()} cores;"
+            f" {args.size} px, guidance {args.scale:g}, {args.seeds} seeds; reference {REFERENCE} with"
+            f" {args.reference_steps} steps, from which {args.reference_steps // 2} steps lie {unsure:.1e}"
+        )
+        print(f"| solver | spacing | {' | '.join(f'{count} steps' for count in counts)} |")
+        print(f"| --- | --- | {' | '.join('---:' for _ in counts)} |")
+        for spacing in args.spacing.split(","):
+            for solver in SOLVERS:
+                errors = [median_error(run(spacing, solver, count)) for count in counts]
+                print(f"| {solver} | {spacing} | {' | '.join(f'{value:.1e}' for value in errors)} |", flush=True)
 
 
 if __name__ == "__main__":
