@@ -32,6 +32,8 @@ class DenoisingLoop:
         uses_variance: whether the scheduler takes the UNet's variance channels.
         watch, clock: who looks on.
         pipeline: what the callback is told that runs.
+        interval: the noise levels at which guidance acts; None for all. At the others the UNet runs on the positive
+            half alone.
     """
 
     unet: Engine
@@ -41,6 +43,7 @@ class DenoisingLoop:
     watch: Watch
     clock: Clock
     pipeline: object
+    interval: guidance.Interval | None = None
 
     def run(self, request: SampleRequest, latents: Array, kept: KeptArea | None = None) -> Array:
         """The latents after the last step, (B, C, h, w).
@@ -62,11 +65,12 @@ class DenoisingLoop:
         drawn = np.empty_like(latents)
 
         for i, timestep in self.watch.steps(sampler.timesteps.tolist(), sampler.first):
-            inputs = feeds.at(sampler.scale_model_input(i, latents), timestep)
+            guided = request.guided and (self.interval is None or self.interval.holds(sampler.sigma(i)))
+            inputs = feeds.at(sampler.scale_model_input(i, latents), timestep, guided=guided)
             with self.clock("unet"):
                 during = f"step {i + 1} of {steps} (timestep {timestep:g})"
                 output = self.unet.run(inputs, during=during)["noise_pred"]  # (B or 2B, K, h, w)
-            if request.guided:
+            if guided:
                 output = guidance.combine(output, request.guidance_scale, channels, mixed)
             noise = self.source.draw(drawn.shape, drawn) if sampler.draws_noise(i) else None
             latents = sampler.step(i, output[:, :used], latents, noise)

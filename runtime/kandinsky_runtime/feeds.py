@@ -38,14 +38,16 @@ class UNetFeeds:
             "timestep": self._timestep,
             "image_embeds": np.concatenate(embeds),
         }
+        self._positive = {name: array[-batch:] for name, array in self._inputs.items()}
 
-    def at(self, latents: Array, timestep: float) -> dict[str, Array]:
+    def at(self, latents: Array, timestep: float, *, guided: bool = True) -> dict[str, Array]:
         """The inputs of a step; the next call overwrites them.
 
         Args:
             latents: (B, C, h, w), scaled as the scheduler wants them.
             timestep: of every sample.
+            guided: False leaves the negative half out: N = B.
         """
         self._latents[...] = latents
         self._timestep.fill(timestep)
-        return self._inputs
+        return self._inputs if guided else self._positive

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime import movq, prior
+from kandinsky_runtime import guidance, movq, prior
 from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.decoder_pipeline import DecoderPipeline, check_recording_path, save_recording
 from kandinsky_runtime.denoise import DenoisingLoop
@@ -47,6 +47,7 @@ class GeneratePipeline(DecoderPipeline):
         width: int | None = None,
         num_inference_steps: int = 100,
         guidance_scale: float = 4.0,
+        guidance_interval: tuple[float, float] | None = None,
         prior_num_inference_steps: int = prior.STEPS,
         prior_guidance_scale: float = prior.GUIDANCE_SCALE,
         scheduler: str | None = None,
@@ -78,6 +79,8 @@ class GeneratePipeline(DecoderPipeline):
             height, width: of the result in pixels, at least 64; None takes the picture's, or 512.
             num_inference_steps: denoising steps; image-to-image takes the last of them.
             guidance_scale: weight of classifier-free guidance; 1 and below turn it off.
+            guidance_interval: noise levels (low, high] at which guidance acts, such as (0.3, 5); at the others the UNet
+                runs on the positive half alone, which halves a step's work. None guides at every step.
             prior_num_inference_steps, prior_guidance_scale: of the prior's loop.
             scheduler: one of `schedulers.NAMES` or a diffusers class name; None takes the checkpoint's.
             num_images_per_prompt: results for each sample.
@@ -129,6 +132,9 @@ class GeneratePipeline(DecoderPipeline):
             prompt_count=0 if plan is None else len(plan.prompts),
         )
         sampler = method.sampler(steps, request.latent_shape, first=first)
+        interval = guidance.Interval.checked(guidance_interval, request.guidance_scale)
+        if interval is not None:
+            interval.check_steps([sampler.sigma(i) for i in range(sampler.first, steps)])
         check_recording_path(record_noise)
         drawn = RunNoise(noise, request.seeds, recorded=record_noise is not None)
         notes = () if plan is None else plan.notes
@@ -149,7 +155,7 @@ class GeneratePipeline(DecoderPipeline):
             with clock("denoise"):
                 noise_drawn = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
                 loop = DenoisingLoop(
-                    self.engine("unet"), sampler, drawn.batch, method.predicts_variance, watch, clock, self
+                    self.engine("unet"), sampler, drawn.batch, method.predicts_variance, watch, clock, self, interval
                 )
                 final = loop.run(request, _begin(noise_drawn, pictures, sampler))
                 self.graphs.phase_over("unet")

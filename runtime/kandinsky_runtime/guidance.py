@@ -5,12 +5,14 @@ Legend: B samples · C latent channels · K output channels of the UNet, C or 2C
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.errors import InputError, UsageError
 
 Array = npt.NDArray[np.float32]
 
@@ -28,12 +30,55 @@ def check_scale(guidance_scale: Any) -> float:
     Raises:
         InputError: it is no number, negative, NaN, or infinite in float32.
     """
-    is_number = isinstance(guidance_scale, (int, float, np.integer, np.floating)) and not isinstance(
-        guidance_scale, bool
-    )
-    if not is_number or not 0 <= guidance_scale <= _LARGEST:
+    if not _is_number(guidance_scale) or not 0 <= guidance_scale <= _LARGEST:
         raise InputError(f"guidance_scale is {guidance_scale!r}; expected a finite number of at least 0")
     return float(guidance_scale)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The noise levels at which guidance acts (Kynkäänniemi et al. 2024, arXiv:2404.07724): σ_lo < σ ≤ σ_hi.
+
+    σ is the noise's deviation over the signal's scale, √((1 - ᾱ) / ᾱ).
+
+    Attributes:
+        low, high: σ_lo and σ_hi; high may be infinite.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def checked(cls, value: Any, guidance_scale: float) -> Interval | None:
+        """The interval of (low, high); None for none, which guides at every step.
+
+        Raises:
+            UsageError: no two numbers with 0 <= low < high, or there is no guidance.
+        """
+        if value is None:
+            return None
+        numbers = list(value) if isinstance(value, (list, tuple)) else []
+        if not (len(numbers) == 2 and all(_is_number(item) for item in numbers) and 0 <= numbers[0] < numbers[1]):
+            raise UsageError(
+                f"guidance_interval is {value!r}; expected two noise levels, the lower one first, such as (0.3, 5)"
+            )
+        if not is_guided(guidance_scale):
+            raise UsageError(
+                f"guidance_interval needs guidance, and guidance_scale is {guidance_scale:g}: leave one of them out"
+            )
+        return cls(float(numbers[0]), float(numbers[1]))
+
+    def holds(self, sigma: float) -> bool:
+        """Whether guidance acts at noise level σ."""
+        return self.low < sigma <= self.high
+
+    def check_steps(self, sigmas: Sequence[float]) -> None:
+        """Raise UsageError if it holds at none of a run's noise levels."""
+        if not any(map(self.holds, sigmas)):
+            raise UsageError(
+                f"guidance_interval is {self.low:g} to {self.high:g}, where this run has no step: its noise levels go"
+                f" from {max(sigmas):.3g} down to {min(sigmas):.3g}"
+            )
 
 
 def combine(model_output: Array, guidance_scale: float, channels: int, out: Array) -> Array:
@@ -59,3 +104,7 @@ def combine(model_output: Array, guidance_scale: float, channels: int, out: Arra
         prediction += negative[:, :channels]
     out[:, channels:] = positive[:, channels : out.shape[1]]
     return out
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime import movq, prior
+from kandinsky_runtime import guidance, movq, prior
 from kandinsky_runtime.area import INPAINT_AREAS, Areas, around_masks
 from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.decoder_pipeline import DecoderPipeline, check_recording_path, save_recording
@@ -50,6 +50,7 @@ class InpaintPipeline(DecoderPipeline):
         width: int | None = None,
         num_inference_steps: int = 100,
         guidance_scale: float = 4.0,
+        guidance_interval: tuple[float, float] | None = None,
         prior_num_inference_steps: int = prior.STEPS,
         prior_guidance_scale: float = prior.GUIDANCE_SCALE,
         scheduler: str | None = None,
@@ -87,6 +88,8 @@ class InpaintPipeline(DecoderPipeline):
             width: of the result in pixels, at least 64; None takes the picture's.
             num_inference_steps: denoising steps.
             guidance_scale: weight of classifier-free guidance; 1 and below turn it off.
+            guidance_interval: noise levels (low, high] at which guidance acts, such as (0.3, 5); at the others the UNet
+                runs on the positive half alone, which halves a step's work. None guides at every step.
             prior_num_inference_steps, prior_guidance_scale: of the prior's loop.
             scheduler: one of `schedulers.NAMES` or a diffusers class name; None takes the checkpoint's.
             num_images_per_prompt: results for each sample.
@@ -165,6 +168,9 @@ class InpaintPipeline(DecoderPipeline):
             prompt_count=0 if plan is None else len(plan.prompts),
         )
         sampler = method.sampler(steps, request.latent_shape)
+        interval = guidance.Interval.checked(guidance_interval, request.guidance_scale)
+        if interval is not None:
+            interval.check_steps([sampler.sigma(i) for i in range(sampler.first, steps)])
         check_recording_path(record_noise)
         drawn = RunNoise(noise, request.seeds, recorded=record_noise is not None)
         notes = request.notes if plan is None else (*plan.notes, *request.notes)
@@ -184,7 +190,7 @@ class InpaintPipeline(DecoderPipeline):
             with clock("denoise"):
                 first = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
                 loop = DenoisingLoop(
-                    self.engine("unet"), sampler, drawn.batch, method.predicts_variance, watch, clock, self
+                    self.engine("unet"), sampler, drawn.batch, method.predicts_variance, watch, clock, self, interval
                 )
                 kept = KeptArea(original, request.keep, first, sampler)
                 final = loop.run(request, first * np.float32(sampler.init_noise_sigma), kept)

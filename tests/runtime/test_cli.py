@@ -141,6 +141,11 @@ def test_area_options_reach_the_pipeline(k22: K22, bundle: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.asarray(expected.images[0]))
 
 
+def test_guidance_interval_reaches_the_loop(k22: K22, fake_engine: type[FakeEngine]) -> None:
+    assert k22(*inpaint(guidance_interval="1:inf")).status == 0
+    assert [feeds["sample"].shape[0] for name, feeds in fake_engine.runs if name == "unet"] == [2, 1]
+
+
 def test_low_memory(k22: K22, fake_engine: type[FakeEngine]) -> None:
     k22(*inpaint())
     expected = Path("out.png").read_bytes()
@@ -306,6 +311,11 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(precision="fp16"), "engine fake runs fp32, bf16; got precision 'fp16'"),
         (inpaint(device="gpu"), "engine fake runs on cpu, fake:1; got device 'gpu'"),
         (inpaint(threads=0), "threads is 0; expected a whole number of at least 1"),
+        (
+            inpaint(guidance_interval="0.3"),
+            "argument --guidance-interval: '0.3' is not two noise levels, such as 0.3:5",
+        ),
+        (inpaint(guidance_interval="5:0.3"), "guidance_interval is (5.0, 0.3); expected two noise levels, the lower"),
         (inpaint(padding_mask_crop=8), "padding_mask_crop is for inpaint_area 'mask' only; leave it out or ask for"),
         (inpaint(inpaint_area="mask", height=64), "height is 64 and width is None; with inpaint_area 'mask' give both"),
     ],

@@ -85,10 +85,24 @@ def add_sampling_options(group: argparse._ArgumentGroup) -> None:
         "--num-inference-steps", type=int, default=100, metavar="N", help="denoising steps (default: 100)"
     )
     group.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="1 turns it off (default: 4)")
+    group.add_argument(
+        "--guidance-interval",
+        type=_interval,
+        metavar="LOW:HIGH",
+        help="noise levels at which guidance acts, such as 0.3:5; elsewhere a step is half the work (default: all)",
+    )
     group.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     add_noise_options(group)
     group.add_argument("--record-noise", type=Path, metavar="F", help="write every draw of the noise to an .npz")
     group.add_argument("--replay-noise", type=Path, metavar="F", help="take the noise from such a file")
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(item) for item in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two noise levels, such as 0.3:5") from None
+    return low, high
 
 
 def add_noise_options(group: argparse._ArgumentGroup) -> None:
@@ -149,6 +163,7 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "width": args.width,
         "num_inference_steps": args.num_inference_steps,
         "guidance_scale": args.guidance_scale,
+        "guidance_interval": args.guidance_interval,
         "prior_num_inference_steps": args.prior_num_inference_steps,
         "prior_guidance_scale": args.prior_guidance_scale,
         "scheduler": args.scheduler,

@@ -7,6 +7,7 @@ Weights are Python floats, so that float32 arrays stay float32 under the promoti
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -84,6 +85,15 @@ class Sampler:
         if not self._input_scale:
             return sample
         return np.divide(sample, self._input_scale[i], out=self._scaled)
+
+    def sigma(self, i: int) -> float:
+        """The noise level of step i's latents: the noise's deviation over the signal's scale; infinite without signal.
+
+        σ of Karras et al. 2022, arXiv:2206.00364, which is √((1 - ᾱ) / ᾱ) of a DDPM schedule.
+        """
+        self._check_index(i)
+        signal, spread = self._forward[i]
+        return spread / signal if signal else math.inf
 
     def draws_noise(self, i: int) -> bool:
         """Whether step i consumes one draw of noise of `shape`."""
