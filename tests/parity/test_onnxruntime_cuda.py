@@ -19,8 +19,8 @@ from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from kandinsky_runtime.engines.onnxruntime_cuda import CAPTURED_SHAPES, CUDA_PROVIDER, cuda_options
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
-from tests.runtime import fake_bundle
 from tests.parity.pretend_cuda import CPU, CUDA, PretendOnnxruntime
+from tests.runtime import fake_bundle
 
 SPEC = GraphSpec(
     inputs=(TensorSpec("x", "float32", ("batch", "width")), TensorSpec("t", "float32", ("batch",))),

@@ -14,8 +14,8 @@ pytest.importorskip("paddle")
 from kandinsky_runtime import InpaintPipeline, engines
 from kandinsky_runtime.engines.paddle import PaddleEngine
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
-from tests.runtime import fake_bundle
 from tests.parity.pretend_cuda import PretendPaddle
+from tests.runtime import fake_bundle
 
 
 @pytest.fixture
