@@ -115,7 +115,7 @@ class _Compiled:
         if shapes not in self._compiled:
             module = self._module
             if isinstance(module, _Graph):  # the compiler does not follow numpy: trace, which runs it once
-                module = make_fx(module)(*inputs)
+                module = make_fx(module, pre_dispatch=True)(*inputs)
             self._compiled[shapes] = torch.compile(module, mode=self._mode, dynamic=False)
         return self._compiled[shapes](*inputs)
 
