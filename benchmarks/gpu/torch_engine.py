@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 
@@ -35,10 +36,7 @@ class TorchEager(Engine):
         torch.backends.cudnn.benchmark = True
         self._dtype, self._device = _DTYPES[options.precision], options.device
         module = _module(self.component, files["graph"], self._dtype, self._device)
-        self._call: Any = module
-        if self.compile_mode is not None:
-            torch._dynamo.config.recompile_limit = 64  # one for each shape
-            self._call = torch.compile(module, mode=self.compile_mode, dynamic=False)
+        self._call: Any = module if self.compile_mode is None else _Compiled(module, self.compile_mode)
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         with torch.no_grad():
@@ -100,6 +98,26 @@ class _Graph(torch.nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.graph(*(item.to(self.dtype) for item in inputs))
+
+
+class _Compiled:
+    """A module compiled for each shape by itself."""
+
+    def __init__(self, module: torch.nn.Module, mode: str) -> None:
+        settings = torch._dynamo.config
+        limit = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"  # since PyTorch 2.6
+        setattr(settings, limit, 64)
+        self._module, self._mode = module, mode
+        self._compiled: dict[tuple[torch.Size, ...], Any] = {}
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shapes = tuple(item.shape for item in inputs)
+        if shapes not in self._compiled:
+            module = self._module
+            if isinstance(module, _Graph):  # the compiler does not follow numpy: trace, which runs it once
+                module = make_fx(module, pre_dispatch=True)(*inputs)
+            self._compiled[shapes] = torch.compile(module, mode=self._mode, dynamic=False)
+        return self._compiled[shapes](*inputs)
 
 
 class _UNet(torch.nn.Module):
