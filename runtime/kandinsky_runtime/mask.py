@@ -55,6 +55,28 @@ def read_mask(source: PictureSource, *, invert: bool = False, max_pixels: int = 
     return ImageOps.invert(mask) if invert else mask
 
 
+def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
+    """A mask of width x height pixels that repaints a rectangle.
+
+    Args:
+        box: left, top, right and bottom edge in pixels; a negative number counts from the right or the bottom.
+
+    Raises:
+        InputError: the rectangle is empty or leaves the picture.
+    """
+    left, top, right, bottom = (
+        edge + size if edge < 0 else edge for edge, size in zip(box, (width, height) * 2, strict=True)
+    )
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise InputError(
+            f"the box {','.join(map(str, box))} is {left},{top} to {right},{bottom}; expected left before right, top"
+            f" before bottom, within {width}x{height} pixels"
+        )
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (left, top, right, bottom))
+    return mask
+
+
 def fit_mask(mask: Image.Image, width: int, height: int) -> NDArray[np.float32]:
     """A mask of `read_mask` at width x height, as float32 (H, W): 1 where its luminance is at least 0.5, else 0.
 

@@ -264,7 +264,7 @@ def test_help_names_schedulers_and_engines() -> None:
     [
         ((), "the following arguments are required: COMMAND; see k22 --help"),
         (("paint",), "invalid choice: 'paint' (choose from"),
-        (("inpaint", "bundle"), "required: --image, --mask, --out; see k22 inpaint --help"),
+        (("inpaint", "bundle"), "required: --image, --out; see k22 inpaint --help"),
         (inpaint("--colour"), "unrecognized arguments: --colour"),
         (inpaint("--gui", 3), "unrecognized arguments: --gui 3"),
         (inpaint(height="tall"), "argument --height: invalid int value: 'tall'"),

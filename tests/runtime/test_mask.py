@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kandinsky_runtime.errors import InputError
-from kandinsky_runtime.mask import fit_mask, is_all_keep, latent_keep_mask, paste, paste_pixels, read_mask
+from kandinsky_runtime.mask import box_mask, fit_mask, is_all_keep, latent_keep_mask, paste, paste_pixels, read_mask
 
 RNG = np.random.default_rng(22)
 BINARY = RNG.integers(0, 2, (6, 9)).astype(np.float32)
@@ -281,3 +281,23 @@ class TestPaste:
         np.testing.assert_array_equal(result, np.repeat(masks[..., None], 3, axis=3))
         assert not original.any()
         assert generated.all()
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ((250, 0, -250, 250), slice(0, 250), slice(250, -250)),
+        ((0, 0, 768, 512), slice(None), slice(None)),
+        ((-1, -1, 768, 512), slice(-1, None), slice(-1, None)),
+    ],
+)
+def test_box(box: tuple[int, int, int, int], rows: slice, columns: slice) -> None:
+    want = np.zeros((512, 768), np.uint8)
+    want[rows, columns] = 255
+    np.testing.assert_array_equal(np.asarray(box_mask(768, 512, box)), want)
+
+
+@pytest.mark.parametrize("box", [(5, 0, 5, 9), (0, 9, 5, 3), (0, 0, 65, 9), (0, 0, 9, -64), (-65, 0, 9, 9)])
+def test_box_that_is_none(box: tuple[int, int, int, int]) -> None:
+    with pytest.raises(InputError, match="expected left before right, top before bottom, within 64x64 pixels"):
+        box_mask(64, 64, box)

@@ -25,6 +25,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Repaint the white area of a mask. Pixels outside it stay as they are.",
         epilog="examples:\n"
         '  k22 inpaint bundle --prompt "a hat" --image cat.png --mask mask.png --out cat_with_hat.png\n'
+        '  k22 inpaint bundle --prompt "a hat" --image cat.png --mask-box 250,0,-250,250 --out cat_with_hat.png\n'
         "  k22 inpaint bundle --image-embeds hat.npz --image cat.png --mask mask.png --out out.png \\\n"
         "      --height 768 --width 768 --num-inference-steps 50 --seed 7 --num-images 4 --json",
     )
@@ -32,7 +33,14 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_prompt_options(parser)
     needed = parser.add_argument_group("inputs and output")
     needed.add_argument("--image", type=Path, required=True, metavar="F", help="the picture: PNG, JPEG, WebP, …")
-    needed.add_argument("--mask", type=Path, required=True, metavar="F", help="white is repainted, black is kept")
+    repainted = needed.add_mutually_exclusive_group(required=True)
+    repainted.add_argument("--mask", type=Path, metavar="F", help="a picture: white is repainted, black is kept")
+    repainted.add_argument(
+        "--mask-box",
+        type=_box,
+        metavar="L,T,R,B",
+        help="repaint this rectangle of the picture: its edges in px, negative ones from the right or the bottom",
+    )
     needed.add_argument(
         "--invert-mask", action="store_true", help="black is repainted, as diffusers before 0.19 had it"
     )
@@ -65,17 +73,29 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.set_defaults(run=_inpaint)
 
 
+def _box(text: str) -> tuple[int, ...]:
+    edges = text.split(",")
+    try:
+        box = tuple(map(int, edges))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is no box; expected four whole numbers, such as 250,0,-250,250")
+    return box
+
+
 def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import Results
     from kandinsky_runtime.cli.prompting import conditions
     from kandinsky_runtime.image import read_image
-    from kandinsky_runtime.mask import read_mask
+    from kandinsky_runtime.mask import box_mask, read_mask
     from kandinsky_runtime.pipeline import InpaintPipeline
 
     results = Results(args, ("image", "mask"))
     seen, count = conditions(args)
     results.plan(count)
-    image, mask = read_image(args.image), read_mask(args.mask)
+    image = read_image(args.image)
+    mask = box_mask(*image.size, args.mask_box) if args.mask is None else read_mask(args.mask)
     with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
         output = pipeline(
             image=image,
