@@ -385,7 +385,7 @@ def _jobs(
     """What the prior has to make for a sample, its noise drawn in the reference's order.
 
     With a negative text each draw has two rows, the prompt's and the negative's. A mix draws for one of its texts after
-    the other, and at last for the negative.
+    the other, and at last for the negative, also where there is none.
     """
     away = "" if negative is None else negative
 
@@ -402,8 +402,9 @@ def _jobs(
     for part, weight in zip(prompt.parts, prompt.weights, strict=True):
         if isinstance(part, str):
             yield _Job(sample, part, away, weight, drawn()[0])
+    last = drawn()
     if negative is not None:
-        yield _Job(sample, negative, negative, None, drawn()[0])
+        yield _Job(sample, negative, negative, None, last[0])
 
 
 def _truncation_notes(tokens: Tokens) -> Iterable[str]:
