@@ -1,6 +1,6 @@
 """How far each deterministic solver lies from the exact trajectory, by number of steps.
 
-    python benchmarks/solver_error.py BUNDLE [--steps 10,20,30,50] [--reference-steps 1000] [--seeds 3] [--scale 1]
+    python benchmarks/solver_error.py BUNDLE [--steps 10,20,30,50] [--reference-steps 500] [--seeds 3] [--scale 1]
            [--spacing leading,linspace,trailing]
 
 The ODE solvers follow one and the same probability-flow trajectory from given noise: its end is computed with
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("--steps", default="10,20,30,50")
-    parser.add_argument("--reference-steps", type=int, default=1000)
+    parser.add_argument("--reference-steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of the guidance (default: 1, none)")
     parser.add_argument("--size", type=int, default=64, help="of the picture in pixels (default: 64)")
