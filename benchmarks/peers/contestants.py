@@ -63,8 +63,8 @@ class Contestant:
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
+        with self._process:  # closes its pipes and waits
+            self._process.kill()
         self._log.close()
 
     def _answer(self) -> dict[str, Any]:
