@@ -36,10 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: `--help`, or the arguments cannot be parsed.
     """
-    return run(_parser(), argv)
+    given = sys.argv[1:] if argv is None else argv
+    return run(_parser(needs_checkpoint="--tensorrt" not in given), given)
 
 
-def _parser() -> Parser:
+def _parser(needs_checkpoint: bool = True) -> Parser:
+    """The command line; argparse cannot say that an argument is needed only without an option."""
     parser = Parser(
         prog="k22-export",
         description="Turn a Kandinsky 2.2 inpainting checkpoint into a bundle of compiled graphs.",
@@ -48,7 +50,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_checkpoint(commands)
     _add_bundle(commands)
-    _add_verify(commands)
+    _add_verify(commands, needs_checkpoint)
     return parser
 
 
@@ -121,7 +123,7 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.set_defaults(run=_bundle)
 
 
-def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
+def _add_verify(commands: argparse._SubParsersAction[Parser], needs_checkpoint: bool) -> None:
     parser = commands.add_parser(
         "verify",
         help="compare a bundle with eager ppdiffusers",
@@ -130,10 +132,11 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
         " them lies outside its tolerance.",
         epilog="examples:\n  k22-export verify bundle my-checkpoint --engines onnxruntime,openvino:bf16\n"
         "  k22-export verify bundle my-checkpoint --steps 20 --trajectory --plot trajectory.png\n"
-        "  k22-export verify bundle my-checkpoint --prior my-prior",
+        "  k22-export verify bundle my-checkpoint --prior my-prior\n"
+        "  k22-export verify bundle --tensorrt --height 512:768:1024 --width 512:768:1024 --batch 1:2:8",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    _add_source(parser)
+    _add_source(parser, nargs=None if needs_checkpoint else "?")
     _add_prior(parser)
     parser.add_argument(
         "--engines",
@@ -146,6 +149,12 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("--trajectory", action="store_true", help="show every step of the trajectory")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw every step of the trajectory")
+    ready = parser.add_argument_group("TensorRT", "needs no TensorRT, no GPU and no CHECKPOINT")
+    ready.add_argument(
+        "--tensorrt", action="store_true", help="check instead whether TensorRT would take the ONNX graphs"
+    )
+    for option, unit in (("--height", "PX"), ("--width", "PX"), ("--batch", "N")):
+        ready.add_argument(option, action="append", metavar=unit, help="as k22 build takes it")
     add_common_options(parser)
     parser.set_defaults(run=_verify)
 
@@ -155,8 +164,10 @@ def _add_out(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
 
 
-def _add_source(parser: Parser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model")
+def _add_source(parser: Parser, nargs: str | None = None) -> None:
+    parser.add_argument(
+        "checkpoint", nargs=nargs, metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model"
+    )
     parser.add_argument(
         "--hub", choices=("huggingface", "paddle"), help="where a hub name is looked up (default: huggingface)"
     )
@@ -251,6 +262,10 @@ def _verify(args: argparse.Namespace) -> int:
     from kandinsky_runtime.bundle import Bundle
     from kandinsky_runtime.image import check_output_path
 
+    if args.tensorrt:
+        return _check_tensorrt(args)
+    if args.height or args.width or args.batch:
+        raise UsageError("--height, --width and --batch go with --tensorrt")
     bundle = Bundle.open(args.bundle)
     from kandinsky_export.verify import select_engines, verify_bundle
 
@@ -270,6 +285,22 @@ def _verify(args: argparse.Namespace) -> int:
         plot_trajectories(report, args.plot)
     _report(args, report.to_dict(), report.table(every_step=args.trajectory))
     return 0 if report.passed else 1
+
+
+def _check_tensorrt(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.build.profiles import read_profiles
+    from kandinsky_runtime.bundle import Bundle
+
+    others = ("checkpoint", "hub", "revision", "weights", "prior", "engines", "trajectory", "plot")
+    if given := [name for name in others if getattr(args, name)]:
+        raise UsageError(f"--tensorrt checks the graphs alone; leave out {given[0].replace('_', '-')}")
+    profiles = read_profiles(args.height, args.width, args.batch)
+    bundle = Bundle.open(args.bundle)
+    from kandinsky_export.tensorrt_check import check_bundle
+
+    readiness = check_bundle(bundle, profiles)
+    _report(args, readiness.to_dict(), readiness.text())
+    return 0 if readiness.ready else 1
 
 
 def _open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:

@@ -21,7 +21,6 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.cold_start import ColdStart, Job
 from kandinsky_runtime.engines import AUTO
-from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.image import MAX_PIXELS
@@ -59,7 +58,7 @@ class Plan:
 
     engines: tuple[str, ...] = (AUTO,)
     precision: str | None = None
-    device: str = EngineOptions.device
+    device: str | None = None
     threads: int | None = None
     height: int = 512
     width: int = 512

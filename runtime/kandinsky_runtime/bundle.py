@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,6 +181,12 @@ def file_sha256(path: Path, bar: tqdm | None = None) -> str:
             if bar is not None:
                 bar.update(len(block))
     return digest.hexdigest()
+
+
+def fingerprint(parts: Mapping[str, object]) -> str:
+    """A name that differs wherever a part does; parts are what JSON can say, or their `str`."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def cache_folder() -> Path | None:

@@ -29,7 +29,7 @@ class Job:
     bundle: str
     engine: str
     precision: str
-    device: str
+    device: str | None
     threads: int | None
     height: int
     width: int

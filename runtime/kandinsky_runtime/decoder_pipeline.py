@@ -51,7 +51,7 @@ class DecoderPipeline:
         bundle: str | os.PathLike[str] | Bundle,
         engine: str = AUTO,
         precision: str | None = None,
-        device: str = EngineOptions.device,
+        device: str | None = None,
         threads: int | None = None,
         *,
         low_memory: bool = False,
@@ -64,7 +64,7 @@ class DecoderPipeline:
             bundle: the bundle's folder.
             engine: "onnxruntime", "paddle", another package's, or "auto" for the first that can run the bundle here.
             precision: "fp32", "fp16", "bf16", or None for the engine's default.
-            device: as the engine names it.
+            device: as the engine names it; None for the engine's own.
             threads: threads within one operation, None for all cores.
             low_memory: have one graph loaded at a time: each run loads it when its phase begins and releases it at its
                 end, so that runs take longer, and follow one another.

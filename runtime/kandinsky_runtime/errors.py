@@ -7,6 +7,7 @@
     ├── BundleError             a bundle that is missing, damaged or too new; lists every fault
     ├── EngineError             an engine failed while it loaded or ran
     │   └── EngineUnavailable   its library is not installed, too old, or lacks what was asked for
+    │       └── EngineNotBuilt  it runs only what `k22 build` made, which is not there for this bundle
     ├── TensorError             a tensor that does not fit a graph: name, got, expected, remedy
     ├── NonFiniteError          a graph returned NaN or infinity; names step, component and tensor
     └── Cancelled               the caller stopped the run between two steps
@@ -62,6 +63,10 @@ class EngineError(Kandinsky22Error):
 
 class EngineUnavailable(EngineError):
     """An engine's library is not installed, too old, or lacks what was asked for."""
+
+
+class EngineNotBuilt(EngineUnavailable):
+    """An engine that runs only what `k22 build` made, and nothing was made of this bundle here."""
 
 
 class TensorError(Kandinsky22Error, ValueError):

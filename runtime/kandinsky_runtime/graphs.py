@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.engines import AUTO, Selection, select
 from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -21,17 +24,21 @@ class Graphs:
     """A bundle's graphs on an engine; also a context manager, and safe to share between threads.
 
     Make one with `Graphs.open`. A graph stays loaded until `close`, or with `low_memory` until the phase that needs it
-    is over.
+    is over. Where the engine was chosen automatically and cannot load a graph (its library is too old, its device
+    absent or out of memory), every graph moves to the next best engine, and a warning says so.
     """
 
     bundle: Bundle
     selection: Selection
-    options: EngineOptions
+    threads: int | None = None
     low_memory: bool = False
+    next_best: Callable[[Collection[str]], Selection] | None = None
+    """What else can run the bundle, given the engines that failed; None where the engine was named."""
     _loaded: dict[str, Engine] = field(default_factory=dict, init=False, repr=False)
     _checked: set[str] = field(default_factory=set, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _one_run: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _failed: list[str] = field(default_factory=list, init=False, repr=False)
     _runner: int | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -40,7 +47,7 @@ class Graphs:
         bundle: str | os.PathLike[str] | Bundle,
         engine: str = AUTO,
         precision: str | None = None,
-        device: str = EngineOptions.device,
+        device: str | None = None,
         threads: int | None = None,
         *,
         check: Iterable[str] = (),
@@ -54,12 +61,21 @@ class Graphs:
 
         The other arguments, and the errors, are those of `InpaintPipeline.load`.
         """
-        options = EngineOptions(device=device, threads=threads)
+        # What cannot be meant is told before anything is read.
+        EngineOptions(EngineOptions.device if device is None else device, threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        selection = select(opened.manifest, engine, precision, device)
-        graphs = cls(opened, selection, replace(options, precision=selection.precision), flag("low_memory", low_memory))
+
+        def chosen(without: Collection[str] = ()) -> Selection:
+            return select(opened.manifest, engine, precision, device, without=without)
+
+        graphs = cls(opened, chosen(), threads, flag("low_memory", low_memory), chosen if engine == AUTO else None)
         graphs._check(check, progress=progress)
         return graphs
+
+    @property
+    def options(self) -> EngineOptions:
+        """Device, threads and precision."""
+        return EngineOptions(self.selection.device, self.threads, self.selection.precision)
 
     def engine(self, component: str) -> Engine:
         """The loaded graph of a component.
@@ -69,12 +85,34 @@ class Graphs:
             EngineError: it could not be loaded.
         """
         with self._lock:
-            if component not in self._loaded:
-                entry = self.bundle.component(component)
-                self._check([component])
-                files = self.bundle.paths(entry.variants[self.selection.variant])
-                self._loaded[component] = self.selection.engine(component, entry.spec, files, self.options)
+            while component not in self._loaded:
+                try:
+                    self._loaded[component] = self._load(component)
+                except EngineError as error:
+                    self._move_on(error)
             return self._loaded[component]
+
+    def _load(self, component: str) -> Engine:
+        entry = self.bundle.component(component)
+        self._check([component])
+        variant = entry.variants[self.selection.variant]
+        files, digests = self.bundle.paths(variant), self.bundle.manifest.digests(variant)
+        return self.selection.engine(component, entry.spec, files, self.options, digests)
+
+    def _move_on(self, error: EngineError) -> None:
+        """Take the next best engine, for every graph; raise the error where there is none."""
+        if self.next_best is None:
+            raise error
+        self._failed.append(failed := self.selection.engine.name)
+        try:
+            self.selection = self.next_best(self._failed)
+        except EngineUnavailable:
+            raise error from None
+        _log.warning("%s; engine %s takes the place of %s", error, self.selection.engine.name, failed)
+        for engine in self._loaded.values():
+            engine.close()
+        self._loaded.clear()
+        self._checked.clear()
 
     def _check(self, components: Iterable[str], *, progress: bool = False) -> None:
         """Compare the content of the files that the engine will read with the manifest, once."""

@@ -103,6 +103,10 @@ class Manifest:
         columns = [component.variants for component in self.components.values()]
         return tuple(name for name in columns[0] if all(name in column for column in columns))
 
+    def digests(self, variant: Variant) -> dict[str, str]:
+        """The sha256 of the variant's files by role."""
+        return {role: self.files[path].sha256 for role, path in variant.files.items()}
+
     def to_json(self) -> str:
         """The manifest's text."""
         return json.dumps({"format": FORMAT, "schema": SCHEMA} | asdict(self), indent=1) + "\n"

@@ -23,7 +23,6 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.clip_image import ClipImageProcessor
 from kandinsky_runtime.engines import AUTO
-from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.noise import NoiseSource, RunNoise
@@ -113,7 +112,7 @@ class PriorPipeline:
         bundle: str | os.PathLike[str] | Bundle,
         engine: str = AUTO,
         precision: str | None = None,
-        device: str = EngineOptions.device,
+        device: str | None = None,
         threads: int | None = None,
         *,
         low_memory: bool = False,

@@ -1,8 +1,11 @@
-"""Fixtures around the fake bundle and its engine."""
+"""Fixtures around the fake bundle, its engine, and stand-ins for the GPU's libraries."""
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from kandinsky_runtime.pipeline import InpaintPipeline
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import FakeEngine
+from tests.runtime.fake_cuda import FakeCuda
+from tests.runtime.fake_tensorrt import FakeTensorRT
 
 
 @pytest.fixture
@@ -39,3 +44,31 @@ def bundle(tmp_path: Path) -> Path:
 def pipeline(bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[InpaintPipeline]:
     with InpaintPipeline.load(bundle, engine="fake") as loaded:
         yield loaded
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """A GPU, by way of a stand-in for `cuda.bindings`."""
+    fake = FakeCuda()
+    for name in ("cuda", "cuda.bindings"):
+        package = types.ModuleType(name)
+        package.__path__ = []
+        package.__spec__ = ModuleSpec(name, None, is_package=True)
+        monkeypatch.setitem(sys.modules, name, package)
+    sys.modules["cuda.bindings"].runtime = fake.module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake.module)
+    return fake
+
+
+@pytest.fixture
+def tensorrt(cuda: FakeCuda, cache: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """TensorRT on this GPU, by way of a stand-in for `tensorrt`, and an empty cache."""
+    fake = FakeTensorRT(cuda)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
+    return fake
+
+
+@pytest.fixture
+def gpu_bundle(tmp_path: Path) -> Path:
+    """The folder of a sound bundle for the stand-in for TensorRT, in float32 and fp16."""
+    return fake_bundle.write_onnx(tmp_path / "gpu_bundle")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -167,6 +168,26 @@ def write(folder: Path, described: Manifest | None = None) -> Path:
     return folder
 
 
+def write_onnx(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16")) -> Path:
+    """Write a bundle of ONNX variants, each a graph and a weights file of its own."""
+    described = manifest()
+    files: dict[str, FileEntry] = {}
+    components = {}
+    for name, component in described.components.items():
+        variants = {}
+        for precision in precisions:
+            roles = {"graph": f"{name}/model-{precision}.onnx", "weights": f"{name}/weights-{precision}.bin"}
+            for role, path in roles.items():
+                file = folder / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"{name} {role} {precision}")
+                files[path] = FileEntry(file.stat().st_size, digest(file))
+            variants[f"onnx-{precision}"] = Variant(precision, roles)
+        components[name] = Component(component.spec, variants)
+    (folder / "manifest.json").write_text(replace(described, components=components, files=files).to_json())
+    return folder
+
+
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """Change the manifest's JSON in place."""
     file = folder / "manifest.json"
@@ -174,6 +195,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     change(data)
     file.write_text(json.dumps(data))
     return folder
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def opened(folder: Path, **options: Any) -> Bundle:

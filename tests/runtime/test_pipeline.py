@@ -749,7 +749,7 @@ def test_load_from_an_opened_bundle(bundle: Path, fake_engine: type[FakeEngine])
         ({"engine": "nonsense"}, UsageError),
         ({"precision": "fp8"}, UsageError),
         ({"device": "gpu"}, UsageError),
-        ({"device": None}, UsageError),
+        ({"device": 0}, UsageError),
         ({"threads": 0}, UsageError),
         ({"precision": "bf16"}, EngineUnavailable),
         ({"bundle": "nowhere"}, BundleError),

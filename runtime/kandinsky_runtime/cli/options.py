@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 # Named here, so that --help need not load the modules that know them.
-ENGINES = "openvino, onnxruntime, paddle"
+ENGINES = "tensorrt, openvino, onnxruntime, paddle, fastdeploy"
 SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, euler, euler-a, unclip"
 
 
@@ -134,7 +134,7 @@ def add_tiles(parser: argparse.ArgumentParser) -> None:
 
 def add_device_options(group: argparse._ArgumentGroup) -> None:
     """The device and the threads."""
-    group.add_argument("--device", default="cpu", metavar="NAME", help="as the engine names it (default: cpu)")
+    group.add_argument("--device", metavar="NAME", help="as the engine names it (default: the engine's own)")
     group.add_argument("--threads", type=int, metavar="N", help="within one operation (default: every core)")
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from kandinsky_runtime.checks import choice
-from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.errors import EngineUnavailable, UsageError
+from kandinsky_runtime.engines.base import Engine
+from kandinsky_runtime.errors import EngineNotBuilt, EngineUnavailable, UsageError
 from kandinsky_runtime.manifest import PRECISIONS, Manifest
 
 ENTRY_POINTS = "kandinsky22.engines"
@@ -21,9 +21,11 @@ AUTO = "auto"
 
 # In the order in which `auto` tries them.
 _BUILT_IN = {
+    "tensorrt": "kandinsky_runtime.engines.tensorrt:TensorRTEngine",
     "openvino": "kandinsky_runtime.engines.openvino:OpenVinoEngine",
     "onnxruntime": "kandinsky_runtime.engines.onnxruntime:OnnxRuntimeEngine",
     "paddle": "kandinsky_runtime.engines.paddle:PaddleEngine",
+    "fastdeploy": "kandinsky_runtime.engines.fastdeploy:FastDeployEngine",
 }
 
 _log = logging.getLogger(__name__)
@@ -31,11 +33,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Selection:
-    """An engine, and the precision and variant of a bundle that it is to run."""
+    """An engine, the precision and variant of a bundle that it is to run, and the device to run it on."""
 
     engine: type[Engine]
     precision: str
     variant: str
+    device: str
 
 
 def names() -> tuple[str, ...]:
@@ -69,20 +72,27 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def select(
-    manifest: Manifest, name: str = AUTO, precision: str | None = None, device: str = EngineOptions.device
+    manifest: Manifest,
+    name: str = AUTO,
+    precision: str | None = None,
+    device: str | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> Selection:
     """Choose what runs a bundle.
 
     Args:
         manifest: the bundle's.
-        name: an engine, or "auto" for the first, in the order of `names`, that can run the bundle here.
+        name: an engine, or "auto" for the first, in the order of `names`, that can run the bundle here and may be taken
+            without being named.
         precision: "fp32", "fp16", "bf16", or None for the engine's default among those in the bundle.
-        device: as the engine names it.
+        device: as the engine names it; None for the engine's own.
+        without: the engines that "auto" passes over.
 
     Raises:
         UsageError: no such engine or precision, or the engine does not run that precision or on that device.
-        EngineUnavailable: the engine is not installed, or none of the bundle's variants suits it; for "auto" the
-            reason of each engine.
+        EngineUnavailable: the engine is not installed, was not built for this bundle, or none of the bundle's variants
+            suits it; for "auto" the reason of each engine.
     """
     if precision is not None:
         choice("precision", precision, PRECISIONS)
@@ -90,31 +100,105 @@ def select(
         return _suit(engine_class(name), manifest, precision, device)
     reasons = []
     for candidate in names():
+        if candidate in without:
+            continue
         try:
-            selection = _suit(engine_class(candidate), manifest, precision, device)
+            engine = engine_class(candidate)
+            if engine.automatic:
+                selection = _suit(engine, manifest, precision, device)
+                _log.info("engine %s, precision %s", candidate, selection.precision)
+                return selection
+            reasons.append(f"engine {candidate} runs only where it is named: --engine {candidate}")
         except (EngineUnavailable, UsageError) as error:
             reasons.append(str(error))
-        else:
-            _log.info("engine %s, precision %s", candidate, selection.precision)
-            return selection
+            if _was_expected(candidate, error, manifest, device):
+                _log.warning("%s; going on without it", error)
     raise EngineUnavailable("no engine can run this bundle here:" + "".join(f"\n  - {reason}" for reason in reasons))
 
 
-def _suit(engine: type[Engine], manifest: Manifest, precision: str | None, device: str) -> Selection:
-    engine.check_device(device)
+def to_build(manifest: Manifest, name: str, precision: str | None = None, device: str | None = None) -> Selection:
+    """What `k22 build` is to build of a bundle for an engine.
+
+    Args:
+        manifest: the bundle's.
+        name: an engine.
+        precision: "fp32", "fp16", "bf16", or None for the engine's default among those in the bundle.
+        device: as the engine names it; None for the engine's own.
+
+    Raises:
+        UsageError: no such engine or precision, or the engine does not run that precision or on that device.
+        EngineUnavailable: the engine is not installed, or none of the bundle's variants suits it.
+    """
     if precision is not None:
-        engine.check_precision(precision, device)
-    engine.check_library(device)
+        choice("precision", precision, PRECISIONS)
+    return _suitable(engine_class(name), manifest, precision, device)[0]
+
+
+def _suit(engine: type[Engine], manifest: Manifest, precision: str | None, device: str | None) -> Selection:
+    """What the engine is to run of a bundle."""
+    suitable = _suitable(engine, manifest, precision, device)
+    faults = []
+    for selection in suitable:
+        try:
+            _check_built(selection, manifest)
+        except EngineNotBuilt as error:
+            faults.append(error)
+        else:
+            return selection
+    raise faults[0]
+
+
+def _suitable(
+    engine: type[Engine], manifest: Manifest, precision: str | None, device: str | None
+) -> tuple[Selection, ...]:
+    """What the engine could run of a bundle, the best first, built or not."""
+    chosen = engine.devices[0] if device is None else device
+    engine.check_device(chosen)
+    if precision is not None:
+        engine.check_precision(precision, chosen)
+    engine.check_library(chosen)
+    wanted = (precision,) if precision else engine.preferred_precisions(chosen)
+    suitable = _in_bundle(engine, manifest, wanted, chosen)
+    if not suitable:
+        variants = " or ".join(dict.fromkeys(engine.variants[item] for item in wanted))
+        raise EngineUnavailable(
+            f"engine {engine.name} needs variant {variants}; the bundle has"
+            f" {', '.join(manifest.variants()) or 'none'}: export it again with --variants"
+        )
+    return suitable
+
+
+def _in_bundle(
+    engine: type[Engine], manifest: Manifest, precisions: Iterable[str], device: str
+) -> tuple[Selection, ...]:
     available = manifest.variants()
-    candidates = (precision,) if precision else engine.preferred_precisions(device)
-    for candidate in candidates:
-        if engine.variants[candidate] in available:
-            return Selection(engine, candidate, engine.variants[candidate])
-    wanted = " or ".join(dict.fromkeys(engine.variants[candidate] for candidate in candidates))
-    raise EngineUnavailable(
-        f"engine {engine.name} needs variant {wanted}; the bundle has {', '.join(available) or 'none'}:"
-        " export it again with --variants"
-    )
+    found = [(item, engine.variants[item]) for item in precisions]
+    return tuple(Selection(engine, item, variant, device) for item, variant in found if variant in available)
+
+
+def _check_built(selection: Selection, manifest: Manifest) -> None:
+    for component, entry in manifest.components.items():
+        selection.engine.check_built(component, manifest.digests(entry.variants[selection.variant]))
+
+
+def _was_expected(name: str, error: Exception, manifest: Manifest, device: str | None) -> bool:
+    """Whether a user would expect the engine to run the bundle: it was built for it, or a device was asked for on
+    which it runs, and its library or the machine is at fault."""
+    if isinstance(error, (EngineNotBuilt, UsageError)):
+        return False
+    try:
+        engine = engine_class(name)
+    except EngineUnavailable:
+        return False
+    if not engine.needs_build:
+        return device not in (None, Engine.devices[0])
+    for selection in _in_bundle(engine, manifest, engine.variants, engine.devices[0]):
+        try:
+            _check_built(selection, manifest)
+        except EngineNotBuilt:
+            continue
+        return True
+    return False
 
 
 def _entry_points() -> Iterable[importlib.metadata.EntryPoint]:

@@ -10,15 +10,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.build import records
+from kandinsky_runtime.build.records import BuildRecord
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.engines.cuda import cuda_index
-from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error, NonFiniteError, UsageError
+from kandinsky_runtime.errors import (
+    EngineError,
+    EngineNotBuilt,
+    EngineUnavailable,
+    Kandinsky22Error,
+    NonFiniteError,
+    UsageError,
+)
 from kandinsky_runtime.spec import GraphSpec, TensorSpec
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -72,10 +81,22 @@ class Engine(ABC):
     """The bundle's variant for each precision that the engine computes in."""
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles of the files that it needs of a variant."""
+    needs_build: ClassVar[bool] = False
+    """Whether it runs only what `k22 build` made."""
+    automatic: ClassVar[bool] = True
+    """Whether "auto" may take it."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
-    """The devices that it knows; "cuda" stands for "cuda:0", "cuda:1" and so on, too."""
+    """The devices that it knows; "cuda" stands for "cuda:0", "cuda:1" and so on, too. The first is taken where none is
+    asked for."""
 
-    def __init__(self, component: str, spec: GraphSpec, files: Mapping[str, Path], options: EngineOptions) -> None:
+    def __init__(
+        self,
+        component: str,
+        spec: GraphSpec,
+        files: Mapping[str, Path],
+        options: EngineOptions,
+        digests: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Load a graph.
 
         Args:
@@ -83,6 +104,7 @@ class Engine(ABC):
             spec: its signature.
             files: the variant's files by role.
             options: device and threads.
+            digests: the files' sha256 by role, where they are known; what was built of them is found by it.
 
         Raises:
             UsageError: the engine does not know the device, or not the precision on it.
@@ -93,6 +115,7 @@ class Engine(ABC):
         self.check_precision(options.precision, options.device)
         self.component = component
         self.spec = spec
+        self.digests = digests
         self._lock = threading.Lock()
         self._closed = False
         if missing := [role for role in self.roles if role not in files]:
@@ -165,6 +188,31 @@ class Engine(ABC):
             cls._check_build(device)
         except ImportError as error:
             raise cls._cannot_import(error, device) from error
+
+    @classmethod
+    def check_built(cls, component: str, digests: Mapping[str, str]) -> None:
+        """Check that an engine that needs a build has one.
+
+        Args:
+            component: the graph's name.
+            digests: the sha256 of the variant's files by role.
+
+        Raises:
+            EngineNotBuilt: nothing was built of this graph here.
+        """
+        if cls.needs_build:
+            cls.built(component, digests)
+
+    @classmethod
+    def built(cls, component: str, digests: Mapping[str, str]) -> BuildRecord:
+        """What `k22 build` made of a graph for the engine; arguments and errors as for `check_built`."""
+        record = records.find(cls.name, component, digests)
+        if record is None:
+            raise EngineNotBuilt(
+                f"engine {cls.name} runs what was built for it, and nothing of this bundle was, here ({component}):"
+                f" k22 build BUNDLE --engine {cls.name}"
+            )
+        return record
 
     def run(self, feeds: Arrays, *, during: str = "") -> dict[str, npt.NDArray[np.float32]]:
         """Run the graph.

@@ -8,14 +8,13 @@ whatever it finds there (OpenVINO 2026.4.1 does).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,12 +31,6 @@ _DRAFT = ".draft-"
 _DRAFT_SECONDS = 3600  # older ones were left behind by a process that died
 
 _log = logging.getLogger(__name__)
-
-
-def fingerprint(parts: Mapping[str, object]) -> str:
-    """A name that differs wherever a part does; parts are what JSON can say, or their `str`."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | None], Compiled]) -> Compiled:
@@ -81,15 +74,47 @@ def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | 
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _keep(draft: Path, entry: Path) -> None:
-    """Make a draft the entry, unless nothing was written into it, and keep the bounds."""
+def whole_entry(folder: Path, name: str) -> Path | None:
+    """The entry `name`, used now; None if it is not there or not whole."""
+    entry = folder / name
+    if not _is_whole(entry):
+        return None
+    _touch(entry)
+    return entry
+
+
+@contextlib.contextmanager
+def new_entry(folder: Path, name: str) -> Iterator[Path]:
+    """A folder to write files into that becomes the entry `name`, in the place of an older one, when the block ends
+    without an error.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
     try:
-        if sums := _sums(draft):
-            (draft / _SEAL).write_text(json.dumps(sums), encoding="utf-8")
-            draft.rename(entry)
-        _prune(entry.parent)
+        yield draft
+        shutil.rmtree(folder / name, ignore_errors=True)
+        _seal(draft, folder / name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _keep(draft: Path, entry: Path) -> None:
+    """Make a draft the entry; without one, work goes on."""
+    try:
+        _seal(draft, entry)
     except OSError as error:  # another process was first, or the disk is full
         _log.info("%s is not kept: %s", entry, error)
+
+
+def _seal(draft: Path, entry: Path) -> None:
+    """Make a draft the entry, unless nothing was written into it, and keep the bounds."""
+    if sums := _sums(draft):
+        (draft / _SEAL).write_text(json.dumps(sums), encoding="utf-8")
+        draft.rename(entry)
+    _prune(entry.parent)
 
 
 def _prune(folder: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.bundle import cache_folder, file_sha256
+from kandinsky_runtime.bundle import cache_folder, file_sha256, fingerprint
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.engines.compile_cache import compile_cached, fingerprint
+from kandinsky_runtime.engines.compile_cache import compile_cached
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.resident import kept_out_of_memory
 from kandinsky_runtime.errors import EngineUnavailable
@@ -83,6 +83,11 @@ class OpenVinoEngine(Engine):
             ).create_infer_request()
             self._early, self._late = ({port.any_name for port in part.inputs} for part in (waves, rest))
         self._compiled: OrderedDict[Shapes, Any] = OrderedDict()
+
+    def compile(self, shapes: Shapes) -> None:
+        """Compile the graph for inputs of these shapes, in the signature's order, and keep it where the device does."""
+        with self._lock:
+            self._request(shapes)
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         request = self._request(tuple(feeds[spec.name].shape for spec in self.spec.inputs))

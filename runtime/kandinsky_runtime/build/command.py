@@ -1,0 +1,92 @@
+"""`k22 build`: every graph of a bundle for one engine, on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+
+from kandinsky_runtime import engines
+from kandinsky_runtime.build.job import Built, Job
+from kandinsky_runtime.build.profiles import Profile, graph_profiles
+from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.engines.base import EngineOptions
+from kandinsky_runtime.errors import Kandinsky22Error, UsageError
+from kandinsky_runtime.geometry import Geometry
+
+# Engine → the module whose `build(job)` builds a graph for it.
+_BUILDERS = {
+    "tensorrt": "tensorrt_build",
+    "openvino": "openvino_build",
+    "onnxruntime": "loading_build",
+    "paddle": "loading_build",
+}
+_WITH_WORKSPACE = ("tensorrt",)
+
+
+def build_bundle(
+    bundle: Bundle,
+    engine: str,
+    profiles: Sequence[Profile],
+    *,
+    name: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    workspace: int | None = None,
+    progress: bool = False,
+) -> list[Built]:
+    """Build every graph of a bundle that has not been built in the same way.
+
+    Args:
+        bundle: an opened bundle.
+        engine: its name; not "auto".
+        profiles: at least one.
+        name: the bundle's path as messages are to show it; None for its folder.
+        precision: None for the engine's default among those in the bundle.
+        device: as the engine names it; None for the engine's own.
+        workspace: bytes of the GPU's memory that a layer may use; None for all. TensorRT only.
+        progress: show bars on stderr.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        UsageError: an engine that builds nothing, or sizes that the graphs do not take.
+        EngineUnavailable: the engine, its library or its device is not here.
+        EngineError: a graph could not be built.
+    """
+    build = _builder(engine)
+    if workspace is not None and engine not in _WITH_WORKSPACE:
+        raise UsageError(f"a workspace is for engine {', '.join(_WITH_WORKSPACE)} only; got engine {engine}")
+    selection = engines.to_build(bundle.manifest, engine, precision, device)
+    geometry = Geometry.of(bundle.manifest, bundle.subject)
+    components = bundle.manifest.components
+    wanted = {key: graph_profiles(key, entry.spec, geometry, profiles) for key, entry in components.items()}
+    bundle.check_content([entry.variants[selection.variant] for entry in components.values()], progress=progress)
+    done = []
+    for key, entry in components.items():
+        variant = entry.variants[selection.variant]
+        job = Job(
+            selection.engine,
+            key,
+            entry.spec,
+            bundle.paths(variant),
+            bundle.manifest.digests(variant),
+            name or str(bundle.root),
+            wanted[key],
+            EngineOptions(selection.device, precision=selection.precision),
+            workspace,
+            progress,
+        )
+        start = time.perf_counter()
+        try:
+            built = build(job)
+        except OSError as error:
+            raise Kandinsky22Error(f"what is built of {key} cannot be kept: {error}") from error
+        done.append(Built(key, built, time.perf_counter() - start))
+    return done
+
+
+def _builder(engine: str) -> Callable[[Job], bool]:
+    if engine not in _BUILDERS:
+        raise UsageError(f"nothing is built for engine {engine!r}; engines to build for: {', '.join(_BUILDERS)}")
+    build: Callable[[Job], bool] = importlib.import_module(f"kandinsky_runtime.build.{_BUILDERS[engine]}").build
+    return build

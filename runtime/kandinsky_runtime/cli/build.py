@@ -1,0 +1,78 @@
+"""`k22 build`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from kandinsky_runtime.cli.options import add_bundle
+from kandinsky_runtime.cli_support import Parser, add_common_options
+
+_GIGABYTE = 10**9
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "build",
+        help="compile a bundle's graphs for this machine, once, before they are run",
+        description="Compile every graph of a bundle for an engine and a range of sizes, and keep the result in the"
+        " user's cache folder,\nwhere the engine finds it. What was built in the same way before is not built again.",
+        epilog="examples:\n"
+        "  k22 build bundle --engine tensorrt --height 512:768:1024 --width 512:768:1024 --batch 1:2:8\n"
+        "  k22 build bundle --engine tensorrt --height 768 --width 768 --batch 1 --precision fp16\n"
+        "  k22 build bundle --engine onnxruntime --device cuda --height 512:512:768 --width 512:512:768",
+    )
+    add_bundle(parser)
+    parser.add_argument(
+        "--engine", required=True, metavar="NAME", help="tensorrt, onnxruntime, paddle (both with TensorRT) or openvino"
+    )
+    sizes = parser.add_argument_group(
+        "sizes", "MIN:OPT:MAX, fastest at OPT, or one number; given several times, each stands for a profile of its own"
+    )
+    sizes.add_argument("--height", action="append", metavar="PX", help="of results (default: 512:768:1024)")
+    sizes.add_argument("--width", action="append", metavar="PX", help="of results (default: 512:768:1024)")
+    sizes.add_argument("--batch", action="append", metavar="N", help="results of one run (default: 1:1:4)")
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the best in the bundle)")
+    engine.add_argument("--device", metavar="NAME", help="as the engine names it (default: the engine's own)")
+    engine.add_argument(
+        "--workspace", type=float, metavar="GB", help="GPU memory for the building, tensorrt only (default: all)"
+    )
+    add_common_options(parser)
+    parser.set_defaults(run=_build)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.build.command import build_bundle
+    from kandinsky_runtime.build.profiles import read_profiles
+    from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.errors import UsageError
+
+    profiles = read_profiles(args.height, args.width, args.batch)
+    if args.workspace is not None and not 0 < args.workspace < 10**6:
+        raise UsageError(f"--workspace is {args.workspace:g}; expected gigabytes above 0")
+    done = build_bundle(
+        Bundle.open(args.bundle),
+        args.engine,
+        profiles,
+        name=str(args.bundle),
+        precision=args.precision,
+        device=args.device,
+        workspace=None if args.workspace is None else int(args.workspace * _GIGABYTE),
+        progress=not args.quiet,
+    )
+    if args.json:
+        data = {
+            "engine": args.engine,
+            "profiles": [profile.to_json() for profile in profiles],
+            "graphs": [asdict(item) | {"seconds": round(item.seconds, 3)} for item in done],
+        }
+        sys.stdout.write(json.dumps(data, indent=1) + "\n")
+    else:
+        for item in done:
+            state = f"built in {item.seconds:.1f} s" if item.built else "up to date"
+            sys.stdout.write(f"{item.component:14}{state}\n")
+    return 0

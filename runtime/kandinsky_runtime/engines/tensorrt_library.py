@@ -1,0 +1,67 @@
+"""The TensorRT library: its version, and one log for all that is made with it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections import deque
+from typing import Any
+
+from kandinsky_runtime.errors import EngineError, EngineUnavailable
+
+DISTRIBUTION = "tensorrt"
+MIN_VERSION = (10, 3)
+"""The oldest that has every call made here; JetPack 6.1 comes with it."""
+
+_KEPT_ERRORS = 4
+
+_log = logging.getLogger(__name__)
+
+
+def tensorrt() -> Any:
+    """The module.
+
+    Raises:
+        EngineUnavailable: it is not installed, cannot be loaded, or is too old.
+    """
+    try:
+        import tensorrt as library
+    except (ImportError, OSError) as error:
+        raise EngineUnavailable(f"tensorrt cannot be imported ({error}): pip install {DISTRIBUTION}") from error
+    found = tuple(int(part) for part in re.findall(r"[0-9]+", library.__version__)[:2])
+    if found < MIN_VERSION:
+        raise EngineUnavailable(
+            f"TensorRT is {library.__version__}; expected {'.'.join(map(str, MIN_VERSION))} or newer:"
+            f" pip install --upgrade {DISTRIBUTION}"
+        )
+    return library
+
+
+@functools.cache
+def log_of(library: Any) -> Any:
+    """The log to give to everything that is made with the module, which wants a single one.
+
+    Warnings go to Python's log; errors are kept for `failure`.
+    """
+
+    class Log(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (library.ILogger.INTERNAL_ERROR, library.ILogger.ERROR):
+                self.errors.append(msg)
+            elif severity == library.ILogger.WARNING:
+                _log.info("TensorRT: %s", msg)
+
+    return Log()
+
+
+def failure(log: Any, what: str) -> EngineError:
+    """The error for a call that failed, with what the library said of it."""
+    reasons = "; ".join(dict.fromkeys(log.errors)) or "TensorRT gives no reason"
+    log.errors.clear()
+    remedy = ": the GPU has too little memory free" if re.search("out ?of ?memory", reasons, re.IGNORECASE) else ""
+    return EngineError(f"{what}{remedy} ({reasons})")
