@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -49,11 +51,11 @@ class PretendOnnxruntime(ModuleType):
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 asked = inspect.signature(onnxruntime.InferenceSession.__init__).bind(self, *args, **kwargs).arguments
                 pretend.opened.append(asked["providers"])
-                if CUDA in _names(asked["providers"]):
+                if CUDA in provider_names(asked["providers"]):
                     assert asked["kwargs"] == {"enable_fallback": False}, "the library would go on with other providers"
                 if (error := pretend.failure(len(pretend.opened) - 1)) is not None:
                     raise error
-                self.pretended = [CPU] if pretend.left_out else _names(asked["providers"])
+                self.pretended = [CPU] if pretend.left_out else provider_names(asked["providers"])
                 super().__init__(*args, **kwargs | {"providers": [CPU]})
 
             def get_providers(self) -> list[str]:
@@ -125,6 +127,9 @@ class PretendPaddle(ModuleType):
         self.inference = SimpleNamespace(
             Config=Config, create_predictor=create_predictor, PrecisionType=inference.PrecisionType
         )
+        self.__path__: list[str] = []  # a package
+        self.conversions: list[dict[str, Any]] = []
+        self.tensorrt = self._tensorrt()
         self.device = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus))
         self.base = SimpleNamespace(
             core=SimpleNamespace(
@@ -134,9 +139,32 @@ class PretendPaddle(ModuleType):
         )
         assert not paddle.is_compiled_with_cuda(), "the tests are for a machine without a GPU"
 
+    def _tensorrt(self) -> ModuleType:
+        """`paddle.tensorrt` of paddlepaddle-gpu 3.0 as its source declares it; a conversion copies the program."""
+
+        def config(inputs: list[Any], *, save_model_dir: str, precision_mode: str) -> dict[str, Any]:
+            return {"inputs": inputs, "save_model_dir": save_model_dir, "precision_mode": precision_mode}
+
+        def given(*, warmup_data: tuple[Any, ...], name: str) -> dict[str, Any]:
+            return {"warmup_data": warmup_data, "name": name}
+
+        def convert(model_path: str, config: dict[str, Any]) -> None:
+            self.conversions.append(config)
+            program = Path(model_path)
+            shutil.copy(program, config["save_model_dir"] + ".json")
+            shutil.copy(program.with_suffix(".pdiparams"), config["save_model_dir"] + ".pdiparams")
+
+        module, export = ModuleType("paddle.tensorrt"), ModuleType("paddle.tensorrt.export")
+        export.__dict__.update(
+            TensorRTConfig=config, Input=given, PrecisionMode=SimpleNamespace(FP32="FP32", FP16="FP16", BF16="BF16")
+        )
+        module.__dict__.update(convert=convert, export=export, __path__=[])
+        return module
+
     def is_compiled_with_cuda(self) -> bool:
         return self.built_with_cuda
 
 
-def _names(providers: Sequence[Any]) -> list[str]:
+def provider_names(providers: Sequence[Any]) -> list[str]:
+    """The providers, without their options."""
     return [item if isinstance(item, str) else item[0] for item in providers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -14,12 +15,19 @@ import pytest
 from onnx import TensorProto, helper
 
 from kandinsky_runtime import engines
+from kandinsky_runtime.build.profiles import GraphProfile, Profile, Span
+from kandinsky_runtime.build.records import BuildRecord
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from kandinsky_runtime.engines.onnxruntime_cuda import CAPTURED_SHAPES, CUDA_PROVIDER, cuda_options
-from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
+from kandinsky_runtime.engines.onnxruntime_cuda import (
+    CAPTURED_SHAPES,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    cuda_options,
+)
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, TensorError, UsageError
 from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
-from tests.parity.pretend_cuda import CPU, CUDA, PretendOnnxruntime
+from tests.parity.pretend_cuda import CPU, CUDA, PretendOnnxruntime, provider_names
 from tests.runtime import fake_bundle
 
 SPEC = GraphSpec(
@@ -240,6 +248,77 @@ def test_what_the_library_prints_stays_off_stdout(
     pretend.says = "Failed to load libcudnn.so.9\n"
     opened(graph)
     assert capsys.readouterr().out == ""
+
+
+# -- TensorRT --
+
+PROFILES = (
+    GraphProfile(Profile(), {"batch": Span(1, 1, 2), "width": Span(3, 4, 5)}, 1, False),
+    GraphProfile(Profile(), {"batch": Span(4, 4, 4), "width": Span(3, 3, 3)}, 1, False),
+)
+DIGESTS = {"graph": "1" * 64, "weights": "2" * 64}
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildRecord:
+    """As if `k22 build --engine onnxruntime --device cuda` had built the graph in float32."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    versions = {"onnxruntime": OnnxRuntimeEngine.version()}
+    made = BuildRecord("onnxruntime", "unet", "fp32", "entry", "my-bundle", PROFILES, versions)
+    made.save(DIGESTS)
+    return made
+
+
+def built(graph: Path, device: str = "cuda", precision: str = "fp32") -> OnnxRuntimeEngine:
+    options = EngineOptions(device=device, precision=precision)
+    return OnnxRuntimeEngine("unet", SPEC, {"graph": graph, "weights": graph}, options, DIGESTS)
+
+
+def test_what_was_built_runs_with_tensorrt(graph: Path, pretend: PretendOnnxruntime, record: BuildRecord) -> None:
+    engine = built(graph, "cuda:1")
+    (tensorrt, options), (cuda, cuda_settings), cpu = pretend.opened[0]
+    assert (tensorrt, cuda, cpu) == (TENSORRT_PROVIDER, CUDA, CPU)
+    assert cuda_settings == cuda_options(1, "fp32", graphs=False)
+    assert options["device_id"] == "1"
+    assert options["trt_profile_min_shapes"] == "x:1x3,t:1,x:4x3,t:4"
+    assert options["trt_profile_max_shapes"] == "x:2x5,t:2,x:4x3,t:4"
+    assert options["trt_engine_cache_path"] == str(record.folder)
+    assert record.folder.is_dir()
+    for _ in range(3):
+        engine.run(feeds(2, 5))
+    assert pretend.graph_ids == ["-1"] * 3
+
+
+def test_a_shape_outside_the_profiles(graph: Path, pretend: PretendOnnxruntime, record: BuildRecord) -> None:
+    engine = built(graph)
+    engine.run(feeds(4, 3))
+    with pytest.raises(TensorError) as caught:
+        engine.run(feeds(2, 6))
+    assert "unet on onnxruntime: `x` is (2, 6); width must be 3 to 5 for the engine that was built" in str(caught.value)
+    assert "k22 build my-bundle --engine onnxruntime --precision fp32" in str(caught.value)
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("cuda", "fp16")])
+def test_what_was_built_is_for_its_device_and_precision(
+    device: str, precision: str, graph: Path, pretend: PretendOnnxruntime, record: BuildRecord
+) -> None:
+    built(graph, device, precision)
+    assert TENSORRT_PROVIDER not in provider_names(pretend.opened[0])
+
+
+def test_built_by_another_version(
+    graph: Path, pretend: PretendOnnxruntime, record: BuildRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataclasses.replace(record, made_with={"onnxruntime": "1.0"}).save(DIGESTS)
+    built(graph)
+    assert TENSORRT_PROVIDER not in provider_names(pretend.opened[0])
+    assert "unet on onnxruntime runs without TensorRT: it was built with onnxruntime 1.0, here is" in caplog.text
+
+
+def test_tensorrt_that_is_left_out(graph: Path, pretend: PretendOnnxruntime, record: BuildRecord) -> None:
+    pretend.left_out = True
+    with pytest.raises(EngineUnavailable, match="was built for TensorrtExecutionProvider, which could not be loaded"):
+        built(graph)
 
 
 # -- choice --

@@ -12,8 +12,11 @@ import pytest
 pytest.importorskip("paddle")
 
 from kandinsky_runtime import InpaintPipeline, engines
+from kandinsky_runtime.build.profiles import GraphProfile, Profile, Span
+from kandinsky_runtime.build.records import BuildRecord
+from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines.paddle import PaddleEngine
-from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, TensorError, UsageError
 from tests.parity.pretend_cuda import PretendPaddle
 from tests.runtime import fake_bundle
 
@@ -24,6 +27,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> PretendPaddle:
     module = PretendPaddle(gpus=2)
     monkeypatch.setitem(sys.modules, "paddle", module)
     monkeypatch.setitem(sys.modules, "paddle.inference", module.inference)
+    monkeypatch.setitem(sys.modules, "paddle.tensorrt", module.tensorrt)
+    monkeypatch.setitem(sys.modules, "paddle.tensorrt.export", module.tensorrt.export)
     return module
 
 
@@ -113,3 +118,47 @@ def test_default_precision(device: str, precision: str, pretend: PretendPaddle) 
     manifest: Any = fake_bundle.manifest(variants={"paddle": "fp32"})
     selection = engines.select(manifest, "paddle", device=device)
     assert (selection.precision, selection.variant) == (precision, "paddle")
+
+
+def test_what_was_built_runs_with_tensorrt(
+    tiny_bundle: Path, pretend: PretendPaddle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Converted at the first load, from runs at MIN, OPT and MAX of every profile; kept for the next."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = Bundle.open(tiny_bundle)
+    entry = bundle.component("movq_encoder")
+    digests = bundle.manifest.digests(entry.variants["paddle"])
+    profiles = (
+        GraphProfile(
+            Profile(), {"batch": Span(1, 1, 1), "height": Span(64, 64, 128), "width": Span(64, 128, 128)}, 1, False
+        ),
+    )
+    versions = {"paddlepaddle": PaddleEngine.version()}
+    record = BuildRecord("paddle", "movq_encoder", "fp32", "entry", "my-bundle", profiles, versions)
+    record.save(digests)
+    engine = loaded(tiny_bundle, "cuda", "fp32")
+    (settings,) = pretend.conversions
+    (image,) = settings["inputs"]
+    assert image["name"] == "image"
+    assert [array.shape for array in image["warmup_data"]] == [(1, 3, 64, 64), (1, 3, 64, 128), (1, 3, 128, 128)]
+    assert settings["precision_mode"] == "FP32"
+    assert [file.name for file in sorted(record.folder.iterdir())] == ["tensorrt.json", "tensorrt.pdiparams"]
+    engine.run({"image": np.zeros((1, 3, 64, 128), np.float32)})
+    with pytest.raises(TensorError, match="`image` is .*; height must be 64 to 128 for the engine that was built"):
+        engine.run({"image": np.zeros((1, 3, 192, 64), np.float32)})
+    loaded(tiny_bundle, "cuda", "fp32")
+    assert len(pretend.conversions) == 1
+
+
+def test_a_paddle_without_tensorrt(
+    tiny_bundle: Path, pretend: PretendPaddle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delitem(sys.modules, "paddle.tensorrt")
+    monkeypatch.delitem(sys.modules, "paddle.tensorrt.export")
+    bundle = Bundle.open(tiny_bundle)
+    digests = bundle.manifest.digests(bundle.component("movq_encoder").variants["paddle"])
+    versions = {"paddlepaddle": PaddleEngine.version()}
+    BuildRecord("paddle", "movq_encoder", "fp32", "entry", "my-bundle", (), versions).save(digests)
+    with pytest.raises(EngineUnavailable, match="movq_encoder on paddle was built with TensorRT, which this"):
+        loaded(tiny_bundle, "cuda", "fp32")

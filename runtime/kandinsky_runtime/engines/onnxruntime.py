@@ -12,15 +12,18 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.build.profiles import ort_tensorrt_options
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index
 from kandinsky_runtime.engines.onnxruntime_cuda import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
     BoundRuns,
     cuda_options,
     open_session,
 )
+from kandinsky_runtime.engines.recorded import check_shapes, record_of
 from kandinsky_runtime.errors import EngineUnavailable
 
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
@@ -31,7 +34,8 @@ _log = logging.getLogger(__name__)
 class OnnxRuntimeEngine(Engine):
     """Runs `onnx-*` variants through `onnxruntime.InferenceSession`.
 
-    On a GPU, what the CUDA provider cannot run makes an error; the library's own silent way back to the CPU is closed.
+    What `k22 build` recorded for the graph on a GPU in this precision runs with the library's TensorRT provider, within
+    its profiles. What a GPU's provider cannot do is an error; the library's own silent way back to the CPU is closed.
     """
 
     name = "onnxruntime"
@@ -72,19 +76,19 @@ class OnnxRuntimeEngine(Engine):
         self._device, graph = options.device, str(files["graph"])
         index = cuda_index(options.device)
         self._bound: BoundRuns | None = None
+        self._record = record_of(type(self), self.component, self.digests, options)
         if index is None:
             self._session = onnxruntime.InferenceSession(graph, settings, providers=[CPU_PROVIDER])
             return
-        if not _log.isEnabledFor(
-            logging.DEBUG
-        ):  # what it would log of a failure, for the whole process, is raised, too
+        if not _log.isEnabledFor(logging.DEBUG):
+            # What it would log of a failure is in the error, too; loading the provider logs for the whole process.
             settings.log_severity_level = _FATAL_ONLY
             onnxruntime.set_default_logger_severity(_FATAL_ONLY)
         with cuda_errors(self._subject, options.device):
             _load_cuda(onnxruntime)
-            graphs = True
+            graphs = self._record is None  # the provider would capture whole engines, of one shape only
             try:
-                self._session = self._cuda_session(onnxruntime, graph, settings, index, options, graphs=True)
+                self._session = self._cuda_session(onnxruntime, graph, settings, index, options, graphs=graphs)
             except Exception as error:
                 if "graph capture" not in str(error) and "CUDA Graph" not in str(error):
                     raise
@@ -96,8 +100,18 @@ class OnnxRuntimeEngine(Engine):
     def _cuda_session(
         self, onnxruntime: Any, graph: str, settings: Any, index: int, options: EngineOptions, *, graphs: bool
     ) -> Any:
-        providers = [(CUDA_PROVIDER, cuda_options(index, options.precision, graphs=graphs)), CPU_PROVIDER]
+        providers: list[Any] = [(CUDA_PROVIDER, cuda_options(index, options.precision, graphs=graphs)), CPU_PROVIDER]
+        if self._record is not None:
+            profiles, cache = self._record.profiles, self._record.folder
+            cache.mkdir(parents=True, exist_ok=True)
+            built = ort_tensorrt_options(self.spec, profiles, precision=options.precision, cache=cache)
+            providers.insert(0, (TENSORRT_PROVIDER, {"device_id": str(index), **built}))
         session = open_session(onnxruntime, graph, settings, providers)
+        if self._record is not None and TENSORRT_PROVIDER not in session.get_providers():
+            raise EngineUnavailable(
+                f"{self._subject} was built for {TENSORRT_PROVIDER}, which could not be loaded: install the TensorRT"
+                f" that onnxruntime-gpu {onnxruntime.__version__} was built for, or remove {self._record.folder.parent}"
+            )
         if CUDA_PROVIDER not in session.get_providers():
             raise EngineUnavailable(
                 f"{self._subject}: {CUDA_PROVIDER} could not be loaded: the NVIDIA driver, cuDNN or CUDA"
@@ -112,6 +126,8 @@ class OnnxRuntimeEngine(Engine):
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         if self._bound is not None:
+            if self._record is not None:
+                check_shapes(self._subject, self.spec, self._record, feeds)
             with cuda_errors(self._subject, self._device):
                 return self._bound.run(feeds)
         names = [spec.name for spec in self.spec.outputs]

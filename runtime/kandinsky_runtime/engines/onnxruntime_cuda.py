@@ -17,6 +17,7 @@ from kandinsky_runtime.spec import GraphSpec
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 # A session keeps the CUDA graph of every shape that it captured, and the memory that it uses, to its end.
 CAPTURED_SHAPES = 8
 

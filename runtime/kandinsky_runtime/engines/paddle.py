@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.build.records import BuildRecord
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index
+from kandinsky_runtime.engines.paddle_tensorrt import converted
+from kandinsky_runtime.engines.recorded import check_shapes, record_of
 from kandinsky_runtime.errors import EngineUnavailable
 
 # What the memory pool of a GPU begins with; it grows as needed.
@@ -24,7 +27,8 @@ class PaddleEngine(Engine):
 
     On the CPU oneDNN stays off: with it, paddlepaddle 3.0.0 computes the UNet about 2e-3 away from its own eager mode
     (measured on a tiny checkpoint with outputs of 2e-2 deviation); without it the two are bit-equal. On a GPU, Paddle
-    makes fp16 and bf16 of the float32 program by its own mixed precision pass; float32 is without TF32.
+    makes fp16 and bf16 of the float32 program by its own mixed precision pass; float32 is without TF32. What
+    `k22 build` recorded for the graph in this precision runs with TensorRT, within its profiles.
     """
 
     name = "paddle"
@@ -64,9 +68,14 @@ class PaddleEngine(Engine):
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
         paddle = _library()
-        config = paddle.inference.Config(str(files["program"]), str(files["params"]))
-        config.disable_glog_info()
         self._device, index = options.device, cuda_index(options.device)
+        self._record = record_of(type(self), self.component, self.digests, options)
+        program, params = files["program"], files["params"]
+        if self._record is not None:
+            with cuda_errors(self._subject, options.device):
+                program, params = self._with_tensorrt(paddle, self._record, files)
+        config = paddle.inference.Config(str(program), str(params))
+        config.disable_glog_info()
         if index is None:
             config.disable_gpu()
             config.disable_mkldnn()
@@ -76,6 +85,15 @@ class PaddleEngine(Engine):
         with cuda_errors(self._subject, options.device):
             self._use_gpu(paddle, config, index, options)
             self._predictor = paddle.inference.create_predictor(config)
+
+    def _with_tensorrt(self, paddle: Any, record: BuildRecord, files: Mapping[str, Path]) -> tuple[Path, Path]:
+        try:
+            return converted(paddle, record, self.spec, files)
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"{self._subject} was built with TensorRT, which this paddlepaddle-gpu lacks ({error}): pip install"
+                " tensorrt in the version that it names, or build again"
+            ) from error
 
     def _use_gpu(self, paddle: Any, config: Any, index: int, options: EngineOptions) -> None:
         if index >= (count := paddle.device.cuda.device_count()):
@@ -94,6 +112,8 @@ class PaddleEngine(Engine):
         return f"{self.component} on {self.name}"
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+        if self._record is not None:
+            check_shapes(self._subject, self.spec, self._record, feeds)
         with cuda_errors(self._subject, self._device):
             for name, array in feeds.items():
                 self._predictor.get_input_handle(name).copy_from_cpu(array)
