@@ -7,8 +7,18 @@ import sys
 
 import pytest
 
-VENDORS = {"paddle", "onnx", "onnxruntime", "openvino", "tensorrt", "torch", "ppdiffusers", "diffusers"}
-MODULES = ("pipeline", "inspection", "engines.onnxruntime", "engines.paddle", "schedulers", "noise", "cli")
+VENDORS = {"paddle", "onnx", "onnxruntime", "openvino", "tensorrt", "torch", "ppdiffusers", "diffusers", "tokenizers"}
+MODULES = (
+    "pipeline",
+    "inspection",
+    "engines.onnxruntime",
+    "engines.paddle",
+    "schedulers",
+    "noise",
+    "tokenizer",
+    "clip_image",
+    "cli",
+)
 
 
 def loaded_by(code: str) -> set[str]:
