@@ -16,7 +16,7 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.engines import AUTO, Selection
 from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.errors import InputError, Kandinsky22Error, UsageError
+from kandinsky_runtime.errors import BundleError, InputError, Kandinsky22Error, UsageError
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import COMPONENTS
@@ -81,6 +81,10 @@ class DecoderPipeline:
         geometry = Geometry.of(opened.manifest, opened.subject)
         if not set(cls.tasks) & set(opened.manifest.tasks):
             raise opened.cannot(cls.tasks[0])
+        if not set(cls.tasks) <= set(geometry.tasks):
+            raise BundleError(
+                opened.subject, [f"its manifest says {cls.tasks[0]}; its UNet is made for {', '.join(geometry.tasks)}"]
+            )
         graphs = Graphs.open(
             opened, engine, precision, device, threads, check=COMPONENTS, low_memory=low_memory, progress=progress
         )
