@@ -7,8 +7,30 @@ import sys
 
 import pytest
 
-VENDORS = {"paddle", "onnx", "onnxruntime", "openvino", "tensorrt", "torch", "ppdiffusers", "diffusers"}
-MODULES = ("pipeline", "inspection", "engines.onnxruntime", "engines.paddle", "schedulers", "noise", "cli")
+VENDORS = {
+    "paddle",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "cuda",
+    "fastdeploy",
+    "torch",
+    "ppdiffusers",
+    "diffusers",
+}
+MODULES = (
+    "pipeline",
+    "inspection",
+    "engines.onnxruntime",
+    "engines.paddle",
+    "engines.tensorrt",
+    "engines.fastdeploy",
+    "build.command",
+    "schedulers",
+    "noise",
+    "cli",
+)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -28,7 +50,7 @@ def test_its_modules_load_no_vendor() -> None:
     assert not loaded & VENDORS
 
 
-@pytest.mark.parametrize("command", ["[]", "['inpaint']", "['inspect']"])
+@pytest.mark.parametrize("command", ["[]", "['inpaint']", "['build']", "['inspect']"])
 def test_help_loads_nothing(command: str) -> None:
     code = f"from kandinsky_runtime.cli import main\ntry: main([*{command}, '--help'])\nexcept SystemExit: pass"
     assert not loaded_by(code) & (VENDORS | {"numpy", "PIL", "tqdm"})
