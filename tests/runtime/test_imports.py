@@ -7,16 +7,31 @@ import sys
 
 import pytest
 
-VENDORS = {"paddle", "onnx", "onnxruntime", "openvino", "tensorrt", "torch", "ppdiffusers", "diffusers", "tokenizers"}
+VENDORS = {
+    "paddle",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "cuda",
+    "fastdeploy",
+    "torch",
+    "ppdiffusers",
+    "diffusers",
+    "tokenizers",
+}
 MODULES = (
     "pipeline",
     "inspection",
     "engines.onnxruntime",
     "engines.paddle",
-    "schedulers",
-    "noise",
     "tokenizer",
     "clip_image",
+    "engines.tensorrt",
+    "engines.fastdeploy",
+    "build.command",
+    "schedulers",
+    "noise",
     "cli",
 )
 
@@ -38,7 +53,7 @@ def test_its_modules_load_no_vendor() -> None:
     assert not loaded & VENDORS
 
 
-@pytest.mark.parametrize("command", ["[]", "['inpaint']", "['inspect']"])
+@pytest.mark.parametrize("command", ["[]", "['inpaint']", "['build']", "['inspect']"])
 def test_help_loads_nothing(command: str) -> None:
     code = f"from kandinsky_runtime.cli import main\ntry: main([*{command}, '--help'])\nexcept SystemExit: pass"
     assert not loaded_by(code) & (VENDORS | {"numpy", "PIL", "tqdm"})

@@ -315,7 +315,9 @@ def test_auto_warns_where_it_was_built_but_the_library_is_gone(
     monkeypatch.delitem(sys.modules, "tensorrt")
     with caplog.at_level(logging.WARNING):
         assert chosen(gpu_bundle) != "tensorrt"
-    assert caplog.messages == ["engine tensorrt is not installed: pip install tensorrt; going on without it"]
+    assert caplog.messages == [
+        "engine tensorrt is not installed: pip install tensorrt cuda-bindings; going on without it"
+    ]
 
 
 def test_auto_says_nothing_where_it_was_not_built(gpu_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -325,5 +327,7 @@ def test_auto_says_nothing_where_it_was_not_built(gpu_bundle: Path, caplog: pyte
 
 
 def test_no_tensorrt_and_no_engine_that_was_built(gpu_bundle: Path, cache: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="^engine tensorrt is not installed: pip install tensorrt$"):
+    with pytest.raises(
+        EngineUnavailable, match="^engine tensorrt is not installed: pip install tensorrt cuda-bindings$"
+    ):
         chosen(gpu_bundle, name="tensorrt")

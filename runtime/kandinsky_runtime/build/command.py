@@ -13,6 +13,8 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.image import MAX_PIXELS
+from kandinsky_runtime.request import MAX_RESULTS, MIN_SIZE
 
 # Engine → the module whose `build(job)` builds a graph for it.
 _BUILDERS = {
@@ -56,6 +58,8 @@ def build_bundle(
     build = _builder(engine)
     if workspace is not None and engine not in _WITH_WORKSPACE:
         raise UsageError(f"a workspace is for engine {', '.join(_WITH_WORKSPACE)} only; got engine {engine}")
+    for profile in profiles:
+        _check_sizes(profile)
     selection = engines.to_build(bundle.manifest, engine, precision, device)
     geometry = Geometry.of(bundle.manifest, bundle.subject)
     components = bundle.manifest.components
@@ -83,6 +87,16 @@ def build_bundle(
             raise Kandinsky22Error(f"what is built of {key} cannot be kept: {error}") from error
         done.append(Built(key, built, time.perf_counter() - start))
     return done
+
+
+def _check_sizes(profile: Profile) -> None:
+    """Refuse what no run may have."""
+    if min(profile.height.min, profile.width.min) < MIN_SIZE:
+        raise UsageError(f"{profile}: results have at least {MIN_SIZE}x{MIN_SIZE} pixels")
+    if profile.height.max * profile.width.max > MAX_PIXELS:
+        raise UsageError(f"{profile}: results have at most {MAX_PIXELS:,} pixels")
+    if profile.batch.max > MAX_RESULTS:
+        raise UsageError(f"{profile}: a run has at most {MAX_RESULTS} results")
 
 
 def _builder(engine: str) -> Callable[[Job], bool]:

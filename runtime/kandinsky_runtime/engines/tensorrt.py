@@ -20,6 +20,7 @@ import numpy.typing as npt
 from kandinsky_runtime.build import records
 from kandinsky_runtime.build.profiles import GraphProfile, choose
 from kandinsky_runtime.build.records import BuildRecord
+from kandinsky_runtime.engines import cuda_memory
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.compile_cache import whole_entry
 from kandinsky_runtime.engines.cuda_memory import Buffer, CapturedGraph, Gpu, Stream
@@ -51,6 +52,11 @@ class TensorRTEngine(Engine):
     roles = ("graph", "weights")
     needs_build = True
     devices = ("cuda",)
+
+    @classmethod
+    def requirement(cls, device: str) -> str:
+        """The library, and what its buffers are made with."""
+        return f"{DISTRIBUTION} {cuda_memory.DISTRIBUTION}"
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
         library = tensorrt()

@@ -82,6 +82,21 @@ def test_several_profiles(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pyte
             2,
             "--width is given 2 times; expected once or 3 times, as the others",
         ),
+        (
+            ["--engine", "tensorrt", "--height", "32"],
+            2,
+            "--height 32 --width 512:768:1024 --batch 1:1:4: results have at le",
+        ),
+        (
+            ["--engine", "tensorrt", "--width", "64:64:900000"],
+            2,
+            "--height 512:768:1024 --width 64:64:900000 --batch 1:1:4",
+        ),
+        (
+            ["--engine", "tensorrt", "--batch", "1:1:2000"],
+            2,
+            "--height 512:768:1024 --width 512:768:1024 --batch 1:1:2000",
+        ),
         (["--engine", "tensorrt", "--workspace", "0"], 2, "--workspace is 0; expected gigabytes above 0"),
         (["--engine", "tensorrt", "--workspace", "nan"], 2, "--workspace is nan; expected gigabytes above 0"),
         (

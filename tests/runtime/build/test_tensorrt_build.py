@@ -224,7 +224,9 @@ def test_too_old(version: str, gpu_bundle: Path, tensorrt: FakeTensorRT) -> None
 
 
 def test_not_installed(gpu_bundle: Path, cache: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="^engine tensorrt is not installed: pip install tensorrt$"):
+    with pytest.raises(
+        EngineUnavailable, match="^engine tensorrt is not installed: pip install tensorrt cuda-bindings$"
+    ):
         build(gpu_bundle)
 
 
