@@ -67,7 +67,7 @@ class DecoderPipeline:
             device: as the engine names it; None for the engine's own.
             threads: threads within one operation, None for all cores.
             low_memory: have one graph loaded at a time: each run loads it when its phase begins and releases it at its
-                end, so that runs take longer, and follow one another.
+                end, so that runs take longer, and follow one another. The halves of guidance run one after the other.
             tiles: take pictures of more than 512 px through MoVQ in overlapping tiles: less memory, and a result
                 that differs from the reference's.
             progress: show a bar while the files' content is checked for the first time.
