@@ -1,0 +1,190 @@
+"""What every value of a bundle's graphs reaches over a whole trajectory, measured in float32.
+
+A graph gets one more output, the largest magnitudes of its values, and an engine that collects them; the runtime's own
+pipeline drives it. Only the weights that a node needs are widened to float32, when it needs them: the scan takes the
+memory of the stored weights and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from kandinsky_export.rewrites.element_types import FLOAT, value_types
+from kandinsky_export.sample_picture import sample_picture
+from kandinsky_export.seeded import seeded_embeds
+from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.engines import Selection
+from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
+from kandinsky_runtime.errors import EngineUnavailable
+from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.graphs import Graphs
+from kandinsky_runtime.manifest import COMPONENTS, Component, Manifest, Variant
+from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.spec import GraphSpec
+
+Array = npt.NDArray[np.float32]
+
+STEPS, SIDE = 10, 256
+GUIDANCE_SCALE = 4.0
+SCHEDULER = "ddpm"
+_SEED = 0
+_RANGES = "ranges"
+_VARIANT = "scan"
+_FATAL_ONLY = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a graph: its inputs, and its only output."""
+
+    feeds: Mapping[str, Array]
+    output: Array
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a trajectory did with one graph.
+
+    Attributes:
+        reach: by value, its largest magnitude; inputs of the graph are among them, weights and constants are not.
+        runs: the graph's runs in float32, in their order.
+    """
+
+    reach: Mapping[str, float]
+    runs: Sequence[Run]
+
+
+def watch_ranges(model: onnx.ModelProto) -> list[str]:
+    """Give a float32 graph one more output, "ranges", with the largest magnitude of every float32 value.
+
+    Returns:
+        The values' names, in the order of that output.
+    """
+    graph, types = model.graph, value_types(model)
+    constants = {tensor.name for tensor in graph.initializer}
+    computed = [name for node in graph.node for name in node.output if name]
+    names = [
+        name
+        for name in dict.fromkeys([*(value.name for value in graph.input), *computed])
+        if types[name] == FLOAT and name not in constants
+    ]
+    graph.initializer.append(onnx.helper.make_tensor(f"{_RANGES}/one", onnx.TensorProto.INT64, [1], [1]))
+    made = []
+    for name in names:
+        magnitude, largest, item = (f"{_RANGES}/{part}/{name}" for part in ("magnitude", "largest", "item"))
+        made += [
+            onnx.helper.make_node("Abs", [name], [magnitude], name=magnitude),
+            onnx.helper.make_node("ReduceMax", [magnitude], [largest], name=largest, keepdims=0),
+            onnx.helper.make_node("Reshape", [largest, f"{_RANGES}/one"], [item], name=item),
+        ]
+    graph.node.extend(made)
+    items = [node.output[0] for node in made if node.op_type == "Reshape"]
+    graph.node.append(onnx.helper.make_node("Concat", items, [_RANGES], name=_RANGES, axis=0))
+    graph.output.append(onnx.helper.make_tensor_value_info(_RANGES, FLOAT, [len(names)]))
+    return names
+
+
+def scan(
+    folder: Path,
+    graphs: Mapping[str, tuple[GraphSpec, Path]],
+    watched: Mapping[str, Sequence[str]],
+    scheduler: Mapping[str, Any],
+) -> dict[str, Measured]:
+    """Run a whole trajectory on a made-up picture, mask and pair of embeddings.
+
+    Args:
+        folder: where the bundle is being written.
+        graphs: by component, the signature and the ONNX file, of which `watch_ranges` has changed the graph.
+        watched: by component, what `watch_ranges` returned.
+        scheduler: the checkpoint's scheduler config.
+
+    Returns:
+        What was measured, by component; those that inpainting does not run are missing.
+
+    Raises:
+        EngineUnavailable: ONNX Runtime is not installed.
+        EngineError: it cannot run a graph.
+        NonFiniteError: a graph returns NaN or infinity in float32: the checkpoint cannot be right.
+    """
+    if not _WatchingEngine.installed():
+        raise EngineUnavailable(
+            "fp16 and bf16 graphs are made after a trajectory in ONNX Runtime, which is not installed:"
+            f" pip install {_WatchingEngine.distribution}"
+        )
+    components = {
+        name: Component(spec, {_VARIANT: Variant("fp32", {"graph": file.relative_to(folder).as_posix()})})
+        for name, (spec, file) in graphs.items()
+    }
+    bundle = Bundle(folder, Manifest(components=components, scheduler=scheduler, files={}))
+    selection = Selection(_WatchingEngine, "fp32", _VARIANT)
+    geometry = Geometry.of(bundle.manifest, bundle.subject)
+    with InpaintPipeline(Graphs(bundle, selection, EngineOptions()), geometry) as pipeline:
+        image, mask = sample_picture(width=SIDE, height=SIDE)
+        embeds = seeded_embeds(_SEED, geometry.embed_width)
+        pipeline(
+            image,
+            mask,
+            image_embeds=embeds["image_embeds"],
+            negative_image_embeds=embeds["negative_image_embeds"],
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+            scheduler=SCHEDULER,
+            seed=_SEED,
+            output_type="np",
+        )
+        engines = {name: pipeline.engine(name) for name in COMPONENTS}
+    return {
+        name: Measured(dict(zip(watched[name], engine.reach.tolist(), strict=True)), tuple(engine.seen))
+        for name, engine in engines.items()
+        if isinstance(engine, _WatchingEngine)
+    }
+
+
+def run_plainly(file: Path, feeds: Sequence[Mapping[str, Array]]) -> list[Array]:
+    """The first output of a graph for each of `feeds`, computed node by node, with none of them fused or reordered."""
+    session = _session(file)
+    return [session.run(None, dict(item))[0] for item in feeds]
+
+
+class _WatchingEngine(Engine):
+    """Runs a graph that `watch_ranges` has changed, and remembers what it was given, returned and reached."""
+
+    name = "watching"
+    library = "onnxruntime"
+    distribution = "onnxruntime"
+    variants: ClassVar[Mapping[str, str]] = {"fp32": _VARIANT}
+    roles = ("graph",)
+
+    def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
+        self._session = _session(files["graph"])
+        self.reach: Array = np.zeros(0, np.float32)
+        self.seen: list[Run] = []
+
+    def _run(self, feeds: Arrays) -> dict[str, Array]:
+        (spec,) = self.spec.outputs
+        output, reach = self._session.run([spec.name, _RANGES], dict(feeds))
+        self.reach = np.maximum(self.reach, reach) if self.seen else reach
+        self.seen.append(Run({name: np.array(array, np.float32) for name, array in feeds.items()}, output))
+        return {spec.name: output}
+
+    def _release(self) -> None:
+        del self._session
+
+
+def _session(file: Path) -> Any:
+    """A session of ONNX Runtime that keeps to the graph, and no more memory than the node at work needs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = EngineOptions().thread_count
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
