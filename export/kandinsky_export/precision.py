@@ -25,7 +25,7 @@ from onnx import numpy_helper
 
 from kandinsky_export.onnx_graph import external_weights, place_weights
 from kandinsky_export.params_file import write_params
-from kandinsky_export.ranges import SCHEDULER, SIDE, STEPS, Measured, Run, run_plainly, scan, watch_ranges
+from kandinsky_export.ranges import Measured, Run, run_plainly, scan, watch_ranges
 from kandinsky_export.rewrites.element_types import FLOAT, lower_element_types
 from kandinsky_export.rewrites.opset import raise_opset
 from kandinsky_export.rewrites.scaled_queries import scale_queries
@@ -152,7 +152,7 @@ def _prepare(folder: Path, draft: Draft, precision: str, bar: Any) -> _Work:
     if precision == "fp16":
         faults |= _constant_faults(model)
     for name, fault in faults.items():
-        work.kept |= dict.fromkeys(readers[name], fault)
+        work.kept = dict.fromkeys(readers[name], fault) | work.kept
     place_weights(model, placements, work.params.name)
     return work
 
@@ -179,6 +179,8 @@ def kept_by_range(model: onnx.ModelProto, reach: Mapping[str, float]) -> dict[st
     """
     kept = {}
     for node in model.graph.node:
+        if reach.keys().isdisjoint(node.output):  # it makes a shape or the like
+            continue
         seen = [reach[name] for name in (*node.input, *node.output) if name in reach]
         if any(value > LARGEST / MARGIN for value in seen):
             kept[node.name] = f"values beyond {LARGEST / MARGIN:g}, 1/{MARGIN} of fp16's largest number"
@@ -225,7 +227,7 @@ def _scan(
 def _finish(work: _Work, measured: Measured, precision: str) -> Lowered:
     """Give the graph its types, unless its output loses too much by them."""
     if precision == "fp16":
-        work.kept |= kept_by_range(work.model, measured.reach)
+        work.kept = kept_by_range(work.model, measured.reach) | work.kept
     model = _copied(work.model)
     lower_element_types(model, precision, kept=work.kept, stored=work.stored)
     error = _rounding_error_db(model, work.params.with_name("simulated.onnx"), measured.runs)
@@ -237,7 +239,7 @@ def _finish(work: _Work, measured: Measured, precision: str) -> Lowered:
         "float32": _by_reason(work, measured.reach),
         "reach": _reach_in_lower(work, measured.reach),
         "rounding_error_db": None if math.isinf(error) else round(error, 1),
-        "trajectory": {"steps": STEPS, "height": SIDE, "width": SIDE, "scheduler": SCHEDULER},
+        "trajectory": dict(measured.trajectory),
     }
     return Lowered({"graph": graph, "weights": work.params}, numerics)
 

@@ -25,15 +25,19 @@ from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.errors import EngineUnavailable
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
+from kandinsky_runtime.inputs import MIN_SIZE
 from kandinsky_runtime.manifest import COMPONENTS, Component, Manifest, Variant
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 
-STEPS, SIDE = 10, 256
+STEPS = 10
+CELLS = 32
 GUIDANCE_SCALE = 4.0
 SCHEDULER = "ddpm"
+# Their results are some or all of the values of their first input, in the same or another order.
+_MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Split", "Slice", "Gather"})
 _SEED = 0
 _RANGES = "ranges"
 _VARIANT = "scan"
@@ -50,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a trajectory did with one graph.
+    """What a trajectory did with one graph; it is described in `trajectory`.
 
     Attributes:
         reach: by value, its largest magnitude; inputs of the graph are among them, weights and constants are not.
@@ -59,42 +63,58 @@ class Measured:
 
     reach: Mapping[str, float]
     runs: Sequence[Run]
+    trajectory: Mapping[str, Any]
 
 
-def watch_ranges(model: onnx.ModelProto) -> list[str]:
-    """Give a float32 graph one more output, "ranges", with the largest magnitude of every float32 value.
+def watch_ranges(model: onnx.ModelProto) -> dict[str, int]:
+    """Give a float32 graph one more output, "ranges", with the largest magnitudes of its float32 values.
+
+    What only moves a value, such as a `Reshape`, is not watched again: it reaches what the value reaches. A value is
+    looked at where it is made, so that it need not be kept.
 
     Returns:
-        The values' names, in the order of that output.
+        Where that output tells of each float32 value but weights and constants.
     """
     graph, types = model.graph, value_types(model)
-    constants = {tensor.name for tensor in graph.initializer}
-    computed = [name for node in graph.node for name in node.output if name]
-    names = [
-        name
-        for name in dict.fromkeys([*(value.name for value in graph.input), *computed])
-        if types[name] == FLOAT and name not in constants
-    ]
-    graph.initializer.append(onnx.helper.make_tensor(f"{_RANGES}/one", onnx.TensorProto.INT64, [1], [1]))
-    made = []
-    for name in names:
+    places: dict[str, int] = {}
+    nodes: list[onnx.NodeProto] = []
+    items: list[str] = []
+
+    def watch(name: str) -> None:
+        places[name] = len(items)
         magnitude, largest, item = (f"{_RANGES}/{part}/{name}" for part in ("magnitude", "largest", "item"))
-        made += [
-            onnx.helper.make_node("Abs", [name], [magnitude], name=magnitude),
-            onnx.helper.make_node("ReduceMax", [magnitude], [largest], name=largest, keepdims=0),
-            onnx.helper.make_node("Reshape", [largest, f"{_RANGES}/one"], [item], name=item),
-        ]
-    graph.node.extend(made)
-    items = [node.output[0] for node in made if node.op_type == "Reshape"]
-    graph.node.append(onnx.helper.make_node("Concat", items, [_RANGES], name=_RANGES, axis=0))
-    graph.output.append(onnx.helper.make_tensor_value_info(_RANGES, FLOAT, [len(names)]))
-    return names
+        items.append(item)
+        nodes.extend(
+            (
+                onnx.helper.make_node("Abs", [name], [magnitude], name=magnitude),
+                onnx.helper.make_node("ReduceMax", [magnitude], [largest], name=largest, keepdims=0),
+                onnx.helper.make_node("Reshape", [largest, f"{_RANGES}/one"], [item], name=item),
+            )
+        )
+
+    for value in graph.input:
+        if types[value.name] == FLOAT:
+            watch(value.name)
+    for node in graph.node:
+        nodes.append(node)
+        for name in node.output:
+            if name and types[name] == FLOAT:
+                if node.op_type in _MOVES and node.input[0] in places:
+                    places[name] = places[node.input[0]]
+                else:
+                    watch(name)
+    nodes.append(onnx.helper.make_node("Concat", items, [_RANGES], name=_RANGES, axis=0))
+    graph.initializer.append(onnx.helper.make_tensor(f"{_RANGES}/one", onnx.TensorProto.INT64, [1], [1]))
+    graph.output.append(onnx.helper.make_tensor_value_info(_RANGES, FLOAT, [len(items)]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return places
 
 
 def scan(
     folder: Path,
     graphs: Mapping[str, tuple[GraphSpec, Path]],
-    watched: Mapping[str, Sequence[str]],
+    watched: Mapping[str, Mapping[str, int]],
     scheduler: Mapping[str, Any],
 ) -> dict[str, Measured]:
     """Run a whole trajectory on a made-up picture, mask and pair of embeddings.
@@ -126,7 +146,8 @@ def scan(
     selection = Selection(_WatchingEngine, "fp32", _VARIANT)
     geometry = Geometry.of(bundle.manifest, bundle.subject)
     with InpaintPipeline(Graphs(bundle, selection, EngineOptions()), geometry) as pipeline:
-        image, mask = sample_picture(width=SIDE, height=SIDE)
+        side = max(MIN_SIZE, CELLS * geometry.factor)  # 256 px of the published model
+        image, mask = sample_picture(width=side, height=side)
         embeds = seeded_embeds(_SEED, geometry.embed_width)
         pipeline(
             image,
@@ -140,8 +161,13 @@ def scan(
             output_type="np",
         )
         engines = {name: pipeline.engine(name) for name in COMPONENTS}
+    trajectory = {"steps": STEPS, "height": side, "width": side, "scheduler": SCHEDULER}
     return {
-        name: Measured(dict(zip(watched[name], engine.reach.tolist(), strict=True)), tuple(engine.seen))
+        name: Measured(
+            {value: float(engine.reach[place]) for value, place in watched[name].items()},
+            tuple(engine.seen),
+            trajectory,
+        )
         for name, engine in engines.items()
         if isinstance(engine, _WatchingEngine)
     }
@@ -149,7 +175,7 @@ def scan(
 
 def run_plainly(file: Path, feeds: Sequence[Mapping[str, Array]]) -> list[Array]:
     """The first output of a graph for each of `feeds`, computed node by node, with none of them fused or reordered."""
-    session = _session(file)
+    session = plain_session(file)
     return [session.run(None, dict(item))[0] for item in feeds]
 
 
@@ -163,7 +189,7 @@ class _WatchingEngine(Engine):
     roles = ("graph",)
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
-        self._session = _session(files["graph"])
+        self._session = plain_session(files["graph"])
         self.reach: Array = np.zeros(0, np.float32)
         self.seen: list[Run] = []
 
@@ -178,13 +204,15 @@ class _WatchingEngine(Engine):
         del self._session
 
 
-def _session(file: Path) -> Any:
+def plain_session(file: Path) -> Any:
     """A session of ONNX Runtime that keeps to the graph, and no more memory than the node at work needs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # the graph's own, so that no value waits
     options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the cores
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = EngineOptions().thread_count
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

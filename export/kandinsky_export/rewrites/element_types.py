@@ -114,7 +114,7 @@ class _Lowering:
             self.types[name] = self.low
             return
         node.output[position] = computed = f"{name}/{_name(self.low)}"
-        self.types[computed] = self.before[computed] = self.low
+        self.casts[name, self.low] = computed  # what others in this type read
         self.nodes.append(cast_node(computed, name, FLOAT))
 
     def as_type(self, name: str, wanted: int) -> str:

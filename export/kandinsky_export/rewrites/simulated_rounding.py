@@ -38,13 +38,13 @@ def simulate_rounding(model: onnx.ModelProto) -> int:
     graph, low_types = model.graph, set(ELEMENT_TYPES.values())
     types = value_types(model)
     nodes = []
-    for tensor in list(graph.initializer):
-        if tensor.data_type in low_types:
-            stored = f"{tensor.name}/stored"
-            nodes.append(cast_node(stored, tensor.name, FLOAT))
-            tensor.name = stored
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type in low_types}
     rounded = 0
     for node in graph.node:
+        for name in dict.fromkeys(node.input):
+            if (tensor := stored.pop(name, None)) is not None:  # widened where it is first read, not all at once
+                tensor.name = f"{name}/stored"
+                nodes.append(cast_node(tensor.name, name, FLOAT))
         targets = [attribute for attribute in node.attribute if node.op_type == "Cast" and attribute.name == "to"]
         for attribute in targets:
             attribute.i = FLOAT if attribute.i in low_types else attribute.i
