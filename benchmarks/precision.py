@@ -34,14 +34,15 @@ from kandinsky_export.sample_checkpoint import write_sample_checkpoint
 from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.variants import LOWER_VARIANTS, VARIANTS
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle import Bundle, file_sha256
 from kandinsky_runtime.engines import Selection
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.manifest import Variant
+from kandinsky_runtime.manifest import FileEntry, Variant
 from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.prior import PriorPipeline
 
 Array = npt.NDArray[np.float32]
 Changes = Mapping[str, Mapping[str, Any]]
@@ -96,9 +97,14 @@ def trajectory(bundle: Bundle, engine: type[Engine], files: Mapping[str, Mapping
         name: replace(item, variants={"mixed": Variant("fp32", files[name])})
         for name, item in bundle.manifest.components.items()
     }
-    mixed = Bundle(bundle.root, replace(bundle.manifest, components=components))
+    paths = {path for roles in files.values() for path in roles.values()} - bundle.manifest.files.keys()
+    made = {path: FileEntry((bundle.root / path).stat().st_size, file_sha256(bundle.root / path)) for path in paths}
+    mixed = Bundle(
+        bundle.root, replace(bundle.manifest, components=components, files={**bundle.manifest.files, **made})
+    )
     geometry = Geometry.of(mixed.manifest)
-    with InpaintPipeline(Graphs(mixed, Selection(engine, "fp32", "mixed"), EngineOptions()), geometry) as pipeline:
+    graphs = Graphs(mixed, Selection(engine, "fp32", "mixed", "cpu"))
+    with InpaintPipeline(graphs, geometry, PriorPipeline(graphs)) as pipeline:
         image, mask = sample_picture(SIDE, SIDE)
         embeds = seeded_embeds(SEED, geometry.embed_width)
         seen: list[Array] = []
@@ -107,8 +113,8 @@ def trajectory(bundle: Bundle, engine: type[Engine], files: Mapping[str, Mapping
             seen[:] = [values["latents"].copy()]
 
         output = pipeline(
-            image,
-            mask,
+            image=image,
+            mask_image=mask,
             image_embeds=embeds["image_embeds"],
             negative_image_embeds=embeds["negative_image_embeds"],
             num_inference_steps=STEPS,

@@ -103,6 +103,7 @@ def export_bundle(
             )
         for variant in (name for name in variants if name in LOWER_VARIANTS):
             _add_lower_variant(folder, components, drafts, variant, checkpoint.scheduler, progress)
+        components = {key: _in_order(component, variants) for key, component in components.items()}
         written = [path for path in folder.rglob("*") if path.is_file()]
         manifest = Manifest(
             components=components,
@@ -204,6 +205,10 @@ def _add_lower_variant(
             _log.warning("%s stays in float32: %s", key, numerics["float32"][0]["reason"])
             made = replace(_write_float32_graph(folder / key, drafts[key]), numerics=numerics)
         components[key] = replace(component, variants={**component.variants, variant: made})
+
+
+def _in_order(component: Component, variants: Sequence[str]) -> Component:
+    return replace(component, variants={name: component.variants[name] for name in variants})
 
 
 def _write_float32_graph(folder: Path, draft: Draft) -> Variant:

@@ -25,7 +25,7 @@ from onnx import numpy_helper
 
 from kandinsky_export.onnx_graph import external_weights, place_weights
 from kandinsky_export.params_file import write_params
-from kandinsky_export.ranges import Measured, Run, run_plainly, scan, watch_ranges
+from kandinsky_export.ranges import SCANNED, Measured, Run, run_plainly, scan, watch_ranges
 from kandinsky_export.rewrites.element_types import FLOAT, lower_element_types
 from kandinsky_export.rewrites.opset import raise_opset
 from kandinsky_export.rewrites.scaled_queries import scale_queries
@@ -105,7 +105,7 @@ def lower_components(
 
     Args:
         folder: the bundle's; each component has a folder of its name in it.
-        drafts: by component.
+        drafts: by component. Those that the trajectory does not run, a prior's, stay in float32.
         precision: "fp16" or "bf16".
         scheduler: the checkpoint's scheduler config, for the trajectory.
         bar: advances by the bytes of weights written.
@@ -115,11 +115,11 @@ def lower_components(
         EngineUnavailable, EngineError, NonFiniteError: the trajectory cannot be run.
         OSError: a file cannot be written.
     """
-    works = {name: _prepare(folder / name, draft, precision, bar) for name, draft in drafts.items()}
+    works = {name: _prepare(folder / name, drafts[name], precision, bar) for name in SCANNED}
     measured = _scan(folder, works, precision, scheduler)
     return {
-        name: _finish(work, measured[name], precision) if name in measured else _given_up(work, "no run was measured")
-        for name, work in works.items()
+        name: _finish(works[name], measured[name], precision) if name in works else _in_float32("no run is measured")
+        for name in drafts
     }
 
 
@@ -232,7 +232,8 @@ def _finish(work: _Work, measured: Measured, precision: str) -> Lowered:
     lower_element_types(model, precision, kept=work.kept, stored=work.stored)
     error = _rounding_error_db(model, work.params.with_name("simulated.onnx"), measured.runs)
     if not error >= LEAST_DB[precision]:
-        return _given_up(work, f"{precision} leaves {error:.1f} dB; at least {LEAST_DB[precision]:g} are wanted")
+        work.params.unlink()
+        return _in_float32(f"{precision} leaves {error:.1f} dB; at least {LEAST_DB[precision]:g} are wanted")
     graph = work.params.with_name(f"model-{precision}.onnx")
     onnx.save(model, graph)
     numerics = {
@@ -244,8 +245,8 @@ def _finish(work: _Work, measured: Measured, precision: str) -> Lowered:
     return Lowered({"graph": graph, "weights": work.params}, numerics)
 
 
-def _given_up(work: _Work, reason: str) -> Lowered:
-    work.params.unlink()
+def _in_float32(reason: str) -> Lowered:
+    """What stands for a component that is not lowered."""
     return Lowered({}, {"float32": [{"reason": reason, "nodes": {}}]})
 
 

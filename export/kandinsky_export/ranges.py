@@ -19,19 +19,23 @@ import onnx
 from kandinsky_export.rewrites.element_types import FLOAT, value_types
 from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle import Bundle, file_sha256
 from kandinsky_runtime.engines import Selection
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.errors import EngineUnavailable
+from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.inputs import MIN_SIZE
-from kandinsky_runtime.manifest import COMPONENTS, Component, Manifest, Variant
+from kandinsky_runtime.manifest import COMPONENTS, INPAINT, Component, FileEntry, Manifest, Variant
 from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.request import MIN_SIZE
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 
+# What a trajectory runs.
+SCANNED = COMPONENTS
 STEPS = 10
 CELLS = 32
 GUIDANCE_SCALE = 4.0
@@ -126,7 +130,7 @@ def scan(
         scheduler: the checkpoint's scheduler config.
 
     Returns:
-        What was measured, by component; those that inpainting does not run are missing.
+        What was measured, by component.
 
     Raises:
         EngineUnavailable: ONNX Runtime is not installed.
@@ -138,29 +142,32 @@ def scan(
             "fp16 and bf16 graphs are made after a trajectory in ONNX Runtime, which is not installed:"
             f" pip install {_WatchingEngine.distribution}"
         )
+    paths = {name: file.relative_to(folder).as_posix() for name, (_, file) in graphs.items()}
     components = {
-        name: Component(spec, {_VARIANT: Variant("fp32", {"graph": file.relative_to(folder).as_posix()})})
-        for name, (spec, file) in graphs.items()
+        name: Component(spec, {_VARIANT: Variant("fp32", {"graph": paths[name]})}) for name, (spec, _) in graphs.items()
     }
-    bundle = Bundle(folder, Manifest(components=components, scheduler=scheduler, files={}))
-    selection = Selection(_WatchingEngine, "fp32", _VARIANT)
+    entries = {paths[name]: FileEntry(file.stat().st_size, file_sha256(file)) for name, (_, file) in graphs.items()}
+    bundle = Bundle(folder, Manifest(components=components, scheduler=scheduler, files=entries))
     geometry = Geometry.of(bundle.manifest, bundle.subject)
-    with InpaintPipeline(Graphs(bundle, selection, EngineOptions()), geometry) as pipeline:
-        side = max(MIN_SIZE, CELLS * geometry.factor)  # 256 px of the published model
-        image, mask = sample_picture(width=side, height=side)
-        embeds = seeded_embeds(_SEED, geometry.embed_width)
-        pipeline(
-            image,
-            mask,
-            image_embeds=embeds["image_embeds"],
-            negative_image_embeds=embeds["negative_image_embeds"],
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE_SCALE,
-            scheduler=SCHEDULER,
-            seed=_SEED,
-            output_type="np",
-        )
-        engines = {name: pipeline.engine(name) for name in COMPONENTS}
+    side = max(MIN_SIZE, CELLS * geometry.factor)  # 256 px of the published model
+    image, mask = sample_picture(width=side, height=side)
+    embeds = seeded_embeds(_SEED, geometry.embed_width)
+    settings: dict[str, Any] = {
+        "image": image,
+        "image_embeds": embeds["image_embeds"],
+        "negative_image_embeds": embeds["negative_image_embeds"],
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE_SCALE,
+        "scheduler": SCHEDULER,
+        "seed": _SEED,
+        "output_type": "np",
+    }
+    with Graphs(bundle, Selection(_WatchingEngine, "fp32", _VARIANT, "cpu")) as opened:
+        if INPAINT in geometry.tasks:
+            InpaintPipeline(opened, geometry, PriorPipeline(opened))(mask_image=mask, **settings)
+        else:
+            GeneratePipeline(opened, geometry, PriorPipeline(opened))(strength=1.0, **settings)
+        engines = {name: opened.engine(name) for name in SCANNED}
     trajectory = {"steps": STEPS, "height": side, "width": side, "scheduler": SCHEDULER}
     return {
         name: Measured(

@@ -245,7 +245,7 @@ class TestChoice:
         more = {**drafts(), "other": drafts()["movq_encoder"]}
         (tmp_path / "other").mkdir()
         made = lower_components(make_folders(tmp_path), more, "fp16", DDPM)
-        assert made["other"] == Lowered({}, {"float32": [{"reason": "no run was measured", "nodes": {}}]})
+        assert made["other"] == Lowered({}, {"float32": [{"reason": "no run is measured", "nodes": {}}]})
 
     def test_the_exporter_then_takes_the_float32_files(
         self,
