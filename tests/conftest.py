@@ -48,3 +48,15 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
     export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_lower_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_checkpoint` in ONNX, in float32, fp16 and bf16."""
+    from kandinsky_export.bundle_export import export_bundle
+    from kandinsky_export.checkpoint import Checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "lower-bundle"
+    variants = ("onnx-fp32", "onnx-fp16", "onnx-bf16")
+    export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny", variants=variants)
+    return folder

@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from kandinsky_export.architecture import build_models, expected_tensors
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
-from kandinsky_export.onnx_graph import attach_weights, clean, convert
-from kandinsky_export.params_file import write_params
+from kandinsky_export.onnx_graph import attach_weights, clean, convert, place_weights
+from kandinsky_export.params_file import Placement, write_params
 from kandinsky_export.parts import PARTS, Part, prior_parts
+from kandinsky_export.precision import Draft, lower_components
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.prior_export import check_prior, prior_tasks, write_prior_entry
 from kandinsky_export.static_graph import trace
-from kandinsky_export.variants import VARIANTS, check_variants
+from kandinsky_export.variants import DEFAULT_VARIANTS, LOWER_VARIANTS, check_variants
 from kandinsky_export.without import check_without
 from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import MANIFEST, file_sha256
@@ -39,6 +40,8 @@ Thunks = Mapping[str, Callable[[], Array]]
 
 _log = logging.getLogger(__name__)
 
+PARAMS = "weights-fp32.pdiparams"
+
 _TOOLS = ("kandinsky22-deploy", "paddlepaddle", "ppdiffusers", "paddle2onnx", "onnx", "numpy")
 
 
@@ -47,7 +50,7 @@ def export_bundle(
     out: Path,
     *,
     name: str,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] = DEFAULT_VARIANTS,
     prior: PriorCheckpoint | None = None,
     prior_name: str = "",
     without: Collection[str] = (),
@@ -92,10 +95,15 @@ def export_bundle(
         signatures |= {key: part.signature(models[part.model].config) for key, part in prior_parts(without).items()}
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         entry = None if prior is None else write_prior_entry(folder, prior, models, tensors, progress=progress)
-        components = {}
+        components, drafts = {}, {}
         for key, part in _with_progress(parts, progress):
             module, thunks = part.module(models[part.model]), tensors[part.model]
-            components[key] = _export_component(folder / key, module, signatures[key], thunks, variants, progress)
+            components[key], drafts[key] = _export_component(
+                folder / key, module, signatures[key], thunks, variants, progress
+            )
+        for variant in (name for name in variants if name in LOWER_VARIANTS):
+            _add_lower_variant(folder, components, drafts, variant, checkpoint.scheduler, progress)
+        components = {key: _in_order(component, variants) for key, component in components.items()}
         written = [path for path in folder.rglob("*") if path.is_file()]
         manifest = Manifest(
             components=components,
@@ -151,31 +159,73 @@ def _source(checkpoint: Checkpoint, name: str, progress: bool) -> dict[str, Any]
 
 def _export_component(
     folder: Path, module: Any, signature: GraphSpec, tensors: Thunks, variants: Sequence[str], progress: bool
-) -> Component:
-    """Write a component's graphs and its one weights file into `folder`."""
+) -> tuple[Component, Draft]:
+    """Write a component's float32 graphs and their one weights file into `folder`."""
     folder.mkdir()
-    program, params, graph = folder / "model.json", folder / "weights-fp32.pdiparams", folder / "model-fp32.onnx"
+    program = folder / "model.json"
     traced = trace(module, signature)
     traced.save(program)
-    total = sum(4 * math.prod(shape) for shape in traced.weights.values())
-    with _bytes_bar(total, f"{folder.name} weights", progress) as bar:
-        placements = write_params(params, {name: tensors[name] for name in traced.weights}, bar)
-
-    def paths(**roles: Path) -> dict[str, str]:
-        return {role: f"{folder.name}/{path.name}" for role, path in roles.items()}
-
+    draft = Draft(signature, onnx.ModelProto(), {name: tensors[name] for name in traced.weights})
+    params, placements = folder / PARAMS, dict.fromkeys(traced.weights, Placement(0, 0))
+    if {"paddle", "onnx-fp32"} & set(variants):
+        with _bytes_bar(_float32_bytes(traced.weights), f"{folder.name} weights", progress) as bar:
+            placements = write_params(params, draft.weights, bar)
     written = {}
     if "paddle" in variants:
-        written["paddle"] = Variant("fp32", paths(program=program, params=params))
+        written["paddle"] = Variant("fp32", _paths(folder, program=program, params=params))
+    if set(variants) - {"paddle"}:
+        draft.model.CopyFrom(convert(program, signature))
+        attach_weights(draft.model, traced.weights, placements, params.name)
+        clean(draft.model)
     if "onnx-fp32" in variants:
-        model = convert(program, signature)
-        attach_weights(model, traced.weights, placements, params.name)
-        clean(model)
-        onnx.save(model, graph)
-        written["onnx-fp32"] = Variant("fp32", paths(graph=graph, weights=params))
+        written["onnx-fp32"] = _write_float32_graph(folder, draft)
     if "paddle" not in variants:
         program.unlink()
-    return Component(signature, {name: written[name] for name in variants})
+    return Component(signature, {name: written[name] for name in variants if name in written}), draft
+
+
+def _add_lower_variant(
+    folder: Path,
+    components: dict[str, Component],
+    drafts: Mapping[str, Draft],
+    variant: str,
+    scheduler: Mapping[str, Any],
+    progress: bool,
+) -> None:
+    """Write `onnx-fp16` or `onnx-bf16` of every component; one that stays in float32 has its float32 files for it."""
+    precision = LOWER_VARIANTS[variant]
+    total = sum(_float32_bytes(draft.shapes) for draft in drafts.values()) // 2
+    with _bytes_bar(total, f"{precision} weights", progress) as bar:
+        lowered = lower_components(folder, drafts, precision, scheduler, bar)
+    for key, component in components.items():
+        files, numerics = lowered[key].files, lowered[key].numerics
+        if files:
+            made = Variant(precision, _paths(folder / key, **files), numerics)
+        else:
+            _log.warning("%s stays in float32: %s", key, numerics["float32"][0]["reason"])
+            made = replace(_write_float32_graph(folder / key, drafts[key]), numerics=numerics)
+        components[key] = replace(component, variants={**component.variants, variant: made})
+
+
+def _in_order(component: Component, variants: Sequence[str]) -> Component:
+    return replace(component, variants={name: component.variants[name] for name in variants})
+
+
+def _write_float32_graph(folder: Path, draft: Draft) -> Variant:
+    """Write a component's float32 ONNX graph, and its weights where nothing has needed them yet."""
+    graph, params = folder / "model-fp32.onnx", folder / PARAMS
+    if not params.exists():
+        place_weights(draft.model, write_params(params, draft.weights), params.name)
+    onnx.save(draft.model, graph)
+    return Variant("fp32", _paths(folder, graph=graph, weights=params))
+
+
+def _paths(folder: Path, **roles: Path) -> dict[str, str]:
+    return {role: f"{folder.name}/{path.name}" for role, path in roles.items()}
+
+
+def _float32_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    return sum(4 * math.prod(shape) for shape in shapes.values())
 
 
 def _with_progress(parts: Mapping[str, Part], progress: bool) -> Iterator[tuple[str, Part]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kandinsky_export.variants import VARIANTS, check_variants
+from kandinsky_export.variants import DEFAULT_VARIANTS, VARIANTS, check_variants
 from kandinsky_runtime.cli_support import Parser, add_common_options, run
 from kandinsky_runtime.errors import UsageError
 
@@ -23,6 +23,7 @@ examples:
   k22-export bundle tiny --out bundle                       from a folder
   k22-export bundle kandinsky-community/kandinsky-2-2-decoder-inpaint --out bundle
   k22-export bundle tiny --prior tiny-prior --out bundle    with what makes embeddings of a prompt
+  k22-export bundle tiny --out lean --variants onnx-fp16    for GPUs: half the bytes
   k22-export verify bundle tiny                             compare with eager ppdiffusers
 """
 
@@ -115,9 +116,9 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--variants",
         type=_names,
-        default=VARIANTS,
+        default=DEFAULT_VARIANTS,
         metavar="NAMES",
-        help="which forms, separated by commas: " + ", ".join(VARIANTS) + "; they share their weights (default: all)",
+        help=f"which forms, separated by commas: {', '.join(VARIANTS)} (default: {','.join(DEFAULT_VARIANTS)})",
     )
     add_common_options(parser)
     parser.set_defaults(run=_bundle)

@@ -20,6 +20,7 @@ from kandinsky_export.params_file import Placement
 from kandinsky_export.rewrites.constants import constants_to_initializers
 from kandinsky_export.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.rewrites.equal_branches import inline_equal_branches
+from kandinsky_export.rewrites.folded_constants import fold_constants
 from kandinsky_export.rewrites.no_ops import remove_no_ops
 from kandinsky_export.rewrites.output_names import name_outputs_at_source
 from kandinsky_export.rewrites.values import read_instead, values_made, values_read
@@ -69,15 +70,28 @@ def attach_weights(
     for name in dangling:
         tensor = graph.initializer.add(name=name, data_type=onnx.TensorProto.FLOAT, dims=shapes[name])
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        placed = placements[name]
+    place_weights(model, placements, location)
+
+
+def place_weights(model: onnx.ModelProto, placements: Mapping[str, Placement], location: str) -> None:
+    """Let every external initializer point to where the file `location` has it."""
+    for tensor in external_weights(model):
+        placed = placements[tensor.name]
+        del tensor.external_data[:]
         for key, value in (("location", location), ("offset", placed.offset), ("length", placed.length)):
             tensor.external_data.add(key=key, value=str(value))
+
+
+def external_weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The initializers whose values lie in another file."""
+    return [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def clean(model: onnx.ModelProto) -> None:
     """Remove what the converter leaves behind. Attach the weights first: their shapes prove more of it idle."""
     inline_equal_branches(model)
     constants_to_initializers(model)
+    fold_constants(model)
     while remove_no_ops(model):
         pass  # the shapes of more values are known without the ones removed
     name_outputs_at_source(model)

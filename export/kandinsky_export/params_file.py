@@ -13,16 +13,18 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 _PAGE = 4096
 _CACHE_LINE = 64
-_FLOAT32 = b"\x08\x05"  # TensorDesc.data_type = FP32
+# TensorDesc.data_type: FP32, FP16, and BF16, which numpy holds as uint16.
+_TYPES = {np.dtype(np.float32): b"\x08\x05", np.dtype(np.float16): b"\x08\x04", np.dtype(np.uint16): b"\x08\x16"}
 _DIM = b"\x10"  # TensorDesc.dims, a varint
 _PADDING = b"\x7a"  # field 15, bytes: unknown to Paddle and skipped
 
@@ -38,11 +40,11 @@ class Placement:
 def write_params(
     path: Path, tensors: Mapping[str, Callable[[], Array]], bar: tqdm | None = None
 ) -> dict[str, Placement]:
-    """Write float32 tensors one at a time; memory for one of them is enough.
+    """Write tensors one at a time; memory for one of them is enough.
 
     Args:
         path: the new file.
-        tensors: by name, functions that return the values.
+        tensors: by name, functions that return the values: float16, bf16 held as uint16, or what becomes float32.
         bar: advances by the bytes written.
 
     Returns:
@@ -54,7 +56,9 @@ def write_params(
     placements = {}
     with path.open("wb") as stream:
         for name in sorted(tensors):
-            values = np.asarray(tensors[name](), np.float32, order="C")
+            values = np.asarray(tensors[name](), order="C")
+            if values.dtype not in _TYPES:
+                values = values.astype(np.float32)
             stream.write(_header(values, stream.tell()))
             placements[name] = Placement(stream.tell(), values.nbytes)
             stream.write(values.reshape(-1).view(np.uint8).data)
@@ -64,7 +68,7 @@ def write_params(
 
 
 def _header(values: Array, position: int) -> bytes:
-    description = _FLOAT32 + b"".join(_DIM + _varint(size) for size in values.shape)
+    description = _TYPES[values.dtype] + b"".join(_DIM + _varint(size) for size in values.shape)
     fixed = struct.calcsize("<IQIi") + len(description) + len(_PADDING) + 2
     alignment = _PAGE if values.nbytes >= 16 * _PAGE else _CACHE_LINE
     padding = -(position + fixed) % alignment

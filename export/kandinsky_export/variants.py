@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from kandinsky_runtime.errors import UsageError
 
-VARIANTS = ("paddle", "onnx-fp32")
+DEFAULT_VARIANTS = ("paddle", "onnx-fp32")
+# By variant, the precision in which its graphs compute.
+LOWER_VARIANTS = {"onnx-fp16": "fp16", "onnx-bf16": "bf16"}
+VARIANTS = (*DEFAULT_VARIANTS, *LOWER_VARIANTS)
 
 
 def check_variants(names: Iterable[str]) -> tuple[str, ...]:

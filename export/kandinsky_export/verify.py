@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
 from kandinsky_export.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from kandinsky_export.parts import PARTS
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.reference import Reference, Trajectory
 from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
+from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.verify_prior import PriorOracle, build_faults, prior_entry, run_prior_reference
 from kandinsky_runtime import engines
@@ -296,14 +297,9 @@ def _compare_trajectory(
 
 
 def _sample_picture(geometry: Geometry) -> tuple[Image.Image, Image.Image]:
-    """A picture of smooth colours and a mask with an ellipse, of a size that neither side pads."""
+    """A picture and its mask, of a size that neither side pads."""
     side = math.lcm(MIN_SIZE, geometry.multiple, geometry.factor**2)  # ppdiffusers rounds up to factor²
-    width, height = 2 * side, side
-    y, x = np.mgrid[0:height, 0:width]
-    channels = (255 * x / width, 255 * y / height, 127.5 + 127.5 * np.sin(x / 9) * np.cos(y / 7))
-    mask = Image.new("L", (width, height))
-    ImageDraw.Draw(mask).ellipse((width // 4, height // 4, 3 * width // 4, 3 * height // 4), fill=255)
-    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)), mask
+    return sample_picture(width=2 * side, height=side)
 
 
 def _max_abs(got: Array, want: Array) -> float:

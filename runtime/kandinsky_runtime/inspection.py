@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kandinsky_runtime import engines
@@ -60,6 +60,7 @@ def as_text(data: Mapping[str, Any]) -> str:
         lines.append(f"  {name:14}{_megabytes(component['bytes']):>12}")
         lines += [f"    in   {tensor}" for tensor in component["inputs"]]
         lines += [f"    out  {tensor}" for tensor in component["outputs"]]
+        lines += [f"    {_numerics_line(*item)}" for item in component.get("numerics", {}).items()]
     lines += ["", "engines on this machine"]
     for name, state in data["engines"].items():
         why = (
@@ -73,12 +74,33 @@ def as_text(data: Mapping[str, Any]) -> str:
 
 def _component(manifest: Manifest, component: Component) -> dict[str, Any]:
     paths = {path for variant in component.variants.values() for path in variant.files.values()}
+    numerics = {
+        name: {"precision": variant.precision, **variant.numerics}
+        for name, variant in component.variants.items()
+        if variant.numerics
+    }
     return {
         "inputs": [str(spec) for spec in component.spec.inputs],
         "outputs": [str(spec) for spec in component.spec.outputs],
         "ranges": {symbol: str(limit) for symbol, limit in component.spec.ranges.items()},
         "bytes": sum(manifest.files[path].bytes for path in paths),
+        **({"numerics": numerics} if numerics else {}),
     }
+
+
+def _numerics_line(variant: str, numerics: Mapping[str, Any]) -> str:
+    """What of a variant stays in float32 and why, as far as it is in the form that this version knows."""
+    groups = [group for group in _sequence(numerics.get("float32")) if isinstance(group, dict)]
+    if numerics["precision"] == "fp32":
+        return f"{variant}: in float32 ({', '.join(str(group.get('reason')) for group in groups) or 'no reason given'})"
+    counts = {str(group.get("reason")): len(_mapping(group.get("nodes"))) for group in groups}
+    kept = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+    parts = [f"float32 in {sum(counts.values())} nodes" + (f" ({kept})" if kept else "")]
+    if isinstance(reach := numerics.get("reach"), float):
+        parts.append(f"other values reach {reach:.3g}")
+    if isinstance(error := numerics.get("rounding_error_db"), float):
+        parts.append(f"output {error:.1f} dB above its rounding error")
+    return f"{variant}: {'; '.join(parts)}"
 
 
 def _readiness(manifest: Manifest, name: str) -> dict[str, Any]:
@@ -104,6 +126,10 @@ def _parity_lines(parity: Mapping[str, Any]) -> list[str]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _megabytes(size: int) -> str:

@@ -40,10 +40,17 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled form of a component. `files` maps a role (`program`, `params`, `graph`, `weights`) to a path."""
+    """One compiled form of a component.
+
+    Attributes:
+        precision: what it computes in, one of `PRECISIONS`.
+        files: by role (`program`, `params`, `graph`, `weights`), its path.
+        numerics: of fp16 and bf16, which nodes stay in float32 and why, and what was measured (docs/bundle.md).
+    """
 
     precision: str
     files: Mapping[str, str]
+    numerics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -273,7 +280,8 @@ class _Reader:
         for role, path in roles.items():
             if not isinstance(path, str) or path not in files:
                 self.faults.append(f"{where}: `{role}` names {path!r}, which `files` lacks")
-        return Variant(str(precision), roles)
+        numerics = self.mapping(value, "numerics", where) if "numerics" in value else {}
+        return Variant(str(precision), roles, numerics)
 
 
 def path_fault(path: str) -> str | None:

@@ -164,8 +164,11 @@ class TestVariants:
     @pytest.mark.parametrize(
         ("variants", "message"),
         [
-            (("paddle", "onnx-int4"), "there is no variant onnx-int4; choose from paddle, onnx-fp32"),
-            ((), "a bundle needs a variant; choose from paddle, onnx-fp32"),
+            (
+                ("paddle", "onnx-int4"),
+                "there is no variant onnx-int4; choose from paddle, onnx-fp32, onnx-fp16, onnx-bf16",
+            ),
+            ((), "a bundle needs a variant; choose from paddle, onnx-fp32, onnx-fp16, onnx-bf16"),
         ],
     )
     def test_unknown_or_none(
@@ -176,7 +179,7 @@ class TestVariants:
         assert str(caught.value) == message
         assert not list(tmp_path.iterdir())
 
-    def test_all_is_the_default(self) -> None:
+    def test_every_one_is_known(self) -> None:
         assert check_variants(VARIANTS) == VARIANTS
 
 

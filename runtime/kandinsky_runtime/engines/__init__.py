@@ -160,10 +160,12 @@ def _suitable(
     wanted = (precision,) if precision else engine.preferred_precisions(chosen)
     suitable = _in_bundle(engine, manifest, wanted, chosen)
     if not suitable:
-        variants = " or ".join(dict.fromkeys(engine.variants[item] for item in wanted))
+        variants = " or ".join(dict.fromkeys(variant for item in wanted for variant in engine.variants_for(item)))
+        others = [item for item in engine.precisions(chosen) if _in_bundle(engine, manifest, [item], chosen)]
         raise EngineUnavailable(
             f"engine {engine.name} needs variant {variants}; the bundle has"
             f" {', '.join(manifest.variants()) or 'none'}: export it again with --variants"
+            + (f", or ask for precision {' or '.join(others)}" if others and precision is None else "")
         )
     return suitable
 
@@ -172,7 +174,7 @@ def _in_bundle(
     engine: type[Engine], manifest: Manifest, precisions: Iterable[str], device: str
 ) -> tuple[Selection, ...]:
     available = manifest.variants()
-    found = [(item, engine.variants[item]) for item in precisions]
+    found = [(item, variant) for item in precisions for variant in engine.variants_for(item)]
     return tuple(Selection(engine, item, variant, device) for item, variant in found if variant in available)
 
 

@@ -79,6 +79,8 @@ class Engine(ABC):
     """What to install, as pip knows it."""
     variants: ClassVar[Mapping[str, str]]
     """The bundle's variant for each precision that the engine computes in."""
+    stand_ins: ClassVar[Mapping[str, str]] = {}
+    """The variant that it takes for a precision where a bundle lacks the one in `variants`."""
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles of the files that it needs of a variant."""
     needs_build: ClassVar[bool] = False
@@ -149,6 +151,12 @@ class Engine(ABC):
         except importlib.metadata.PackageNotFoundError:  # a build of it under another name
             owners = importlib.metadata.packages_distributions().get(cls.library.partition(".")[0], [])
             return importlib.metadata.version(owners[0]) if owners else "unknown"
+
+    @classmethod
+    def variants_for(cls, precision: str) -> tuple[str, ...]:
+        """The bundle's variants that it can run in `precision`, the best first."""
+        stand_in = cls.stand_ins.get(precision)
+        return (cls.variants[precision], *([] if stand_in is None else [stand_in]))
 
     @classmethod
     def precisions(cls, device: str) -> tuple[str, ...]:

@@ -1,0 +1,225 @@
+"""What every value of a bundle's graphs reaches over a whole trajectory, measured in float32.
+
+A graph gets one more output, the largest magnitudes of its values, and an engine that collects them; the runtime's own
+pipeline drives it. Only the weights that a node needs are widened to float32, when it needs them: the scan takes the
+memory of the stored weights and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from kandinsky_export.rewrites.element_types import FLOAT, value_types
+from kandinsky_export.sample_picture import sample_picture
+from kandinsky_export.seeded import seeded_embeds
+from kandinsky_runtime.bundle import Bundle, file_sha256
+from kandinsky_runtime.engines import Selection
+from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
+from kandinsky_runtime.errors import EngineUnavailable
+from kandinsky_runtime.generate import GeneratePipeline
+from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.graphs import Graphs
+from kandinsky_runtime.manifest import COMPONENTS, INPAINT, Component, FileEntry, Manifest, Variant
+from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.request import MIN_SIZE
+from kandinsky_runtime.spec import GraphSpec
+
+Array = npt.NDArray[np.float32]
+
+# What a trajectory runs.
+SCANNED = COMPONENTS
+STEPS = 10
+CELLS = 32
+GUIDANCE_SCALE = 4.0
+SCHEDULER = "ddpm"
+# Their results are some or all of the values of their first input, in the same or another order.
+_MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Split", "Slice", "Gather"})
+_SEED = 0
+_RANGES = "ranges"
+_VARIANT = "scan"
+_FATAL_ONLY = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a graph: its inputs, and its only output."""
+
+    feeds: Mapping[str, Array]
+    output: Array
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a trajectory did with one graph; it is described in `trajectory`.
+
+    Attributes:
+        reach: by value, its largest magnitude; inputs of the graph are among them, weights and constants are not.
+        runs: the graph's runs in float32, in their order.
+    """
+
+    reach: Mapping[str, float]
+    runs: Sequence[Run]
+    trajectory: Mapping[str, Any]
+
+
+def watch_ranges(model: onnx.ModelProto) -> dict[str, int]:
+    """Give a float32 graph one more output, "ranges", with the largest magnitudes of its float32 values.
+
+    What only moves a value, such as a `Reshape`, is not watched again: it reaches what the value reaches. A value is
+    looked at where it is made, so that it need not be kept.
+
+    Returns:
+        Where that output tells of each float32 value but weights and constants.
+    """
+    graph, types = model.graph, value_types(model)
+    places: dict[str, int] = {}
+    nodes: list[onnx.NodeProto] = []
+    items: list[str] = []
+
+    def watch(name: str) -> None:
+        places[name] = len(items)
+        magnitude, largest, item = (f"{_RANGES}/{part}/{name}" for part in ("magnitude", "largest", "item"))
+        items.append(item)
+        nodes.extend(
+            (
+                onnx.helper.make_node("Abs", [name], [magnitude], name=magnitude),
+                onnx.helper.make_node("ReduceMax", [magnitude], [largest], name=largest, keepdims=0),
+                onnx.helper.make_node("Reshape", [largest, f"{_RANGES}/one"], [item], name=item),
+            )
+        )
+
+    for value in graph.input:
+        if types[value.name] == FLOAT:
+            watch(value.name)
+    for node in graph.node:
+        nodes.append(node)
+        for name in node.output:
+            if name and types[name] == FLOAT:
+                if node.op_type in _MOVES and node.input[0] in places:
+                    places[name] = places[node.input[0]]
+                else:
+                    watch(name)
+    nodes.append(onnx.helper.make_node("Concat", items, [_RANGES], name=_RANGES, axis=0))
+    graph.initializer.append(onnx.helper.make_tensor(f"{_RANGES}/one", onnx.TensorProto.INT64, [1], [1]))
+    graph.output.append(onnx.helper.make_tensor_value_info(_RANGES, FLOAT, [len(items)]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return places
+
+
+def scan(
+    folder: Path,
+    graphs: Mapping[str, tuple[GraphSpec, Path]],
+    watched: Mapping[str, Mapping[str, int]],
+    scheduler: Mapping[str, Any],
+) -> dict[str, Measured]:
+    """Run a whole trajectory on a made-up picture, mask and pair of embeddings.
+
+    Args:
+        folder: where the bundle is being written.
+        graphs: by component, the signature and the ONNX file, of which `watch_ranges` has changed the graph.
+        watched: by component, what `watch_ranges` returned.
+        scheduler: the checkpoint's scheduler config.
+
+    Returns:
+        What was measured, by component.
+
+    Raises:
+        EngineUnavailable: ONNX Runtime is not installed.
+        EngineError: it cannot run a graph.
+        NonFiniteError: a graph returns NaN or infinity in float32: the checkpoint cannot be right.
+    """
+    if not _WatchingEngine.installed():
+        raise EngineUnavailable(
+            "fp16 and bf16 graphs are made after a trajectory in ONNX Runtime, which is not installed:"
+            f" pip install {_WatchingEngine.distribution}"
+        )
+    paths = {name: file.relative_to(folder).as_posix() for name, (_, file) in graphs.items()}
+    components = {
+        name: Component(spec, {_VARIANT: Variant("fp32", {"graph": paths[name]})}) for name, (spec, _) in graphs.items()
+    }
+    entries = {paths[name]: FileEntry(file.stat().st_size, file_sha256(file)) for name, (_, file) in graphs.items()}
+    bundle = Bundle(folder, Manifest(components=components, scheduler=scheduler, files=entries))
+    geometry = Geometry.of(bundle.manifest, bundle.subject)
+    side = max(MIN_SIZE, CELLS * geometry.factor)  # 256 px of the published model
+    image, mask = sample_picture(width=side, height=side)
+    embeds = seeded_embeds(_SEED, geometry.embed_width)
+    settings: dict[str, Any] = {
+        "image": image,
+        "image_embeds": embeds["image_embeds"],
+        "negative_image_embeds": embeds["negative_image_embeds"],
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE_SCALE,
+        "scheduler": SCHEDULER,
+        "seed": _SEED,
+        "output_type": "np",
+    }
+    with Graphs(bundle, Selection(_WatchingEngine, "fp32", _VARIANT, "cpu")) as opened:
+        if INPAINT in geometry.tasks:
+            InpaintPipeline(opened, geometry, PriorPipeline(opened))(mask_image=mask, **settings)
+        else:
+            GeneratePipeline(opened, geometry, PriorPipeline(opened))(strength=1.0, **settings)
+        engines = {name: opened.engine(name) for name in SCANNED}
+    trajectory = {"steps": STEPS, "height": side, "width": side, "scheduler": SCHEDULER}
+    return {
+        name: Measured(
+            {value: float(engine.reach[place]) for value, place in watched[name].items()},
+            tuple(engine.seen),
+            trajectory,
+        )
+        for name, engine in engines.items()
+        if isinstance(engine, _WatchingEngine)
+    }
+
+
+def run_plainly(file: Path, feeds: Sequence[Mapping[str, Array]]) -> list[Array]:
+    """The first output of a graph for each of `feeds`, computed node by node, with none of them fused or reordered."""
+    session = plain_session(file)
+    return [session.run(None, dict(item))[0] for item in feeds]
+
+
+class _WatchingEngine(Engine):
+    """Runs a graph that `watch_ranges` has changed, and remembers what it was given, returned and reached."""
+
+    name = "watching"
+    library = "onnxruntime"
+    distribution = "onnxruntime"
+    variants: ClassVar[Mapping[str, str]] = {"fp32": _VARIANT}
+    roles = ("graph",)
+
+    def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
+        self._session = plain_session(files["graph"])
+        self.reach: Array = np.zeros(0, np.float32)
+        self.seen: list[Run] = []
+
+    def _run(self, feeds: Arrays) -> dict[str, Array]:
+        (spec,) = self.spec.outputs
+        output, reach = self._session.run([spec.name, _RANGES], dict(feeds))
+        self.reach = np.maximum(self.reach, reach) if self.seen else reach
+        self.seen.append(Run({name: np.array(array, np.float32) for name, array in feeds.items()}, output))
+        return {spec.name: output}
+
+    def _release(self) -> None:
+        del self._session
+
+
+def plain_session(file: Path) -> Any:
+    """A session of ONNX Runtime that keeps to the graph, and no more memory than the node at work needs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # the graph's own, so that no value waits
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the cores
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = EngineOptions().thread_count
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
