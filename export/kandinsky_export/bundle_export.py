@@ -20,6 +20,7 @@ from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
 from kandinsky_export.onnx_graph import attach_weights, clean, convert
+from kandinsky_export.ort_cuda_graph import with_cuda_graphs
 from kandinsky_export.params_file import write_params
 from kandinsky_export.parts import PARTS, Part, prior_parts
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
@@ -96,6 +97,7 @@ def export_bundle(
         for key, part in _with_progress(parts, progress):
             module, thunks = part.module(models[part.model]), tensors[part.model]
             components[key] = _export_component(folder / key, module, signatures[key], thunks, variants, progress)
+        components = with_cuda_graphs(folder, components)
         written = [path for path in folder.rglob("*") if path.is_file()]
         manifest = Manifest(
             components=components,
