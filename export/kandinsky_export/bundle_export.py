@@ -30,7 +30,7 @@ from kandinsky_export.variants import VARIANTS, check_variants
 from kandinsky_export.without import check_without
 from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import MANIFEST, file_sha256
-from kandinsky_runtime.errors import BundleError, SchedulerError
+from kandinsky_runtime.errors import BundleError, SchedulerError, UsageError
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
 from kandinsky_runtime.spec import GraphSpec
@@ -52,6 +52,7 @@ def export_bundle(
     prior: PriorCheckpoint | None = None,
     prior_name: str = "",
     without: Collection[str] = (),
+    cuda_graphs: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Manifest:
@@ -65,6 +66,7 @@ def export_bundle(
         prior: an opened prior, whose graphs, tokenizer and constants the bundle gets, too.
         prior_name: what the manifest calls the prior.
         without: graphs of the prior that are left out, of `PRIOR_COMPONENTS`.
+        cuda_graphs: also write the ONNX graphs with the operators of ONNX Runtime's CUDA provider.
         overwrite: replace `out`.
         progress: show bars.
 
@@ -77,6 +79,8 @@ def export_bundle(
         UsageError: unknown variants, `out` exists, or `without` names what no prior has.
     """
     variants = check_variants(variants)
+    if cuda_graphs and not any(name.startswith("onnx") for name in variants):
+        raise UsageError(f"cuda_graphs needs an ONNX variant; got {', '.join(variants)}")
     check_without(without, has_prior=prior is not None)
     _check_scheduler(checkpoint)
     models = _models(checkpoint)
@@ -97,7 +101,8 @@ def export_bundle(
         for key, part in _with_progress(parts, progress):
             module, thunks = part.module(models[part.model]), tensors[part.model]
             components[key] = _export_component(folder / key, module, signatures[key], thunks, variants, progress)
-        components = with_cuda_graphs(folder, components)
+        if cuda_graphs:
+            components = with_cuda_graphs(folder, components)
         written = [path for path in folder.rglob("*") if path.is_file()]
         manifest = Manifest(
             components=components,

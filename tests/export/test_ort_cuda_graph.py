@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from kandinsky_export.ort_cuda_graph import ROLE, fuse
+from kandinsky_export.bundle_export import export_bundle
+from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.ort_cuda_graph import ROLE, fuse, with_cuda_graphs
 from kandinsky_export.rewrites.fused_attention import DOMAIN, fuse_attention
 from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.errors import UsageError
 
 HEADS, WIDTH = 2, 4
 
@@ -167,10 +171,14 @@ def test_other_norms_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("component", ["unet", "movq_encoder", "movq_decoder"])
-def test_every_attention_and_norm_of_the_bundle(component: str, tiny_bundle: Path) -> None:
+def test_every_attention_and_norm_of_the_bundle(component: str, tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
-    files = bundle.paths(bundle.component(component).variants["onnx-fp32"])
-    plain, fused = (onnx.load(files[role], load_external_data=False) for role in ("graph", ROLE))
+    shutil.copytree(tiny_bundle / component, tmp_path / component)
+    extended = with_cuda_graphs(tmp_path, {component: bundle.component(component)})[component]
+    assert extended.variants["paddle"] == bundle.component(component).variants["paddle"]
+    files = extended.variants["onnx-fp32"].files
+    assert files[ROLE] == f"{component}/model-fp32-cuda.onnx"
+    plain, fused = (onnx.load(tmp_path / files[role], load_external_data=False) for role in ("graph", ROLE))
     before, after = kinds(plain), kinds(fused)
     assert after["MultiHeadAttention"] == before["Softmax"] > 0
     assert after["GroupNorm"] == before["InstanceNormalization"] > 0
@@ -182,7 +190,15 @@ def test_every_attention_and_norm_of_the_bundle(component: str, tiny_bundle: Pat
     assert weights[0] == weights[1]
 
 
-def test_attention_of_the_unet(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_without_an_onnx_graph(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cuda_graphs needs an ONNX variant; got paddle"):
+        export_bundle(
+            Checkpoint.open(tiny_checkpoint), tmp_path / "out", name="x", variants=("paddle",), cuda_graphs=True
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_attention_of_the_unet(tiny_bundle: Path) -> None:
     """On ONNX Runtime's CPU kernel of the same operator."""
     bundle = Bundle.open(tiny_bundle)
     files = bundle.paths(bundle.component("unet").variants["onnx-fp32"])

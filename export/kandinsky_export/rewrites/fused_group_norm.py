@@ -76,16 +76,17 @@ class _Finder:
         """The group norm around an InstanceNormalization."""
         split = self._before(norm.input[0], "Reshape")
         groups = None if split is None else self._array(split.input[1])
-        if groups is None or len(groups) != 3 or groups[0] != 0 or groups[2] != -1:
+        if split is None or groups is None or len(groups) != 3 or groups[0] != 0 or groups[2] != -1:
             return None
-        if self._array(norm.input[1]) != [1.0] * groups[1] or self._array(norm.input[2]) != [0.0] * groups[1]:
+        count = int(groups[1])
+        if self._array(norm.input[1]) != [1.0] * count or self._array(norm.input[2]) != [0.0] * count:
             return None
         joined = self._after(norm, "Reshape")
         scaled = None if joined is None else self._after(joined, "Mul")
         shifted = None if scaled is None else self._after(scaled, "Add")
         if joined is None or scaled is None or shifted is None or not self._is_shape_of(joined.input[1], split):
             return None
-        scale, bias = self._weight(scaled, joined), self._weight(shifted, scaled)
+        scale, bias = self._weight(scaled), self._weight(shifted)
         if scale is None or bias is None:
             return None
         silu = self._silu(shifted)
@@ -94,7 +95,7 @@ class _Finder:
             silu or shifted,
             scale,
             bias,
-            int(groups[1]),
+            count,
             onnx.helper.get_node_attr_value(norm, "epsilon"),
             silu is not None,
         )
@@ -125,12 +126,12 @@ class _Finder:
         product = self._after(sigmoid, "Mul")
         return product if product is not None and set(product.input) == {value, sigmoid.output[0]} else None
 
-    def _is_shape_of(self, value: str, split: onnx.NodeProto | None) -> bool:
+    def _is_shape_of(self, value: str, split: onnx.NodeProto) -> bool:
         shape = self._made_by.get(value)
-        return shape is not None and split is not None and shape.op_type == "Shape" and shape.input[0] == split.input[0]
+        return shape is not None and shape.op_type == "Shape" and shape.input[0] == split.input[0]
 
-    def _weight(self, node: onnx.NodeProto, source: onnx.NodeProto) -> str | None:
-        """The weight (C) that a node reads as (C, 1, 1) beside the output of `source`."""
+    def _weight(self, node: onnx.NodeProto) -> str | None:
+        """The weight (C) that a node reads as (C, 1, 1)."""
         for name in node.input:
             made = self._made_by.get(name)
             if made is not None and made.op_type == "Unsqueeze" and self._array(made.input[1]) in ([1, 2], [-2, -1]):
