@@ -12,9 +12,8 @@ from kandinsky_export.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.rewrites.fused_attention import DOMAIN, fuse_attention
 from kandinsky_export.rewrites.fused_group_norm import fuse_group_norm
 from kandinsky_export.rewrites.values import values_read
+from kandinsky_runtime.engines.onnxruntime_cuda import GRAPH_ROLE
 from kandinsky_runtime.manifest import Component, Variant
-
-ROLE = "cuda_graph"
 
 
 def with_cuda_graphs(folder: Path, components: Mapping[str, Component]) -> dict[str, Component]:
@@ -36,7 +35,7 @@ def with_cuda_graphs(folder: Path, components: Mapping[str, Component]) -> dict[
         if graph not in made:
             made[graph] = _write(folder, graph)
         second = made[graph]
-        return variant if second is None else replace(variant, files={**variant.files, ROLE: second})
+        return variant if second is None else replace(variant, files={**variant.files, GRAPH_ROLE: second})
 
     return {
         name: replace(item, variants={key: extended(variant) for key, variant in item.variants.items()})

@@ -17,9 +17,10 @@ from onnx.reference.op_run import OpRun
 
 from kandinsky_export.bundle_export import export_bundle
 from kandinsky_export.checkpoint import Checkpoint
-from kandinsky_export.ort_cuda_graph import ROLE, fuse, with_cuda_graphs
+from kandinsky_export.ort_cuda_graph import fuse, with_cuda_graphs
 from kandinsky_export.rewrites.fused_attention import DOMAIN, fuse_attention
 from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.engines.onnxruntime_cuda import GRAPH_ROLE
 from kandinsky_runtime.errors import UsageError
 
 HEADS, WIDTH = 2, 4
@@ -177,8 +178,8 @@ def test_every_attention_and_norm_of_the_bundle(component: str, tiny_bundle: Pat
     extended = with_cuda_graphs(tmp_path, {component: bundle.component(component)})[component]
     assert extended.variants["paddle"] == bundle.component(component).variants["paddle"]
     files = extended.variants["onnx-fp32"].files
-    assert files[ROLE] == f"{component}/model-fp32-cuda.onnx"
-    plain, fused = (onnx.load(tmp_path / files[role], load_external_data=False) for role in ("graph", ROLE))
+    assert files[GRAPH_ROLE] == f"{component}/model-fp32-cuda.onnx"
+    plain, fused = (onnx.load(tmp_path / files[role], load_external_data=False) for role in ("graph", GRAPH_ROLE))
     before, after = kinds(plain), kinds(fused)
     assert after["MultiHeadAttention"] == before["Softmax"] > 0
     assert after["GroupNorm"] == before["InstanceNormalization"] > 0

@@ -19,6 +19,7 @@ from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index, is_cuda_faul
 from kandinsky_runtime.engines.onnxruntime_cuda import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
+    GRAPH_ROLE,
     TENSORRT_PROVIDER,
     BoundRuns,
     cuda_options,
@@ -117,7 +118,7 @@ class OnnxRuntimeEngine(Engine):
             _Attempt(plain, captures=True, otherwise="going on without CUDA graphs"),
             _Attempt(plain, captures=False),
         ]
-        if (fused := files.get("cuda_graph")) is not None:
+        if (fused := files.get(GRAPH_ROLE)) is not None:
             attempts.insert(0, _Attempt(str(fused), captures=True, otherwise="going on without the fused operators"))
         return attempts
 
