@@ -20,6 +20,7 @@ from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
 from kandinsky_export.onnx_graph import attach_weights, clean, convert, place_weights
+from kandinsky_export.ort_cuda_graph import with_cuda_graphs
 from kandinsky_export.params_file import Placement, write_params
 from kandinsky_export.parts import PARTS, Part, prior_parts
 from kandinsky_export.precision import Draft, lower_components
@@ -30,7 +31,7 @@ from kandinsky_export.variants import DEFAULT_VARIANTS, LOWER_VARIANTS, check_va
 from kandinsky_export.without import check_without
 from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import MANIFEST, file_sha256
-from kandinsky_runtime.errors import BundleError, SchedulerError
+from kandinsky_runtime.errors import BundleError, SchedulerError, UsageError
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
 from kandinsky_runtime.spec import GraphSpec
@@ -54,6 +55,7 @@ def export_bundle(
     prior: PriorCheckpoint | None = None,
     prior_name: str = "",
     without: Collection[str] = (),
+    cuda_graphs: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Manifest:
@@ -67,6 +69,7 @@ def export_bundle(
         prior: an opened prior, whose graphs, tokenizer and constants the bundle gets, too.
         prior_name: what the manifest calls the prior.
         without: graphs of the prior that are left out, of `PRIOR_COMPONENTS`.
+        cuda_graphs: also write the ONNX graphs with the operators of ONNX Runtime's CUDA provider.
         overwrite: replace `out`.
         progress: show bars.
 
@@ -79,6 +82,8 @@ def export_bundle(
         UsageError: unknown variants, `out` exists, or `without` names what no prior has.
     """
     variants = check_variants(variants)
+    if cuda_graphs and not any(name.startswith("onnx") for name in variants):
+        raise UsageError(f"cuda_graphs needs an ONNX variant; got {', '.join(variants)}")
     check_without(without, has_prior=prior is not None)
     _check_scheduler(checkpoint)
     models = _models(checkpoint)
@@ -104,6 +109,8 @@ def export_bundle(
         for variant in (name for name in variants if name in LOWER_VARIANTS):
             _add_lower_variant(folder, components, drafts, variant, checkpoint.scheduler, progress)
         components = {key: _in_order(component, variants) for key, component in components.items()}
+        if cuda_graphs:
+            components = with_cuda_graphs(folder, components)
         written = [path for path in folder.rglob("*") if path.is_file()]
         manifest = Manifest(
             components=components,

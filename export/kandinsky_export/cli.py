@@ -105,6 +105,11 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_source(parser)
     _add_prior(parser)
     parser.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="also write each ONNX graph with the operators of ONNX Runtime's CUDA provider (small, same weights)",
+    )
+    parser.add_argument(
         "--without",
         type=_names,
         default=(),
@@ -250,6 +255,7 @@ def _bundle(args: argparse.Namespace) -> int:
         prior=prior,
         prior_name=prior_name,
         without=args.without,
+        cuda_graphs=args.cuda_graphs,
         overwrite=args.overwrite,
         progress=not args.quiet,
     )

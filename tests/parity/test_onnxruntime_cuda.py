@@ -180,11 +180,47 @@ def test_a_graph_that_cannot_be_captured(
     pretend.failure = lambda number: RuntimeError(NO_CAPTURE) if number == 0 else None
     with caplog.at_level(logging.WARNING):
         engine = opened(graph)
-    assert "unet on onnxruntime runs without CUDA graphs, which this graph does not allow" in caplog.text
+    assert f"unet on onnxruntime: going on without CUDA graphs, after the error: {NO_CAPTURE}" in caplog.text
     assert [item[0][1]["enable_cuda_graph"] for item in pretend.opened] == ["1", "0"]
     for _ in range(3):
         engine.run(feeds())
     assert pretend.graph_ids == ["-1"] * 3
+
+
+def test_the_second_graph_is_for_the_gpu(graph: Path, pretend: PretendOnnxruntime, tmp_path: Path) -> None:
+    opened = []
+    init = pretend.InferenceSession.__init__
+    pretend.InferenceSession.__init__ = lambda self, path, *args, **kwargs: (  # type: ignore[method-assign]
+        opened.append(path),
+        init(self, path, *args, **kwargs),
+    )[1]
+    fused = tmp_path / "fused.onnx"
+    fused.write_bytes(graph.read_bytes())
+    files = {"graph": graph, "weights": graph, "cuda_graph": fused}
+    for device in ("cuda", "cpu"):
+        OnnxRuntimeEngine("unet", SPEC, files, EngineOptions(device=device)).run(feeds())
+    assert opened == [str(fused), str(graph)]
+
+
+def test_a_second_graph_that_the_provider_refuses(
+    graph: Path, pretend: PretendOnnxruntime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fused = tmp_path / "fused.onnx"
+    fused.write_bytes(b"GroupNorm of this size is not implemented")
+    engine = OnnxRuntimeEngine(
+        "unet", SPEC, {"graph": graph, "weights": graph, "cuda_graph": fused}, EngineOptions("cuda")
+    )
+    assert "unet on onnxruntime: going on without the fused operators, after the error: " in caplog.text
+    for _ in range(2):
+        engine.run(feeds())
+    assert pretend.graph_ids == ["-1", "1"]
+
+
+def test_no_second_attempt_where_memory_ran_out(graph: Path, pretend: PretendOnnxruntime) -> None:
+    pretend.failure = lambda number: RuntimeError("CUDA failure 2: out of memory")
+    with pytest.raises(EngineError, match="is out of memory"):
+        opened(graph)
+    assert len(pretend.opened) == 1
 
 
 # -- what is missing --

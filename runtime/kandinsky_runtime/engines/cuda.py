@@ -54,6 +54,11 @@ def cuda_errors(subject: str, device: str) -> Iterator[None]:
         raise
 
 
+def is_cuda_fault(error: Exception) -> bool:
+    """Whether the error is ours, or one of those that `cuda_errors` translates."""
+    return isinstance(error, Kandinsky22Error) or _translated("", "", str(error).lower()) is not None
+
+
 def _translated(subject: str, device: str, text: str) -> EngineError | None:
     if any(mark in text for mark in _OUT_OF_MEMORY):
         return EngineError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,11 @@ import numpy.typing as npt
 
 from kandinsky_runtime.build.profiles import ort_tensorrt_options
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index
+from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index, is_cuda_fault
 from kandinsky_runtime.engines.onnxruntime_cuda import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
+    GRAPH_ROLE,
     TENSORRT_PROVIDER,
     BoundRuns,
     cuda_options,
@@ -31,9 +33,19 @@ _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A graph to open, whether its runs may be captured as CUDA graphs, and what is done where it cannot be opened."""
+
+    graph: str
+    captures: bool
+    otherwise: str | None = None
+
+
 class OnnxRuntimeEngine(Engine):
     """Runs `onnx-*` variants through `onnxruntime.InferenceSession`.
 
+    On a GPU it prefers the variant's second graph, with the CUDA provider's own operators, where the bundle has one.
     What `k22 build` recorded for the graph on a GPU in this precision runs with the library's TensorRT provider, within
     its profiles. What a GPU's provider cannot do is an error; the library's own silent way back to the CPU is closed.
     """
@@ -73,12 +85,12 @@ class OnnxRuntimeEngine(Engine):
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.thread_count
         settings.log_severity_level = _ERRORS_ONLY
-        self._device, graph = options.device, str(files["graph"])
+        self._device = options.device
         index = cuda_index(options.device)
         self._bound: BoundRuns | None = None
         self._record = record_of(type(self), self.component, self.digests, options)
         if index is None:
-            self._session = onnxruntime.InferenceSession(graph, settings, providers=[CPU_PROVIDER])
+            self._session = onnxruntime.InferenceSession(str(files["graph"]), settings, providers=[CPU_PROVIDER])
             return
         if not _log.isEnabledFor(logging.DEBUG):
             # What it would log of a failure is in the error, too; loading the provider logs for the whole process.
@@ -86,27 +98,41 @@ class OnnxRuntimeEngine(Engine):
             onnxruntime.set_default_logger_severity(_FATAL_ONLY)
         with cuda_errors(self._subject, options.device):
             _load_cuda(onnxruntime)
-            graphs = self._record is None  # the provider would capture whole engines, of one shape only
-            try:
-                self._session = self._cuda_session(onnxruntime, graph, settings, index, options, graphs=graphs)
-            except Exception as error:
-                if "graph capture" not in str(error) and "CUDA Graph" not in str(error):
-                    raise
-                _log.warning("%s runs without CUDA graphs, which this graph does not allow: %s", self._subject, error)
-                graphs = False
-                self._session = self._cuda_session(onnxruntime, graph, settings, index, options, graphs=False)
+            for attempt in self._attempts(files):
+                try:
+                    self._session = self._cuda_session(onnxruntime, settings, index, options, attempt)
+                    break
+                except Exception as error:
+                    if attempt.otherwise is None or is_cuda_fault(error):
+                        raise
+                    _log.warning("%s: %s, after the error: %s", self._subject, attempt.otherwise, error)
+        graphs = attempt.captures
         self._bound = BoundRuns(onnxruntime, self._session, self.spec, device="cuda", index=index, graphs=graphs)
 
+    def _attempts(self, files: Mapping[str, Path]) -> list[_Attempt]:
+        """The graphs to open, the best first. TensorRT fuses by itself, and its provider captures one shape only."""
+        plain = str(files["graph"])
+        if self._record is not None:
+            return [_Attempt(plain, captures=False)]
+        attempts = [
+            _Attempt(plain, captures=True, otherwise="going on without CUDA graphs"),
+            _Attempt(plain, captures=False),
+        ]
+        if (fused := files.get(GRAPH_ROLE)) is not None:
+            attempts.insert(0, _Attempt(str(fused), captures=True, otherwise="going on without the fused operators"))
+        return attempts
+
     def _cuda_session(
-        self, onnxruntime: Any, graph: str, settings: Any, index: int, options: EngineOptions, *, graphs: bool
+        self, onnxruntime: Any, settings: Any, index: int, options: EngineOptions, attempt: _Attempt
     ) -> Any:
-        providers: list[Any] = [(CUDA_PROVIDER, cuda_options(index, options.precision, graphs=graphs)), CPU_PROVIDER]
+        cuda = cuda_options(index, options.precision, graphs=attempt.captures)
+        providers: list[Any] = [(CUDA_PROVIDER, cuda), CPU_PROVIDER]
         if self._record is not None:
             profiles, cache = self._record.profiles, self._record.folder
             cache.mkdir(parents=True, exist_ok=True)
             built = ort_tensorrt_options(self.spec, profiles, precision=options.precision, cache=cache)
             providers.insert(0, (TENSORRT_PROVIDER, {"device_id": str(index), **built}))
-        session = open_session(onnxruntime, graph, settings, providers)
+        session = open_session(onnxruntime, attempt.graph, settings, providers)
         if self._record is not None and TENSORRT_PROVIDER not in session.get_providers():
             raise EngineUnavailable(
                 f"{self._subject} was built for {TENSORRT_PROVIDER}, which could not be loaded: install the TensorRT"

@@ -18,6 +18,8 @@ from kandinsky_runtime.spec import GraphSpec
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
+# What a variant's files call the graph with the provider's own operators.
+GRAPH_ROLE = "cuda_graph"
 # A session keeps the CUDA graph of every shape that it captured, and the memory that it uses, to its end.
 CAPTURED_SHAPES = 8
 
