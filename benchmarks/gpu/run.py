@@ -218,8 +218,9 @@ def weight_count(bundle: Path, component: str) -> int:
 
 def build(session: Session, contestant: Contestant) -> None:
     """`k22 build`, for all shapes of the run."""
-    sizes, batches = session.args.sizes, session.args.batches
-    span, several = (f"{min(items)}:{items[0]}:{max(items)}" for items in (sizes, batches))
+    sizes, batches = sorted(session.args.sizes), sorted(session.args.batches)
+    span = f"{sizes[0]}:{sizes[len(sizes) // 2]}:{sizes[-1]}"
+    several = f"{batches[0]}:{batches[0]}:{batches[-1]}"
     command = ["build", str(session.bundle), "--engine", contestant.engine, "--precision", contestant.precision]
     command += ["--height", span, "--width", span, "--batch", several]
     program = "import sys; from kandinsky_runtime.cli import main; sys.exit(main(sys.argv[1:]))"

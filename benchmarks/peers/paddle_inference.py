@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from graph_feeds import feeds
 from paddle import inference
+from paddle.base import core
 from worker import Job, Work, sequence, serve
 
 
@@ -50,9 +51,9 @@ def _predictor(folder: Path, kind: str) -> Any:
     else:
         config.enable_mkldnn()
     if kind == "onednn-bf16":
-        config.enable_mkldnn_bfloat16()
-        if not config.mkldnn_bfloat16_enabled():
+        if not core.supports_bfloat16():  # it would quietly compute in float32
             raise RuntimeError("Paddle has no bf16 on this processor")
+        config.enable_mkldnn_bfloat16()
     return inference.create_predictor(config)
 
 

@@ -17,7 +17,8 @@ from kandinsky_export.prior_modules import ImageEncoderGraph, clip_layer
 from kandinsky_export.tokenizer_files import FILES
 from kandinsky_export.vendors import paddle
 from kandinsky_runtime import schedulers
-from kandinsky_runtime.errors import SchedulerError
+from kandinsky_runtime.clip_image import ClipImageProcessor
+from kandinsky_runtime.errors import BundleError, SchedulerError
 from kandinsky_runtime.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 
 Array = npt.NDArray[np.float32]
@@ -155,5 +156,9 @@ def _picture_faults(prior: PriorCheckpoint, models: Models) -> Iterator[str]:
     side = image["image_size"]
     if crop not in (None, side, {"height": side, "width": side}):
         yield f"image_processor: `crop_size` is {crop}; the image encoder takes pictures of {side} x {side}"
+    try:
+        ClipImageProcessor.from_config(prior.image_processor)
+    except BundleError as error:
+        yield from error.faults
     if image["num_channels"] != 3:
         yield f"image_encoder config: `num_channels` is {image['num_channels']}; a picture has 3"

@@ -161,9 +161,8 @@ class PriorGraph(paddle.nn.Layer):  # type: ignore[misc]
 
         seen = paddle.zeros_like(text_mask[:, :1])
         padding = paddle.concat([1 - text_mask, seen, seen, seen, seen], axis=1)  # (B, T + 4)
-        mask = causal_mask(paddle.shape(hidden)[1]).unsqueeze(0) + (padding * MASKED).unsqueeze(
-            [1, 2]
-        )  # (B, 1, T + 4, T + 4)
+        causal = causal_mask(paddle.shape(hidden)[1]).unsqueeze(0)  # (1, 1, T + 4, T + 4)
+        mask = causal + (padding * MASKED).unsqueeze([1, 2])  # (B, 1, T + 4, T + 4)
         if model.norm_in is not None:
             hidden = model.norm_in(hidden)
         for block in model.transformer_blocks:

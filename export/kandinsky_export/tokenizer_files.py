@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Role in a manifest → name of the file.
 FILES: Mapping[str, str] = {"vocabulary": "vocab.json", "merges": "merges.txt"}
-_CONFIGS = ("special_tokens_map.json", "tokenizer_config.json")  # the later one wins
+_MAP, _CONFIG = "special_tokens_map.json", "tokenizer_config.json"
+_ADDED = "added_tokens_decoder"  # in the config of newer versions of transformers: tokens by id, with their flags
+_FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 _DEFAULTS: Mapping[str, Any] = {
     "model_max_length": 77,
     "bos_token": "<|startoftext|>",
@@ -27,7 +29,8 @@ class Tokenizer:
     Attributes:
         paths: by role, the files that a bundle takes over.
         read: every file that was read.
-        config: `model_max_length` and the special tokens as strings, CLIP's where the files do not name them.
+        config: `model_max_length` and the special tokens, CLIP's where the files do not name them. A token is a string,
+            or an object with its `content` and flags, which say how it is found in a text.
         size: one more than the largest id.
     """
 
@@ -47,20 +50,18 @@ def read_tokenizer(folder: Path, faults: list[str]) -> Tokenizer | None:
     paths = {role: folder / name for role, name in FILES.items()}
     vocabulary = _read_vocabulary(paths["vocabulary"], faults)
     _check_merges(paths["merges"], faults)
-    there = [path for name in _CONFIGS if (path := folder / name).is_file()]
-    given: dict[str, Any] = {}
-    for path in there:
-        given |= {key: value for key, value in _read_object(path, faults).items() if key in _DEFAULTS}
-    config = _plain_config(folder, {**_DEFAULTS, **given}, faults)
+    there = {name: _read_object(folder / name, faults) for name in (_MAP, _CONFIG) if (folder / name).is_file()}
+    config = {**_DEFAULTS, **_given(there.get(_MAP, {}), there.get(_CONFIG, {}))}
+    faults += _config_faults(folder, config)
     if vocabulary:
         faults += [
-            f"{folder.name}/{FILES['vocabulary']} lacks {token!r}, the {key}"
+            f"{folder.name}/{FILES['vocabulary']} lacks {content!r}, the {key}"
             for key, token in config.items()
-            if isinstance(token, str) and token not in vocabulary
+            if isinstance(content := _content(token), str) and content not in vocabulary
         ]
     if len(faults) > known:
         return None
-    return Tokenizer(paths, (*paths.values(), *there), config, 1 + max(vocabulary.values()))
+    return Tokenizer(paths, (*paths.values(), *(folder / name for name in there)), config, 1 + max(vocabulary.values()))
 
 
 def _read_vocabulary(path: Path, faults: list[str]) -> dict[str, int]:
@@ -95,21 +96,38 @@ def _check_merges(path: Path, faults: list[str]) -> None:
         faults.append(f"{_where(path)} cannot be used: {where} two symbols with a space between them")
 
 
-def _plain_config(folder: Path, config: dict[str, Any], faults: list[str]) -> dict[str, Any]:
-    """The config with each special token as a string; transformers may describe one by an object."""
-    plain = {
-        key: value.get("content") if isinstance(value, dict) and key != "model_max_length" else value
-        for key, value in config.items()
-    }
-    faults += [
-        f"{folder.name}: `{key}` is {config[key]!r}; expected a text"
-        for key, value in plain.items()
-        if key != "model_max_length" and not isinstance(value, str)
-    ]
-    length = plain["model_max_length"]
+def _given(tokens: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files say of the settings, as transformers takes it: from the map, then from the config.
+
+    A config that lists the added tokens has the last word, and their flags are those of the list.
+    """
+    added = config.get(_ADDED)
+    if isinstance(added, Mapping):
+        listed = {_content(token): token for token in added.values()}
+        given = {key: listed.get(_content(value), value) for key, value in config.items() if key in _DEFAULTS}
+    else:
+        given = {key: value for key, value in {**config, **tokens}.items() if key in _DEFAULTS}
+    return {key: _without_type(value) for key, value in given.items()}
+
+
+def _without_type(token: Any) -> Any:
+    """A token's object with its content and flags only; without flags its content, as with anything else."""
+    if not isinstance(token, Mapping) or not any(flag in token for flag in _FLAGS):
+        return _content(token)
+    return {key: token[key] for key in ("content", *_FLAGS) if key in token}
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _config_faults(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in config.items():
+        if key != "model_max_length" and not isinstance(_content(value), str):
+            yield f"{folder.name}: `{key}` is {value!r}; expected a text"
+    length = config["model_max_length"]
     if isinstance(length, bool) or not isinstance(length, int) or length < 2:
-        faults.append(f"{folder.name}: `model_max_length` is {length!r}; expected a whole number of 2 or more")
-    return plain
+        yield f"{folder.name}: `model_max_length` is {length!r}; expected a whole number of 2 or more"
 
 
 def _read_object(path: Path, faults: list[str]) -> dict[str, Any]:

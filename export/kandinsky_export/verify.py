@@ -23,7 +23,7 @@ from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.reference import Reference, Trajectory
 from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
 from kandinsky_export.seeded import seeded_embeds
-from kandinsky_export.verify_prior import PriorOracle, build_faults, run_prior_reference
+from kandinsky_export.verify_prior import PriorOracle, build_faults, prior_entry, run_prior_reference
 from kandinsky_runtime import engines
 from kandinsky_runtime.bundle import MANIFEST, Bundle, file_sha256
 from kandinsky_runtime.decoder_pipeline import DecoderPipeline
@@ -89,14 +89,16 @@ def verify_bundle(
     if steps < 0:
         raise UsageError(f"steps is {steps}; it must be at least 0")
     selected = select_engines(bundle, engine_names)
-    bundle.check_content(progress=progress)
-    prior_oracle = None if prior is None else run_prior_reference(bundle, prior, progress=progress)
-    if prior is None and bundle.manifest.prior is not None:
+    if prior is not None:
+        prior_entry(bundle)
+    elif bundle.manifest.prior is not None:
         _log.warning("the bundle's prior is not compared: give it with --prior")
+    bundle.check_content(progress=progress)
     reference = Reference(checkpoint)
     if steps > reference.max_steps:
         raise UsageError(f"steps is {steps}; the checkpoint's scheduler has {reference.max_steps}")
     _check_same_build(bundle, checkpoint, reference)
+    prior_oracle = None if prior is None else run_prior_reference(bundle, prior, progress=progress)
     geometry = Geometry.of(bundle.manifest)
     total = len(PARTS) + (1 if steps else 0) + len(selected)
     with tqdm(total=total, desc="verifying", disable=not progress) as bar:

@@ -17,6 +17,7 @@ from kandinsky_export.prior_reference import PriorReference
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.graphs import Graphs
+from kandinsky_runtime.manifest import PriorEntry
 from kandinsky_runtime.spec import GraphSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -51,6 +52,17 @@ class PriorOracle:
         return {**found, NEGATIVE_EMBEDS: self.stored_error}
 
 
+def prior_entry(bundle: Bundle) -> PriorEntry:
+    """What the bundle says of its prior.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if bundle.manifest.prior is None:
+        raise UsageError(f"{bundle.subject} has no prior: leave out --prior, or export the bundle again with one")
+    return bundle.manifest.prior
+
+
 def run_prior_reference(bundle: Bundle, prior: PriorCheckpoint, *, progress: bool = False) -> PriorOracle:
     """Run eager ppdiffusers on made-up inputs of those graphs of the prior that the bundle has.
 
@@ -59,9 +71,7 @@ def run_prior_reference(bundle: Bundle, prior: PriorCheckpoint, *, progress: boo
         CheckpointError: the prior cannot be used, or is another build of the model than the bundle's.
         UsageError: the bundle has no prior.
     """
-    if (entry := bundle.manifest.prior) is None:
-        raise UsageError(f"{bundle.subject} has no prior: leave out --prior, or export the bundle again with one")
-    stored = bundle.constants(entry.constants)[NEGATIVE_EMBEDS]
+    stored = bundle.constants(prior_entry(bundle).constants)[NEGATIVE_EMBEDS]
     reference = PriorReference(prior)
     components = [name for name in PRIOR_PARTS if name in bundle.manifest.components]
     if faults := build_faults(bundle, {name: reference.signature(name) for name in components}):

@@ -116,9 +116,12 @@ class Bundle:
         """
         self.check_files([path])
         try:
-            with np.load(self.root / path, allow_pickle=False) as archive:
+            with (self.root / path).open("rb") as file:  # which numpy would leave open after some errors
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise ValueError("not an .npz file")
                 return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(self.subject, [f"{path} cannot be read ({error})"]) from error
 
     def extra_files(self) -> list[str]:

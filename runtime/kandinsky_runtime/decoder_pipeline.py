@@ -16,7 +16,7 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.engines import AUTO, Selection
 from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.errors import InputError, Kandinsky22Error, UsageError
+from kandinsky_runtime.errors import BundleError, InputError, Kandinsky22Error, UsageError
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import COMPONENTS
@@ -67,7 +67,7 @@ class DecoderPipeline:
             device: as the engine names it; None for the engine's own.
             threads: threads within one operation, None for all cores.
             low_memory: have one graph loaded at a time: each run loads it when its phase begins and releases it at its
-                end, so that runs take longer, and follow one another.
+                end, so that runs take longer, and follow one another. The halves of guidance run one after the other.
             tiles: take pictures of more than 512 px through MoVQ in overlapping tiles: less memory, and a result
                 that differs from the reference's.
             progress: show a bar while the files' content is checked for the first time.
@@ -81,6 +81,10 @@ class DecoderPipeline:
         geometry = Geometry.of(opened.manifest, opened.subject)
         if not set(cls.tasks) & set(opened.manifest.tasks):
             raise opened.cannot(cls.tasks[0])
+        if not set(cls.tasks) <= set(geometry.tasks):
+            raise BundleError(
+                opened.subject, [f"its manifest says {cls.tasks[0]}; its UNet is made for {', '.join(geometry.tasks)}"]
+            )
         graphs = Graphs.open(
             opened, engine, precision, device, threads, check=COMPONENTS, low_memory=low_memory, progress=progress
         )

@@ -34,6 +34,7 @@ class DenoisingLoop:
         pipeline: what the callback is told that runs.
         interval: the noise levels at which guidance acts; None for all. At the others the UNet runs on the positive
             half alone.
+        halves_apart: run the halves of guidance one after the other: memory for one, and one shape for all steps.
     """
 
     unet: Engine
@@ -44,6 +45,7 @@ class DenoisingLoop:
     clock: Clock
     pipeline: object
     interval: guidance.Interval | None = None
+    halves_apart: bool = False
 
     def run(self, request: SampleRequest, latents: Array, kept: KeptArea | None = None) -> Array:
         """The latents after the last step, (B, C, h, w).
@@ -66,10 +68,9 @@ class DenoisingLoop:
 
         for i, timestep in self.watch.steps(sampler.timesteps.tolist(), sampler.first):
             guided = request.guided and (self.interval is None or self.interval.holds(sampler.sigma(i)))
-            inputs = feeds.at(sampler.scale_model_input(i, latents), timestep, guided=guided)
+            feeds.fill(sampler.scale_model_input(i, latents), timestep)
             with self.clock("unet"):
-                during = f"step {i + 1} of {steps} (timestep {timestep:g})"
-                output = self.unet.run(inputs, during=during)["noise_pred"]  # (B or 2B, K, h, w)
+                output = self._predict(feeds, guided, f"step {i + 1} of {steps} (timestep {timestep:g})")
             if guided:
                 output = guidance.combine(output, request.guidance_scale, channels, mixed)
             noise = self.source.draw(drawn.shape, drawn) if sampler.draws_noise(i) else None
@@ -80,3 +81,11 @@ class DenoisingLoop:
             if after is not latents:
                 latents = request.checked_latents(after)
         return latents
+
+    def _predict(self, feeds: UNetFeeds, guided: bool, during: str) -> Array:
+        """The UNet's output: (2B, K, h, w) with guidance, else (B, K, h, w)."""
+        if guided and not self.halves_apart:
+            return self.unet.run(feeds.whole, during=during)["noise_pred"]
+        halves = feeds.halves if guided else feeds.halves[-1:]
+        outputs = [self.unet.run(half, during=during)["noise_pred"] for half in halves]
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)

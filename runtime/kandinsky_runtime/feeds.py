@@ -15,7 +15,13 @@ Array = npt.NDArray[np.float32]
 
 
 class UNetFeeds:
-    """Inputs by name: `sample` (N, C + X, h, w), `timestep` (N), `image_embeds` (N, E), all float32."""
+    """Inputs by name: `sample` (N, C + X, h, w), `timestep` (N), `image_embeds` (N, E), all float32.
+
+    Attributes:
+        whole: of every sample, with guidance in both halves.
+        halves: the same in parts of B samples each, which share its memory: [negative, positive], or one without
+            guidance.
+    """
 
     def __init__(self, request: SampleRequest, further: Array | None = None) -> None:
         """Fill in what stays.
@@ -33,21 +39,22 @@ class UNetFeeds:
         embeds = [request.negative_image_embeds, request.image_embeds] if request.guided else [request.image_embeds]
         self._latents = sample[:, :, :channels]  # (halves, B, C, h, w)
         self._timestep = np.empty(halves * batch, np.float32)
-        self._inputs = {
+        self.whole = {
             "sample": sample.reshape(halves * batch, channels + extra, height, width),
             "timestep": self._timestep,
             "image_embeds": np.concatenate(embeds),
         }
-        self._positive = {name: array[-batch:] for name, array in self._inputs.items()}
+        self.halves = [
+            {name: array[half * batch : (half + 1) * batch] for name, array in self.whole.items()}
+            for half in range(halves)
+        ]
 
-    def at(self, latents: Array, timestep: float, *, guided: bool = True) -> dict[str, Array]:
-        """The inputs of a step; the next call overwrites them.
+    def fill(self, latents: Array, timestep: float) -> None:
+        """Take the inputs of a step.
 
         Args:
             latents: (B, C, h, w), scaled as the scheduler wants them.
             timestep: of every sample.
-            guided: False leaves the negative half out: N = B.
         """
         self._latents[...] = latents
         self._timestep.fill(timestep)
-        return self._inputs if guided else self._positive

@@ -155,7 +155,15 @@ class GeneratePipeline(DecoderPipeline):
             with clock("denoise"):
                 noise_drawn = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
                 loop = DenoisingLoop(
-                    self.engine("unet"), sampler, drawn.batch, method.predicts_variance, watch, clock, self, interval
+                    self.engine("unet"),
+                    sampler,
+                    drawn.batch,
+                    method.predicts_variance,
+                    watch,
+                    clock,
+                    self,
+                    interval,
+                    halves_apart=self.graphs.low_memory,
                 )
                 final = loop.run(request, _begin(noise_drawn, pictures, sampler))
                 self.graphs.phase_over("unet")

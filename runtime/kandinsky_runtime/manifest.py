@@ -24,6 +24,7 @@ INPAINT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE = "inpaint", "text-to-image", "image-to-i
 PROMPT, PICTURE_PROMPT = "prompt", "picture-prompt"
 TASKS = (INPAINT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE, PROMPT, PICTURE_PROMPT)
 TOKENIZER_ROLES = ("vocabulary", "merges")
+_NEEDED = {PROMPT: ("text_encoder", "prior"), PICTURE_PROMPT: ("image_encoder",)}
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -154,6 +155,11 @@ class _Reader:
         extras = {key: self.mapping(data, key) for key in ("source", "written_by", "parity")}
         tasks = self.tasks(data.get("tasks", [INPAINT]))
         prior = None if data.get("prior") is None else self.prior(self.mapping(data, "prior"), files)
+        for task in (PROMPT, PICTURE_PROMPT):
+            needed = [] if task not in tasks else [name for name in _NEEDED[task] if name not in components]
+            self.faults += [f"it does {task} and component `{name}` is missing" for name in needed]
+            if task in tasks and data.get("prior") is None:
+                self.faults.append(f"it does {task} and `prior` is missing")
         if self.faults:
             raise BundleError(self.subject, self.faults)
         return Manifest(components=components, scheduler=scheduler, files=files, tasks=tasks, prior=prior, **extras)
@@ -178,7 +184,7 @@ class _Reader:
             self.faults.append(f"{where}: `eos_token_id` is {end!r}; expected a whole number")
         return PriorEntry(
             scheduler,
-            tokenizer,
+            {role: str(paths[role]) for role in TOKENIZER_ROLES},
             tokenizer_config,
             end if _is_count(end) else 0,
             image_processor,

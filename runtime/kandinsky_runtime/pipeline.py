@@ -190,7 +190,15 @@ class InpaintPipeline(DecoderPipeline):
             with clock("denoise"):
                 first = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
                 loop = DenoisingLoop(
-                    self.engine("unet"), sampler, drawn.batch, method.predicts_variance, watch, clock, self, interval
+                    self.engine("unet"),
+                    sampler,
+                    drawn.batch,
+                    method.predicts_variance,
+                    watch,
+                    clock,
+                    self,
+                    interval,
+                    halves_apart=self.graphs.low_memory,
                 )
                 kept = KeptArea(original, request.keep, first, sampler)
                 final = loop.run(request, first * np.float32(sampler.init_noise_sigma), kept)

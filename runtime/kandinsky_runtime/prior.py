@@ -23,6 +23,8 @@ from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.clip_image import ClipImageProcessor
 from kandinsky_runtime.engines import AUTO
+from kandinsky_runtime.errors import BundleError, InputError
+from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.noise import NoiseSource, RunNoise
@@ -36,6 +38,7 @@ Array = npt.NDArray[np.float32]
 STEPS, GUIDANCE_SCALE = 25, 4.0  # as the reference's
 # A text model with this `eos_token_id` pools at the largest token: configs from before transformers 4.31 have it wrong.
 _LARGEST_TOKEN = 2
+_CONSTANTS = ("clip_mean", "clip_std", "negative_image_embeds")
 # Texts are padded to one of these numbers of tokens, or to all that the encoder takes: engines that compile a graph for
 # each shape see few of them. What is padded is masked, so the numbers are the same.
 _LENGTHS = (8, 16, 32)
@@ -211,6 +214,8 @@ class PriorPipeline:
         scale = guidance.check_scale(guidance_scale)
         steps = whole_number("num_inference_steps of the prior", num_inference_steps, 2)
         method = schedulers.load(entry.scheduler)
+        if method.predicts_variance:
+            raise BundleError(bundle.subject, ["its prior's scheduler learns a variance, which no prior predicts"])
         method.sampler(steps, (1, self._width))  # whether it has so many
         if texts and guidance.is_guided(scale):
             texts.append("")
@@ -243,6 +248,10 @@ class PriorPipeline:
             samples: prompt and negative of each, see `Plan.shared_out`.
             sources: of each sample's noise; its draws come before those of the decoder.
             watch, clock: who looks on.
+
+        Raises:
+            InputError: the weights of a mix are so large that it is not finite.
+            EngineError, NonFiniteError, Cancelled: as `__call__`.
         """
         constants = self._constants()
         sampler_shape = (1, self._width)
@@ -253,8 +262,9 @@ class PriorPipeline:
 
         positive = np.zeros((len(samples), self._width), np.float32)
         negatives = np.repeat(constants["negative_image_embeds"], len(samples), axis=0)
-        with clock("encode_pictures"):
-            self._add_pictures(plan, [prompt for prompt, _ in samples], positive)
+        if plan.pictures:
+            with clock("encode_pictures"):
+                self._add_pictures(plan, [prompt for prompt, _ in samples], positive)
         if plan.tokens is not None and jobs:
             with clock("encode_text"):
                 texts = self._encode(plan.tokens)
@@ -265,7 +275,9 @@ class PriorPipeline:
                 if job.weight is None:
                     negatives[job.sample] = embedding
                 else:
-                    positive[job.sample] += np.float32(job.weight) * embedding
+                    _add(positive[job.sample], job.weight, embedding)
+        if not np.isfinite(positive).all():
+            raise InputError("the mix overflows float32: its weights are too large; give smaller ones")
         return positive, negatives
 
     def close(self) -> None:
@@ -292,19 +304,29 @@ class PriorPipeline:
     def _constants(self) -> dict[str, Array]:
         with self._lock:
             if self._arrays is None:
-                self._arrays = self.graphs.bundle.constants(self.entry.constants)
+                bundle, path = self.graphs.bundle, self.entry.constants
+                arrays = bundle.constants(path)
+                width = Geometry.of(bundle.manifest, bundle.subject).embed_width
+                if faults := [fault for name in _CONSTANTS if (fault := _constant_fault(arrays, name, width))]:
+                    raise BundleError(bundle.subject, [f"{path}: {fault}" for fault in faults])
+                self._arrays = arrays
             return self._arrays
 
     def _tokens(self, texts: Sequence[str]) -> Tokens:
+        bundle, entry = self.graphs.bundle, self.entry
         with self._lock:
             if self._tokenizer is None:
-                bundle, entry = self.graphs.bundle, self.entry
                 bundle.check_files(entry.tokenizer.values())
                 files = {role: bundle.root / path for role, path in entry.tokenizer.items()}
                 self._tokenizer = Tokenizer.from_files(files["vocabulary"], files["merges"], entry.tokenizer_config)
             tokens = self._tokenizer.encode(texts)
             most = self._tokenizer.max_length
         longest = tokens.ids.shape[1]
+        if entry.eos_token_id not in (_LARGEST_TOKEN, *tokens.ids[0].tolist()):
+            raise BundleError(
+                bundle.subject,
+                [f"the text encoder takes {entry.eos_token_id} for the end of a text, which its tokenizer never gives"],
+            )
         return tokens.padded(min(most, next((length for length in _LENGTHS if length >= longest), most)))
 
     def _pixels(self, pictures: Mapping[int, Any]) -> dict[int, Array]:
@@ -330,9 +352,8 @@ class PriorPipeline:
                 if id(part) not in made:
                     outputs = self.graphs.engine("image_encoder").run({"pixel_values": plan.pictures[id(part)]})
                     made[id(part)] = outputs["image_embeds"][0]
-                positive[sample] += np.float32(weight) * made[id(part)]
-        if made:
-            self.graphs.phase_over("image_encoder")
+                _add(positive[sample], weight, made[id(part)])
+        self.graphs.phase_over("image_encoder")
 
     def _denoise(self, plan: Plan, jobs: Sequence[_Job], texts: dict[str, Array], watch: Watch) -> Array:
         """The denoised latents of each job, (R, E)."""
@@ -404,6 +425,22 @@ def _jobs(
     last = drawn()
     if negative is not None:
         yield _Job(sample, negative, negative, None, last[0])
+
+
+def _add(total: Array, weight: float, embedding: Array) -> None:
+    """total += weight · embedding; what overflows is refused when the sum is complete."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total += np.float32(weight) * embedding
+
+
+def _constant_fault(arrays: Mapping[str, npt.NDArray[Any]], name: str, width: int) -> str | None:
+    """What is wrong with a constant of the prior, or None."""
+    if name not in arrays:
+        return f"`{name}` is missing"
+    array = arrays[name]
+    if array.dtype != np.float32 or array.shape != (1, width):
+        return f"`{name}` is {array.dtype} {array.shape}; expected float32 (1, {width}), the decoder's width"
+    return None if np.isfinite(array).all() else f"`{name}` has NaN or infinity"
 
 
 def _truncation_notes(tokens: Tokens) -> Iterable[str]:

@@ -90,8 +90,11 @@ def _read(item: Any) -> Prompt:
         return Prompt((_checked_text("prompt", item),), plain=True)
     if not isinstance(item, Mix):
         return Prompt((_picture(item),))
-    parts = [item.parts] if isinstance(item.parts, str) else list(item.parts)
-    weights = finite_floats("the weights of a mix", item.weights)
+    if not isinstance(item.parts, (list, tuple)):
+        raise InputError(f"the parts of a mix are a {type(item.parts).__name__}; expected a list of texts and pictures")
+    parts, weights = list(item.parts), finite_floats("the weights of a mix", item.weights)
+    if any(isinstance(part, Mix) for part in parts):
+        raise InputError("a mix is part of another; give all parts to one")
     if not parts or weights.shape != (len(parts),):
         raise InputError(f"a mix has {len(parts)} parts and {weights.size} weights; expected a weight for each part")
     checked = (_checked_text("prompt", part) if isinstance(part, str) else _picture(part) for part in parts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,15 +36,38 @@ def test_clips_settings_where_no_config_says_otherwise(folder: Path) -> None:
     assert tokenizer.read == tuple(tokenizer.paths.values())
 
 
-def test_configs_as_transformers_writes_them(folder: Path) -> None:
-    """A special token may be an object; the tokenizer's config goes before the map."""
-    token = {"content": "!", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
-    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": token, "unk_token": '"'}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"unk_token": "#", "model_max_length": 16, "other": 1}))
+def configured(folder: Path, tokens: dict[str, Any], config: dict[str, Any]) -> Mapping[str, Any]:
+    """What is read of a map of special tokens and a config."""
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = read_tokenizer(folder, [])
     assert tokenizer is not None
-    assert tokenizer.config == {"model_max_length": 16, **CLIP, "pad_token": "!", "unk_token": "#"}
     assert {path.name for path in tokenizer.read} >= {"special_tokens_map.json", "tokenizer_config.json"}
+    return tokenizer.config
+
+
+def test_the_map_goes_before_the_config(folder: Path) -> None:
+    config = {"unk_token": "#", "pad_token": "#", "model_max_length": 16, "other": 1}
+    got = configured(folder, {"pad_token": {"content": "!"}}, config)
+    assert got == {"model_max_length": 16, **CLIP, "pad_token": "!", "unk_token": "#"}
+
+
+def test_flags_are_kept(folder: Path) -> None:
+    flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    tokens = {"bos_token": {"content": CLIP["bos_token"], **flags}}
+    config = {"eos_token": {"__type": "AddedToken", "content": CLIP["eos_token"], **flags}}
+    got = configured(folder, tokens, config)
+    assert got["bos_token"] == {"content": CLIP["bos_token"], **flags}
+    assert got["eos_token"] == {"content": CLIP["eos_token"], **flags}
+    assert got["unk_token"] == CLIP["unk_token"]
+
+
+def test_a_list_of_added_tokens_has_the_last_word(folder: Path) -> None:
+    added = {"7": {"content": CLIP["bos_token"], "normalized": True, "special": True}}
+    config = {"bos_token": CLIP["bos_token"], "pad_token": "!", "added_tokens_decoder": added}
+    got = configured(folder, {"pad_token": "#", "bos_token": CLIP["bos_token"]}, config)
+    assert got["bos_token"] == {"content": CLIP["bos_token"], "normalized": True}
+    assert got["pad_token"] == "!"
 
 
 @pytest.mark.parametrize(

@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 MAX_MEGABYTES = 250
-VENDORS = ("paddle", "ppdiffusers", "onnx", "onnxruntime", "openvino", "tensorrt", "torch")
+VENDORS = ("paddle", "ppdiffusers", "onnx", "onnxruntime", "openvino", "tensorrt", "tokenizers", "torch")
 
 
-def closure(name: str, extra: str) -> set[str]:
-    """The distributions that installing `name[extra]` brings, by their normalised names."""
+def closure(name: str, extras: set[str]) -> set[str]:
+    """The distributions that installing `name[extras]` brings here, by their normalised names."""
     found: set[str] = set()
-    waiting = [(name, extra)]
+    waiting = [(name, extras)]
     while waiting:
-        current, current_extra = waiting.pop()
-        key = re.sub(r"[-_.]+", "-", current).lower()
+        current, asked = waiting.pop()
+        key = canonicalize_name(current)
         if key in found:
             continue
         found.add(key)
-        for requirement in metadata.requires(key) or []:
-            wanted, _, marker = requirement.partition(";")
-            in_extra = re.search(r"""extra\s*==\s*["']([\w-]+)["']""", marker)
-            if in_extra is None or in_extra[1] == current_extra:
-                match = re.match(r"\s*([\w.-]+)", wanted)
-                assert match is not None
-                if marker_holds(marker):
-                    waiting.append((match[1], ""))
+        for requirement in map(Requirement, metadata.requires(key) or []):
+            if requirement.marker is None or any(
+                requirement.marker.evaluate({"extra": extra}) for extra in asked | {""}
+            ):
+                waiting.append((requirement.name, requirement.extras))
     return found
 
 
-def marker_holds(marker: str) -> bool:
-    """Whether a requirement's marker, its extra aside, holds here."""
-    return not re.search(r"""(platform_system|sys_platform)\s*==\s*["'](win32|Windows|darwin)["']""", marker)
-
-
-def test_runtime_with_an_engine_is_small() -> None:
-    brought = closure("kandinsky22-deploy", "ort")
+@pytest.mark.parametrize("extras", [{"ort"}, {"ort", "prompt"}], ids=["engine", "engine and prompts"])
+def test_runtime_with_an_engine_is_small(extras: set[str]) -> None:
+    brought = closure("kandinsky22-deploy", extras)
     assert {"numpy", "pillow", "tqdm", "onnxruntime"} <= brought
+    assert ("tokenizers" in brought) == ("prompt" in extras)
     sizes = {
         name: sum(path.stat().st_size for file in metadata.files(name) or [] if (path := file.locate()).is_file())
         for name in brought
@@ -63,5 +58,5 @@ def test_import_loads_nothing_that_it_does_not_need_yet() -> None:
 
 
 def test_lean_environment_has_no_exporter() -> None:
-    installed = {re.sub(r"[-_.]+", "-", item.metadata["Name"]).lower() for item in metadata.distributions()}
-    assert not installed & {"paddlepaddle", "ppdiffusers", "paddle2onnx", "onnx", "torch"}
+    installed = {canonicalize_name(item.metadata["Name"]) for item in metadata.distributions()}
+    assert not installed & {"paddlepaddle", "ppdiffusers", "paddle2onnx", "onnx", "torch", "transformers"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kandinsky_export.tokenizer_files import read_tokenizer
 from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.prior import PriorPipeline
 from kandinsky_runtime.prompts import Mix
 from kandinsky_runtime.tokenizer import Tokenizer
 from scripts.goldens import prior as golden
+from scripts.goldens import tokens as token_golden
 from tests.parity.conftest import ENGINES
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "prior.npz"
@@ -73,6 +77,22 @@ def test_tokens(name: str, prior_checkpoint: Path) -> None:
     got, want = tokens.encode(golden.PRIOR_CASES[name].prompt).padded(77), wanted(f"prior/{name}")
     np.testing.assert_array_equal(got.ids, want["input_ids"])
     np.testing.assert_array_equal(got.mask, want["attention_mask"])
+
+
+@pytest.mark.parametrize("name", token_golden.CONFIGS)
+def test_tokens_by_way_of_the_exporter(name: str, tmp_path: Path) -> None:
+    """The settings that a bundle gets from a checkpoint's files say as much as the files."""
+    folder = tmp_path / "tokenizer"
+    token_golden.write_vocabulary(token_golden.read_merges(GOLDEN.parent), folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(token_golden.CONFIGS[name]))
+    faults: list[str] = []
+    files = read_tokenizer(folder, faults)
+    assert files is not None, faults
+    record = json.loads(gzip.decompress((GOLDEN.parent / "tokens.json.gz").read_bytes()))
+    texts = [text for text in record["texts"] if name == "plain" or token_golden.special(text)]
+    tokens = Tokenizer.from_files(files.paths["vocabulary"], files.paths["merges"], files.config).encode(texts)
+    for ids, row in zip(tokens.ids, record["ids"][name]["rows"], strict=True):
+        assert ids[: len(row)].tolist() == row
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.prior import PriorPipeline
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import FakeEngine
 from tests.runtime.fake_cuda import FakeCuda
@@ -72,3 +74,34 @@ def tensorrt(cuda: FakeCuda, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
 def gpu_bundle(tmp_path: Path) -> Path:
     """The folder of a sound bundle for the stand-in for TensorRT, in float32 and fp16."""
     return fake_bundle.write_onnx(tmp_path / "gpu_bundle")
+
+
+@pytest.fixture
+def prior_bundle(tmp_path: Path) -> Path:
+    """The folder of a sound bundle for inpainting, with a prior."""
+    return fake_bundle.write(tmp_path / "prior-bundle", fake_bundle.with_prior())
+
+
+@pytest.fixture
+def plain_bundle(tmp_path: Path) -> Path:
+    """The folder of a sound bundle of a plain decoder, with a prior."""
+    return fake_bundle.write(tmp_path / "plain-bundle", fake_bundle.with_prior(plain=True))
+
+
+@pytest.fixture
+def prior(prior_bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[PriorPipeline]:
+    with PriorPipeline.load(prior_bundle, engine="fake") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def prompted(prior_bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[InpaintPipeline]:
+    """Inpainting from prompts."""
+    with InpaintPipeline.load(prior_bundle, engine="fake") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def generator(plain_bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[GeneratePipeline]:
+    with GeneratePipeline.load(plain_bundle, engine="fake") as loaded:
+        yield loaded

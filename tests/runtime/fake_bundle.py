@@ -1,12 +1,17 @@
-"""A bundle of dummy files and an engine of a few numpy lines, installed the way another package installs one."""
+"""A bundle of dummy files and an engine of a few numpy lines, installed the way another package installs one.
+
+Its prior takes E = 6 wide embeddings, pictures of 8 x 8, and up to 12 tokens of a vocabulary of letters.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 import json
+import string
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,12 +19,25 @@ import numpy as np
 
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
+from kandinsky_runtime.manifest import (
+    IMAGE_TO_IMAGE,
+    INPAINT,
+    PICTURE_PROMPT,
+    PROMPT,
+    TEXT_TO_IMAGE,
+    Component,
+    FileEntry,
+    Manifest,
+    PriorEntry,
+    Variant,
+)
 from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
 
 CHANNELS, FACTOR, UNIT, WIDTH = 4, 8, 2, 6
 MULTIPLE = FACTOR * UNIT
 COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
+PRIOR_COMPONENTS = ("text_encoder", "image_encoder", "prior")
+TEXT_WIDTH, SIDE, TOKENS = 5, 8, 12
 DDPM = {
     "_class_name": "DDPMScheduler",
     "beta_start": 0.00085,
@@ -31,6 +49,25 @@ DDPM = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
+UNCLIP = {"_class_name": "UnCLIPScheduler", "clip_sample_range": 10.0, "prediction_type": "sample"}
+START, END = "<|startoftext|>", "<|endoftext|>"
+LETTERS = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase), "at</w>", "hat</w>"]
+VOCABULARY = {token: number for number, token in enumerate([*LETTERS, START, END])}
+VOCABULARY_FILE, MERGES_FILE = "tokenizer/vocab.json", "tokenizer/merges.txt"
+CONSTANTS_FILE = "prior_constants.npz"
+CONSTANTS = {
+    "clip_mean": np.linspace(-0.5, 0.5, WIDTH, dtype=np.float32)[None],
+    "clip_std": np.linspace(0.5, 1.5, WIDTH, dtype=np.float32)[None],
+    "negative_image_embeds": np.linspace(0.3, -0.2, WIDTH, dtype=np.float32)[None],
+}
+PRIOR = PriorEntry(
+    scheduler=UNCLIP,
+    tokenizer={"vocabulary": VOCABULARY_FILE, "merges": MERGES_FILE},
+    tokenizer_config={"model_max_length": TOKENS},
+    eos_token_id=2,
+    image_processor={"size": {"shortest_edge": SIDE}, "crop_size": SIDE},
+    constants=CONSTANTS_FILE,
+)
 Outputs = dict[str, np.ndarray]
 
 
@@ -69,7 +106,8 @@ class FakeEngine(Engine):
 
 
 def unet(sample: np.ndarray, timestep: np.ndarray, image_embeds: np.ndarray) -> Outputs:
-    latents, kept, keep = sample[:, :CHANNELS], sample[:, CHANNELS:-1], sample[:, -1:]
+    latents = sample[:, :CHANNELS]
+    kept, keep = (sample[:, CHANNELS:-1], sample[:, -1:]) if sample.shape[1] > CHANNELS else (0, 0)
     level = (timestep / np.float32(1000))[:, None, None, None]
     steer = image_embeds.sum(axis=1)[:, None, None, None]
     noise = np.float32(0.5) * latents + np.float32(0.25) * (kept + keep) + np.float32(0.1) * steer * level
@@ -86,14 +124,46 @@ def movq_decoder(latents: np.ndarray) -> Outputs:
     return {"image": np.tanh(latents[:, :3]).repeat(FACTOR, axis=2).repeat(FACTOR, axis=3)}
 
 
+def text_encoder(input_ids: np.ndarray, pool_mask: np.ndarray) -> Outputs:
+    """Each token's state is of it and its place alone: what follows it, as padding, changes nothing."""
+    place = np.arange(input_ids.shape[1], dtype=np.float32)[None, :, None]
+    states = np.sin(input_ids[:, :, None] * np.linspace(0.1, 0.9, TEXT_WIDTH, dtype=np.float32) + place)  # (B, T, D)
+    states = states.astype(np.float32)
+    pooled = (pool_mask[:, :, None] * states).sum(axis=1)
+    return {"text_hidden_states": states, "text_embeds": np.concatenate([pooled, pooled[:, :1] - 1], axis=1)}
+
+
+def image_encoder(pixel_values: np.ndarray) -> Outputs:
+    colours = pixel_values.mean(axis=(2, 3))
+    return {"image_embeds": np.concatenate([colours, np.tanh(colours)], axis=1)}
+
+
+def prior(
+    latents: np.ndarray,
+    timestep: np.ndarray,
+    text_embeds: np.ndarray,
+    text_hidden_states: np.ndarray,
+    text_mask: np.ndarray,
+) -> Outputs:
+    seen = (text_mask[:, :, None] * text_hidden_states).sum(axis=1)  # (B, D)
+    level = (timestep / np.float32(1000))[:, None]
+    steer = np.float32(0.5) * text_embeds + np.float32(0.2) * seen[:, :1] + level
+    return {"predicted_image_embeds": np.tanh(np.float32(0.3) * latents + steer)}
+
+
 GRAPHS: Mapping[str, Callable[..., Outputs]] = {
     "unet": unet,
     "movq_encoder": movq_encoder,
     "movq_decoder": movq_decoder,
+    "text_encoder": text_encoder,
+    "image_encoder": image_encoder,
+    "prior": prior,
 }
 
 
-def signatures(channels: int = CHANNELS, out_channels: int = 2 * CHANNELS) -> dict[str, GraphSpec]:
+def signatures(
+    channels: int = CHANNELS, out_channels: int = 2 * CHANNELS, *, plain: bool = False
+) -> dict[str, GraphSpec]:
     def tensor(name: str, *dims: int | str) -> TensorSpec:
         return TensorSpec(name, "float32", ("batch", *dims))
 
@@ -101,10 +171,14 @@ def signatures(channels: int = CHANNELS, out_channels: int = 2 * CHANNELS) -> di
         side = Range(min=multiple, multiple=multiple)
         return {"batch": Range(), "height": side, "width": side}
 
-    side = "height", "width"
+    side, in_channels = ("height", "width"), channels if plain else 2 * channels + 1
     return {
         "unet": GraphSpec(
-            (tensor("sample", 2 * channels + 1, *side), tensor("timestep"), tensor("image_embeds", WIDTH)),
+            (
+                tensor("sample", in_channels, *side),
+                tensor("timestep"),
+                tensor("image_embeds", WIDTH),
+            ),
             (tensor("noise_pred", out_channels, *side),),
             ranges(UNIT),
         ),
@@ -121,32 +195,79 @@ def signatures(channels: int = CHANNELS, out_channels: int = 2 * CHANNELS) -> di
     }
 
 
+def prior_signatures() -> dict[str, GraphSpec]:
+    def tensor(name: str, *dims: int | str, dtype: str = "float32") -> TensorSpec:
+        return TensorSpec(name, dtype, ("batch", *dims))
+
+    texts = {"batch": Range(), "tokens": Range(max=TOKENS)}
+    return {
+        "text_encoder": GraphSpec(
+            (tensor("input_ids", "tokens", dtype="int64"), tensor("pool_mask", "tokens")),
+            (tensor("text_hidden_states", "tokens", TEXT_WIDTH), tensor("text_embeds", WIDTH)),
+            texts,
+        ),
+        "image_encoder": GraphSpec(
+            (tensor("pixel_values", 3, SIDE, SIDE),), (tensor("image_embeds", WIDTH),), {"batch": Range()}
+        ),
+        "prior": GraphSpec(
+            (
+                tensor("latents", WIDTH),
+                tensor("timestep"),
+                tensor("text_embeds", WIDTH),
+                tensor("text_hidden_states", "tokens", TEXT_WIDTH),
+                tensor("text_mask", "tokens"),
+            ),
+            (tensor("predicted_image_embeds", WIDTH),),
+            texts,
+        ),
+    }
+
+
+def with_prior(*, without: tuple[str, ...] = (), plain: bool = False, **options: Any) -> Manifest:
+    """A manifest of a decoder and a prior, less some graphs of the prior."""
+    specs = {name: spec for name, spec in prior_signatures().items() if name not in without}
+    prompt = (PROMPT,) if {"text_encoder", "prior"} <= specs.keys() else ()
+    picture = (PICTURE_PROMPT,) if "image_encoder" in specs else ()
+    return manifest(
+        **{
+            "specs": signatures(plain=plain) | specs,
+            "tasks": (*((TEXT_TO_IMAGE, IMAGE_TO_IMAGE) if plain else (INPAINT,)), *prompt, *picture),
+            "prior": PRIOR,
+        }
+        | options
+    )
+
+
 def manifest(
     *,
     scheduler: Mapping[str, Any] = DDPM,
     variants: Mapping[str, str] | None = None,
     specs: Mapping[str, GraphSpec] | None = None,
+    tasks: tuple[str, ...] = (INPAINT,),
+    prior: PriorEntry | None = None,
 ) -> Manifest:
     """A manifest whose graphs are the files that `write` writes. `variants`: the precision of each."""
+    specs = specs or signatures()
+    paths = [path_of(name) for name in specs]
+    paths += [] if prior is None else [VOCABULARY_FILE, MERGES_FILE, CONSTANTS_FILE]
     precisions = {"fake-fp32": "fp32"} if variants is None else variants
     return Manifest(
         components={
             name: Component(
                 spec, {item: Variant(precision, {"graph": path_of(name)}) for item, precision in precisions.items()}
             )
-            for name, spec in (specs or signatures()).items()
+            for name, spec in specs.items()
         },
         scheduler=scheduler,
-        files={
-            path_of(name): FileEntry(len(content(name)), hashlib.sha256(content(name)).hexdigest())
-            for name in COMPONENTS
-        },
+        files={path: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for path, data in contents(*paths)},
         source={"name": "a-checkpoint", "form": "diffusers"},
         written_by={"kandinsky22-deploy": "0.1.0"},
         parity={
             "engines": {"fake": {"components": {"unet": 1.5e-6}, "trajectory": {"steps": 10, "image": 2.5e-5}}},
             "passed": True,
         },
+        tasks=tasks,
+        prior=prior,
     )
 
 
@@ -158,13 +279,31 @@ def content(component: str) -> bytes:
     return f"{component} graph".encode()
 
 
+def contents(*paths: str) -> list[tuple[str, bytes]]:
+    """The content of the bundle's files at these paths."""
+    others = {
+        VOCABULARY_FILE: json.dumps(VOCABULARY).encode(),
+        MERGES_FILE: b"#version: 0.2\na t</w>\nh at</w>\n",
+        CONSTANTS_FILE: packed(**CONSTANTS),
+    }
+    return [(path, others[path] if path in others else content(path.partition("/")[0])) for path in paths]
+
+
+def packed(**arrays: np.ndarray) -> bytes:
+    """Arrays as the bytes of an .npz."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
 def write(folder: Path, described: Manifest | None = None) -> Path:
     """Write the bundle's files and manifest."""
-    for name in COMPONENTS:
-        file = folder / path_of(name)
-        file.parent.mkdir(parents=True)
-        file.write_bytes(content(name))
-    (folder / "manifest.json").write_text((described or manifest()).to_json())
+    described = described or manifest()
+    for path, data in contents(*described.files):
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    (folder / "manifest.json").write_text(described.to_json())
     return folder
 
 
@@ -184,8 +323,15 @@ def write_onnx(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16")) -> 
                 files[path] = FileEntry(file.stat().st_size, digest(file))
             variants[f"onnx-{precision}"] = Variant(precision, roles)
         components[name] = Component(component.spec, variants)
-    (folder / "manifest.json").write_text(replace(described, components=components, files=files).to_json())
+    (folder / "manifest.json").write_text(dataclasses.replace(described, components=components, files=files).to_json())
     return folder
+
+
+def replace(folder: Path, path: str, data: bytes) -> Path:
+    """Put another file in the place of one of the bundle, and into its manifest."""
+    (folder / path).write_bytes(data)
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return rewrite(folder, lambda manifest: manifest["files"].update({path: entry}))
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:

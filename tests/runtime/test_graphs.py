@@ -64,11 +64,23 @@ def test_one_graph_at_a_time(events: list[tuple[str, str]], lean: InpaintPipelin
     assert events == [
         event
         for name in PHASES
-        for event in (("load", name), *(("run", name),) * (2 if name == "unet" else 1), ("release", name))
+        for event in (("load", name), *(("run", name),) * (4 if name == "unet" else 1), ("release", name))
     ]
     lean(**SOUND)
     assert most_at_once(events) == 1
-    assert len(events) == 20, "the next run loads them again"
+    assert len(events) == 24, "the next run loads them again"
+
+
+def test_the_halves_of_guidance_run_one_after_the_other(lean: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
+    lean(**SOUND, num_images_per_prompt=3)
+    feeds = [feeds for name, feeds in fake_engine.runs if name == "unet"]
+    assert {item["sample"].shape[0] for item in feeds} == {3}
+    for number, embeds in enumerate((SOUND["negative_image_embeds"], SOUND["image_embeds"]) * 2):
+        np.testing.assert_array_equal(feeds[number]["image_embeds"], np.tile(embeds.astype(np.float32), (3, 1)))
+    fake_engine.runs.clear()
+    lean(**SOUND, guidance_interval=(1, np.inf))
+    shapes = [feeds["sample"].shape[0] for name, feeds in fake_engine.runs if name == "unet"]
+    assert shapes == [1, 1, 1], "the second step has no guidance"
 
 
 def test_the_result_is_the_same(lean: InpaintPipeline, pipeline: InpaintPipeline) -> None:

@@ -18,12 +18,15 @@ VENDORS = {
     "torch",
     "ppdiffusers",
     "diffusers",
+    "tokenizers",
 }
 MODULES = (
     "pipeline",
     "inspection",
     "engines.onnxruntime",
     "engines.paddle",
+    "tokenizer",
+    "clip_image",
     "engines.tensorrt",
     "engines.fastdeploy",
     "build.command",

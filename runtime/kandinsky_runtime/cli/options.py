@@ -43,11 +43,9 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, embeds: bool = True) 
     group.add_argument(
         "--negative-prompt", action="append", metavar="TEXT", help="what not to show; one for all prompts, or for each"
     )
+    group.add_argument("--prior-num-inference-steps", type=int, metavar="N", help="steps of the prior (default: 25)")
     group.add_argument(
-        "--prior-num-inference-steps", type=int, default=25, metavar="N", help="steps of the prior (default: 25)"
-    )
-    group.add_argument(
-        "--prior-guidance-scale", type=float, default=4.0, metavar="W", help="of the prior; 1 turns it off (default: 4)"
+        "--prior-guidance-scale", type=float, metavar="W", help="of the prior; 1 turns it off (default: 4)"
     )
     if embeds:
         group.add_argument(
@@ -151,7 +149,7 @@ def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """What a call of a decoder's pipeline takes of size, loop, prior and noise.
+    """What a call of a decoder's pipeline takes of size, loop and noise.
 
     Raises:
         InputError: the recording of the noise cannot be used.
@@ -164,8 +162,6 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "num_inference_steps": args.num_inference_steps,
         "guidance_scale": args.guidance_scale,
         "guidance_interval": args.guidance_interval,
-        "prior_num_inference_steps": args.prior_num_inference_steps,
-        "prior_guidance_scale": args.prior_guidance_scale,
         "scheduler": args.scheduler,
         "num_images_per_prompt": args.num_images,
         "seed": args.seed,

@@ -8,6 +8,8 @@ from typing import Any
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.prompts import Mix
 
+_OF_THE_PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")
+
 
 def conditions(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """A pipeline's arguments for what is to be seen, and how many results they ask for.
@@ -21,8 +23,9 @@ def conditions(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
             raise UsageError("--negative-image-embeds goes with --image-embeds")
         if args.prompts is None:
             raise UsageError("say what is to be seen: --prompt TEXT, --prompt-image F or --image-embeds F")
-        return prompts(args)
-    for option in ("prompts", "mix", "negative_prompt"):
+        seen, count = prompts(args)
+        return seen | {name: value for name in _OF_THE_PRIOR if (value := getattr(args, name)) is not None}, count
+    for option in ("prompts", "mix", "negative_prompt", *_OF_THE_PRIOR):
         if getattr(args, option) is not None:
             given = "--prompt" if option == "prompts" else f"--{option.replace('_', '-')}"
             raise UsageError(f"--image-embeds takes the place of {given}; give one of them")
