@@ -179,6 +179,7 @@ def run(bundle: Bundle, plan: Plan, *, progress: bool = False) -> Measured:
                 for name in COMPONENTS:
                     pipeline.engine(name)
                 item.loads = time.perf_counter() - start
+                item.name, item.version, item.precision = _identity(pipeline)  # "auto" may have gone on to another
                 note("load", item)
             feeds = _feeds(bundle, pipelines[0].geometry, plan)
             for number in range(rounds):
@@ -216,8 +217,13 @@ def _round(
 
 
 def _times(pipeline: InpaintPipeline) -> EngineTimes:
+    return EngineTimes(*_identity(pipeline))
+
+
+def _identity(pipeline: InpaintPipeline) -> tuple[str, str, str]:
+    """The engine's name and version, and the precision."""
     selection = pipeline.selection
-    return EngineTimes(selection.engine.name, selection.engine.version(), selection.precision)
+    return selection.engine.name, selection.engine.version(), selection.precision
 
 
 def _job(bundle: Bundle, plan: Plan, item: EngineTimes) -> Job:

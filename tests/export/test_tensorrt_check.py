@@ -69,6 +69,13 @@ def test_the_exported_graphs_are_ready(tiny_bundle: Path) -> None:
     }
 
 
+def test_the_graphs_of_a_prior_are_ready(micro_prior_bundle: Path) -> None:
+    readiness = check_bundle(Bundle.open(micro_prior_bundle), [WIDE])
+    reasons = {key: found.reasons for key, items in readiness.graphs.items() for found in items.values()}
+    assert {"text_encoder", "image_encoder", "prior"} <= set(reasons)
+    assert not any(reasons.values()), reasons
+
+
 def test_every_operator_in_them_is_in_the_published_table(tiny_bundle: Path) -> None:
     table = operator_table()
     for component in COMPONENTS:

@@ -119,6 +119,12 @@ def _remember(key: str) -> Callable[..., None]:
     return act
 
 
+def _make_builder(self: Any, logger: Any) -> None:
+    if self._library.failed(logger, "builder"):
+        raise TypeError("pybind11::init(): factory function returned nullptr")  # as the bindings do
+    _remember("made_of")(self, logger)
+
+
 def _create_network(self: Any, flags: int = 0) -> Any:
     strong = 1 << int(self._library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     return _make(self, "INetworkDefinition", strongly_typed=bool(flags & strong))
@@ -276,7 +282,7 @@ def _array(context: Any, name: str) -> np.ndarray:
 
 BEHAVIOUR: dict[str, dict[str, Callable[..., Any]]] = {
     "Builder": {
-        "__init__": _remember("made_of"),
+        "__init__": _make_builder,
         "create_network": _create_network,
         "create_builder_config": _create_config,
         "create_optimization_profile": lambda self: _make(self, "IOptimizationProfile", shapes={}),

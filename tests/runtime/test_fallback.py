@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from kandinsky_runtime import engines
+from kandinsky_runtime import bench, engines
 from kandinsky_runtime.build.command import build_bundle
 from kandinsky_runtime.build.profiles import Profile
 from kandinsky_runtime.bundle import Bundle
@@ -93,6 +93,13 @@ def test_the_next_best_takes_its_place(
         assert pipeline.options.device == "cpu"
     assert caplog.messages == [f"{says}; engine fake takes the place of better"]
     assert sorted(better.closed) == sorted(better.opened), "every graph of the engine that failed was released"
+
+
+def test_a_benchmark_names_the_engine_that_ran(better: type[Better], bundle: Path) -> None:
+    better.fails["unet"] = EngineError("no")
+    plan = bench.Plan(cold_start=False, height=64, width=64, steps=1, repeats=1, warmup=0)
+    (times,) = bench.run(Bundle.open(bundle), plan).engines
+    assert times.name == "fake"
 
 
 def test_an_engine_that_was_named_is_not_replaced(better: type[Better], bundle: Path) -> None:

@@ -21,7 +21,7 @@ from kandinsky_runtime.engines.compile_cache import new_entry, whole_entry
 from kandinsky_runtime.engines.cuda_memory import Gpu
 from kandinsky_runtime.engines.tensorrt import PLAN, made_with
 from kandinsky_runtime.engines.tensorrt_library import failure, log_of, tensorrt
-from kandinsky_runtime.errors import EngineError
+from kandinsky_runtime.errors import EngineError, Kandinsky22Error
 
 _log = logging.getLogger(__name__)
 
@@ -54,13 +54,22 @@ def build(job: Job) -> bool:
     if missing:
         timing = engine_folder("tensorrt-timing") / fingerprint(machine)
         with new_entry(folder, name) as draft:
-            (draft / PLAN).write_bytes(_compile(library, job, timing))
+            (draft / PLAN).write_bytes(_compiled(library, job, timing))
     job.record(name, machine).save(job.digests)
     return missing
 
 
+def _compiled(library: Any, job: Job, timing: Path) -> Any:
+    """The engine's bytes; what the library raises becomes an EngineError."""
+    try:
+        return _compile(library, job, timing)
+    except (Kandinsky22Error, OSError):
+        raise
+    except Exception as error:  # the bindings raise nearly anything
+        raise failure(log_of(library), f"TensorRT cannot build the engine of {job.component}: {error}") from error
+
+
 def _compile(library: Any, job: Job, timing: Path) -> Any:
-    """The engine's bytes."""
     log = log_of(library)
     builder = library.Builder(log)
     # TensorRT 11 knows no other networks; TensorRT 10 has to be told.

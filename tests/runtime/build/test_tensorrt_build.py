@@ -174,6 +174,12 @@ def test_timings_that_are_of_no_use_are_replaced(
             "TensorRT cannot read the graph of unet (node conv_1 (Conv): no importer for Conv); k22-export verify"
             " BUNDLE --tensorrt checks the bundle",
         ),
+        (
+            "builder",
+            "CUDA initialization failure with error: 2",
+            "TensorRT cannot build the engine of unet: pybind11::init(): factory function returned nullptr (CUDA"
+            " initialization failure with error: 2)",
+        ),
         ("read", "the file is no ONNX", "TensorRT cannot read the graph of unet (the file is no ONNX)"),
         ("build", "no tactic for conv_1", "TensorRT cannot build the engine of unet (no tactic for conv_1)"),
         (
