@@ -1,9 +1,9 @@
 """FastDeploy 1.0.7, on the CPU, through its OpenVINO backend.
 
 Unverified: written to the source of release 1.0.7 (2023) and never run with it, because no package registry has it.
-FastDeploy 2 serves language models only and has no such interface. Of its backends, this is the one that can run a
-bundle: its ONNX Runtime and TensorRT backends read an ONNX file into memory and so lose the weights beside it, and its
-Paddle Inference is older than the program format of the bundle.
+FastDeploy 2 serves language models only and has no such interface. Its ONNX Runtime backend reads an ONNX file into
+memory and so loses the weights beside it, its Paddle Inference is older than the program format of the bundle, and its
+TensorRT backend was not looked into.
 """
 
 from __future__ import annotations
