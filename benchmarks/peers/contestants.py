@@ -74,12 +74,12 @@ class Contestant:
         if "error" in answer:
             reason = answer["error"]
             self.close()
-            raise LeftOut(reason.strip().splitlines()[-1])
+            raise LeftOut(reason.strip().splitlines()[0])
         return answer
 
     def _last_words(self) -> str:
         self._log.seek(0)
-        return self._log.read()[-300:]
+        return (self._log.read().strip().splitlines() or ["nothing was said"])[-1]
 
     def __enter__(self) -> Contestant:
         return self
