@@ -21,7 +21,8 @@ from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import COMPONENTS
 from kandinsky_runtime.noise import RunNoise
-from kandinsky_runtime.prior import Plan, PriorPipeline
+from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.prior_plan import Plan
 from kandinsky_runtime.request import SampleRequest
 from kandinsky_runtime.tiles import Tiling
 from kandinsky_runtime.watch import Clock, Watch

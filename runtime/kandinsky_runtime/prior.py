@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.noise import NoiseSource, RunNoise
+from kandinsky_runtime.prior_plan import Job, Plan, jobs_of, truncation_notes
 from kandinsky_runtime.prompts import Prompt, read_negative_prompts, read_prompts
 from kandinsky_runtime.request import MAX_RESULTS, as_latents, seeds_for
 from kandinsky_runtime.tokenizer import Tokenizer, Tokens
@@ -60,39 +61,6 @@ class PriorOutput:
     seeds: tuple[int | None, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Checked prompts, before anything is computed of them.
-
-    Attributes:
-        prompts: one for each sample, or fewer that are still to be shared out.
-        negatives: a negative text for each prompt, or None for the embedding of no picture.
-        tokens: of every different text; None where there is none.
-        rows: of each text in `tokens`.
-        pictures: pixels (1, 3, S, S) of each picture, by its `id`.
-        method: the scheduler.
-        steps: of the loop.
-        guidance_scale: weight of the loop's guidance; 1 and below: none.
-        notes: what the user should know, one sentence each.
-    """
-
-    prompts: tuple[Prompt, ...]
-    negatives: tuple[str | None, ...]
-    tokens: Tokens | None
-    rows: dict[str, int]
-    pictures: dict[int, Array]
-    method: schedulers.Scheduler
-    steps: int
-    guidance_scale: float
-    notes: tuple[str, ...]
-
-    def shared_out(self, prompts: int, repeats: int) -> list[tuple[Prompt, str | None]]:
-        """Prompt and negative of each sample: those given once serve all, and each is repeated in a row."""
-        pairs = list(zip(self.prompts, self.negatives, strict=True))
-        pairs = pairs * prompts if len(pairs) == 1 else pairs
-        return [pair for pair in pairs for _ in range(repeats)]
 
 
 @dataclass(eq=False)
@@ -230,7 +198,7 @@ class PriorPipeline:
             method=method,
             steps=steps,
             guidance_scale=scale,
-            notes=() if tokens is None else tuple(_truncation_notes(tokens)),
+            notes=() if tokens is None else tuple(truncation_notes(tokens)),
         )
 
     def embed(
@@ -256,9 +224,9 @@ class PriorPipeline:
         constants = self._constants()
         sampler_shape = (1, self._width)
         draws = [i for i in range(plan.steps) if plan.method.sampler(plan.steps, sampler_shape).draws_noise(i)]
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         for sample, ((prompt, negative), source) in enumerate(zip(samples, sources, strict=True)):
-            jobs += _jobs(sample, prompt, negative, source, len(draws), self._width)
+            jobs += jobs_of(sample, prompt, negative, source, len(draws), self._width)
 
         positive = np.zeros((len(samples), self._width), np.float32)
         negatives = np.repeat(constants["negative_image_embeds"], len(samples), axis=0)
@@ -355,7 +323,7 @@ class PriorPipeline:
                 _add(positive[sample], weight, made[id(part)])
         self.graphs.phase_over("image_encoder")
 
-    def _denoise(self, plan: Plan, jobs: Sequence[_Job], texts: dict[str, Array], watch: Watch) -> Array:
+    def _denoise(self, plan: Plan, jobs: Sequence[Job], texts: dict[str, Array], watch: Watch) -> Array:
         """The denoised latents of each job, (R, E)."""
         engine, guided = self.graphs.engine("prior"), guidance.is_guided(plan.guidance_scale)
         sampler = plan.method.sampler(plan.steps, (len(jobs), self._width))
@@ -382,51 +350,6 @@ class PriorPipeline:
         return latents
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One embedding that the prior makes: of `text`, away from `negative`.
-
-    Attributes:
-        sample: whose it is.
-        weight: in the sample's embedding; None for its negative embedding.
-        noise: first latents and every step's noise, (1 + draws, E).
-    """
-
-    sample: int
-    text: str
-    negative: str
-    weight: float | None
-    noise: Array
-
-
-def _jobs(
-    sample: int, prompt: Prompt, negative: str | None, source: NoiseSource, draws: int, width: int
-) -> Iterable[_Job]:
-    """What the prior has to make for a sample, its noise drawn in the reference's order.
-
-    With a negative text each draw has two rows, the prompt's and the negative's. A mix draws for one of its texts after
-    the other, and at last for the negative, also where there is none.
-    """
-    away = "" if negative is None else negative
-
-    def drawn() -> Array:
-        shape = (1 if negative is None else 2, width)
-        return np.stack([source.draw(shape) for _ in range(1 + draws)], axis=1)  # (rows, 1 + draws, E)
-
-    if prompt.plain:
-        noise = drawn()
-        yield _Job(sample, prompt.texts[0], away, 1.0, noise[0])
-        if negative is not None:
-            yield _Job(sample, negative, negative, None, noise[1])
-        return
-    for part, weight in zip(prompt.parts, prompt.weights, strict=True):
-        if isinstance(part, str):
-            yield _Job(sample, part, away, weight, drawn()[0])
-    last = drawn()
-    if negative is not None:
-        yield _Job(sample, negative, negative, None, last[0])
-
-
 def _add(total: Array, weight: float, embedding: Array) -> None:
     """total += weight · embedding; what overflows is refused when the sum is complete."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -441,12 +364,6 @@ def _constant_fault(arrays: Mapping[str, npt.NDArray[Any]], name: str, width: in
     if array.dtype != np.float32 or array.shape != (1, width):
         return f"`{name}` is {array.dtype} {array.shape}; expected float32 (1, {width}), the decoder's width"
     return None if np.isfinite(array).all() else f"`{name}` has NaN or infinity"
-
-
-def _truncation_notes(tokens: Tokens) -> Iterable[str]:
-    for dropped in tokens.dropped:
-        if dropped is not None:
-            yield f"a prompt is longer than the text encoder's tokens; left out: {dropped!r}"
 
 
 def _pooled(ids: npt.NDArray[np.int64], eos_token_id: int) -> Array:
