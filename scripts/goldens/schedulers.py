@@ -2,8 +2,8 @@
 
     python scripts/goldens/schedulers.py tests/golden
 
-writes schedulers.npz and torch_randn.npz into the folder. Only `main` needs torch and diffusers; the tests import the
-cases and the stand-in model from here, so that both sides run the same.
+writes schedulers.npz, late_starts.npz and torch_randn.npz into the folder. Only `main` needs torch and diffusers; the
+tests import the cases and the stand-in model from here, so that both sides run the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,17 @@ DIFFUSERS_CLASSES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One trajectory: `method` is a name of `DIFFUSERS_CLASSES`, `options` its config."""
+    """One trajectory: `method` is a name of `DIFFUSERS_CLASSES`, `options` its config.
+
+    With `first` above 0 it begins at that step, with what the forward process makes of clean latents, as image-to-image
+    does.
+    """
 
     method: str
     steps: int
     options: tuple[tuple[str, Any], ...]
     eta: float = 0.0
+    first: int = 0
 
     @property
     def config(self) -> dict[str, Any]:
@@ -59,7 +64,8 @@ class Case:
     def name(self) -> str:
         """Unique and readable."""
         options = ",".join(f"{name}={_short(value)}" for name, value in self.options if (name, value) not in _SILENT)
-        return f"{self.method}-{self.steps}" + (f"-eta{self.eta}" if self.eta else "") + f"[{options}]"
+        eta, first = f"-eta{self.eta}" if self.eta else "", f"-from{self.first}" if self.first else ""
+        return f"{self.method}-{self.steps}{eta}{first}[{options}]"
 
 
 _SILENT = frozenset(LATENT.items())
@@ -72,6 +78,32 @@ def _short(value: Any) -> str:
 def cases() -> list[Case]:
     """All trajectories, in the order of the file."""
     return list(dict.fromkeys([*_matrix(), *_options()]))
+
+
+def late_cases() -> list[Case]:
+    """Trajectories that begin at a later step, in the order of their file."""
+    cases = [
+        case
+        for method, options in (
+            ("ddpm", {}),
+            ("ddpm", {"variance_type": "learned_range"}),
+            ("ddim", {}),
+            ("dpm++", {}),
+            ("dpm++", {"solver_order": 3, "timestep_spacing": "leading"}),
+            ("dpm++", {"algorithm_type": "sde-dpmsolver++"}),
+            ("dpm++", {"use_karras_sigmas": True}),
+            ("unipc", {}),
+            ("unipc", {"solver_order": 3, "timestep_spacing": "leading"}),
+            ("unipc", {"disable_corrector": (0, 8)}),
+            ("euler", {}),
+            ("euler", {"timestep_spacing": "leading"}),
+            ("euler-a", {}),
+        )
+        for case in (_case(method, 20, **options), _case(method, 6, **options))
+    ]
+    cases += [_case("ddim", steps, 0.7) for steps in (20, 6)]
+    starts = {20: (1, 7, 14, 18, 19), 6: (1, 3, 5)}
+    return [replace(case, first=first) for case in cases for first in starts[case.steps]]
 
 
 def _case(method: str, steps: int, eta: float = 0.0, /, **options: Any) -> Case:
@@ -225,11 +257,13 @@ def _trajectory(case: Case) -> dict[str, Any]:
         return torch.from_numpy(next(stream))
 
     vars(__import__(type(scheduler).__module__, fromlist=["randn_tensor"]))["randn_tensor"] = randn_tensor
-    timesteps = scheduler.timesteps
+    timesteps = scheduler.timesteps[case.first :]
     count = len(timesteps)
     latents = torch.from_numpy(next(stream)) * scheduler.init_noise_sigma
     original, noise = (torch.from_numpy(next(random_stream())[:, ::order].copy()) for order in (-1, 1))
     forward = [scheduler.add_noise(original, noise, timesteps[i : i + 1]).numpy() for i in (0, count - 1)]
+    if case.first:
+        latents = torch.from_numpy(forward[0])
     wholes, trace = [], []
     for i, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
@@ -253,16 +287,16 @@ def _trajectory(case: Case) -> dict[str, Any]:
     }
 
 
-def write_schedulers(path: Path, versions: str) -> None:
-    """Run every case through diffusers and write the trajectories, one after the other, into one file."""
+def write_schedulers(path: Path, versions: str, cases: list[Case]) -> None:
+    """Run the cases through diffusers and write the trajectories, one after the other, into one file."""
     import diffusers
 
     diffusers.utils.logging.set_verbosity_error()
-    results = [_trajectory(case) for case in cases()]
+    results = [_trajectory(case) for case in cases]
     np.savez_compressed(
         path,
         versions=np.array(versions),
-        names=np.array([case.name for case in cases()]),
+        names=np.array([case.name for case in cases]),
         lengths=np.array([len(result["timesteps"]) for result in results], dtype=np.int16),
         timesteps=np.concatenate([result["timesteps"].astype(np.float32) for result in results]),
         integers=np.array([result["timesteps"].dtype.kind == "i" for result in results]),
@@ -292,16 +326,17 @@ def write_randn(path: Path, versions: str) -> None:
 
 
 def main() -> None:
-    """Write both files into the folder of the command line."""
+    """Write the files into the folder of the command line."""
     import diffusers
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where schedulers.npz and torch_randn.npz are written")
+    parser.add_argument("folder", type=Path, help="where the files are written")
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     versions = f"diffusers {diffusers.__version__}, torch {torch.__version__}, numpy {np.__version__}"
-    write_schedulers(folder / "schedulers.npz", versions)
+    write_schedulers(folder / "schedulers.npz", versions, cases())
+    write_schedulers(folder / "late_starts.npz", versions, late_cases())
     write_randn(folder / "torch_randn.npz", versions)
 
 

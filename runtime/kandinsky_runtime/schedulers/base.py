@@ -55,7 +55,7 @@ class Scheduler(ABC):
         if len(shape) < 2 or min(shape) < 1:
             raise UsageError(f"shape is {shape}; expected (batch, channels, …), each at least 1")
         first = operator.index(first)
-        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta), first)
+        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta), max(first, 0))
         if not 0 <= first < len(table.timesteps):
             raise SchedulerError(f"step {first} cannot be the first of {len(table.timesteps)}")
         return Sampler(table, shape, self._limit(), self.source, first)

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from kandinsky_runtime import schedulers
-from scripts.goldens.schedulers import SHAPE, Case, cases, checkpoints, random_stream, stand_in_model
+from kandinsky_runtime.schedulers import Sampler
+from scripts.goldens.schedulers import SHAPE, Case, cases, checkpoints, late_cases, random_stream, stand_in_model
 
-FILE = Path(__file__).parents[2] / "golden" / "schedulers.npz"
+FOLDER = Path(__file__).parents[2] / "golden"
 REMAKE = "remake the golden arrays with scripts/regen_goldens if the cases changed"
 
 # Relative to the greatest value of the latents at the same step.
@@ -38,8 +39,8 @@ class Golden(NamedTuple):
     draws: int
 
 
-def _goldens() -> dict[str, Golden]:
-    with np.load(FILE, allow_pickle=False) as archive:
+def _goldens(name: str) -> dict[str, Golden]:
+    with np.load(FOLDER / name, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     result = {}
     step = whole = 0
@@ -61,7 +62,8 @@ def _goldens() -> dict[str, Golden]:
     return result
 
 
-GOLDENS = _goldens()
+GOLDENS = _goldens("schedulers.npz")
+LATE_GOLDENS = _goldens("late_starts.npz")
 
 
 def _tolerance(case: Case) -> float:
@@ -74,32 +76,49 @@ def _zero_snr_euler(case: Case) -> bool:
 
 def test_the_cases_are_those_of_the_file() -> None:
     assert list(GOLDENS) == [case.name for case in cases()], REMAKE
+    assert list(LATE_GOLDENS) == [case.name for case in late_cases()], REMAKE
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_trajectory_agrees_with_diffusers(case: Case) -> None:
     golden = GOLDENS[case.name]
     sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE, eta=case.eta)
-    assert sampler.timesteps.dtype == golden.timesteps.dtype
+    latents = next(random_stream()) * np.float32(sampler.init_noise_sigma)
+    check_trajectory(case, golden, sampler, latents)
+
+
+@pytest.mark.parametrize("case", late_cases(), ids=lambda case: case.name)
+def test_a_late_start_agrees_with_diffusers(case: Case) -> None:
+    golden = LATE_GOLDENS[case.name]
+    sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE, eta=case.eta, first=case.first)
+    original, noise = (next(random_stream())[:, ::order].copy() for order in (-1, 1))
+    latents = sampler.add_noise(case.first, original, noise)
+    np.testing.assert_allclose(latents, golden.forward[0], rtol=0, atol=5e-6 * np.abs(latents).max(), err_msg=REMAKE)
+    check_trajectory(case, golden, sampler, latents)
+
+
+def check_trajectory(case: Case, golden: Golden, sampler: Sampler, latents: npt.NDArray[np.float32]) -> None:
+    timesteps = sampler.timesteps[sampler.first :]
+    assert timesteps.dtype == golden.timesteps.dtype
     if case.method == "euler" and case.config.get("use_karras_sigmas"):
-        np.testing.assert_allclose(sampler.timesteps, golden.timesteps, rtol=0, atol=TOLERANCE_FRACTIONAL_TIMESTEP)
+        np.testing.assert_allclose(timesteps, golden.timesteps, rtol=0, atol=TOLERANCE_FRACTIONAL_TIMESTEP)
     else:
-        np.testing.assert_array_equal(sampler.timesteps, golden.timesteps, err_msg=REMAKE)
+        np.testing.assert_array_equal(timesteps, golden.timesteps, err_msg=REMAKE)
     assert sampler.init_noise_sigma == pytest.approx(golden.init_noise_sigma, rel=1e-6)
 
     stream = random_stream()
-    latents = next(stream) * np.float32(sampler.init_noise_sigma)
+    next(stream)  # the first latents
     wholes = []
     draws = 0
-    for i, timestep in enumerate(sampler.timesteps.tolist()):
+    for i, timestep in enumerate(timesteps.tolist(), sampler.first):
         output = stand_in_model(case, sampler.scale_model_input(i, latents), timestep)
         noise = next(stream) if sampler.draws_noise(i) else None
         draws += noise is not None
         latents = sampler.step(i, output, latents, noise)
         assert latents.dtype == np.float32
-        off = np.abs(latents[:, 0, 0, 0] - golden.trace[i]).max()
+        off = np.abs(latents[:, 0, 0, 0] - golden.trace[i - sampler.first]).max()
         assert off <= _tolerance(case) * np.abs(latents).max(), f"{REMAKE}: step {i + 1} is off by {off}"
-        if i in checkpoints(len(sampler.timesteps)):
+        if i - sampler.first in checkpoints(len(timesteps)):
             wholes.append(latents.copy())
     assert draws == golden.draws
     for ours, theirs in zip(wholes, golden.wholes, strict=True):

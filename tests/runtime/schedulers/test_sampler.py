@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from kandinsky_runtime import schedulers
-from kandinsky_runtime.errors import NonFiniteError, TensorError, UsageError
+from kandinsky_runtime.errors import NonFiniteError, SchedulerError, TensorError, UsageError
 from kandinsky_runtime.schedulers import Sampler
 from kandinsky_runtime.schedulers.config import SchedulerConfig
 from kandinsky_runtime.schedulers.ddpm import DDPM
@@ -18,9 +18,9 @@ SHAPE = (2, 4, 3, 5)
 MULTISTEP = ["dpm++", "dpm++karras", "dpm++sde", "dpm++sde-karras", "unipc"]
 
 
-def make(name: str = "ddpm", steps: int = 10, **options: Any) -> Sampler:
+def make(name: str = "ddpm", steps: int = 10, first: int = 0, **options: Any) -> Sampler:
     shared = {} if name == "unclip" else {"steps_offset": 1}
-    return schedulers.load({**shared, **options}, name).sampler(steps, SHAPE)
+    return schedulers.load({**shared, **options}, name).sampler(steps, SHAPE, first=first)
 
 
 def ones(*shape: int) -> npt.NDArray[np.float32]:
@@ -143,6 +143,67 @@ def test_step_zero_begins_anew(name: str) -> None:
     sampler = make(name)
     run(sampler, 0, ones(), ones())
     np.testing.assert_array_equal(trajectory(sampler), trajectory(sampler))
+
+
+@pytest.mark.parametrize("name", sorted({*schedulers.NAMES} - {*MULTISTEP}))
+def test_a_method_of_one_step_goes_on_from_any_step_as_if_it_came_from_the_start(name: str) -> None:
+    whole, late = make(name), make(name, first=6)
+    latents = ones()
+    for i in range(10):
+        before = latents
+        latents = run(whole, i, np.sin(before), before).copy()
+        if i >= late.first:
+            np.testing.assert_array_equal(run(late, i, np.sin(before), before), latents)
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_a_late_start_looks_back_at_nothing(name: str) -> None:
+    """Its first step is that of the method of order 1, whatever the order; the second uses the first."""
+    orders = (1, 2) if "sde" in name else (1, 2, 3)
+    samplers = [make(name, first=6, solver_order=order) for order in orders]
+    firsts = [run(sampler, 6, np.sin(ones()), ones()).copy() for sampler in samplers]
+    for latents in firsts[1:]:
+        np.testing.assert_allclose(latents, firsts[0], rtol=5e-7, atol=0)  # one rounding: the rest is folded at order 1
+    seconds = [run(sampler, 7, np.cos(ones()), firsts[0]).copy() for sampler in samplers]
+    assert np.abs(seconds[0] - seconds[1]).max() > 1e-4
+    np.testing.assert_array_equal(seconds[1], seconds[-1])
+
+
+@pytest.mark.parametrize("name", schedulers.NAMES)
+def test_steps_before_a_late_start_are_refused(name: str) -> None:
+    sampler = make(name, first=6)
+    np.testing.assert_array_equal(sampler.timesteps, make(name).timesteps)
+    for call in (
+        lambda: run(sampler, 5, ones(), ones()),
+        lambda: sampler.draws_noise(5),
+        lambda: sampler.scale_model_input(0, ones()),
+        lambda: sampler.add_noise(5, ones(), ones()),
+    ):
+        with pytest.raises(UsageError, match="outside 6 to 9"):
+            call()
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_a_late_start_begins_anew(name: str) -> None:
+    sampler = make(name, first=6)
+    with pytest.raises(UsageError, match="in order"):
+        run(sampler, 7, ones(), ones())
+
+    def trajectory() -> npt.NDArray[np.float32]:
+        latents = ones()
+        for i in range(6, 10):
+            latents = run(sampler, i, np.sin(latents), latents)
+        return latents.copy()
+
+    run(sampler, 6, ones(), ones())
+    np.testing.assert_array_equal(trajectory(), trajectory())
+
+
+@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("first", [-1, 10, 11, 10**9])
+def test_there_is_no_such_first_step(name: str, first: int) -> None:
+    with pytest.raises(SchedulerError, match=f"step {first} cannot be the first of 10"):
+        make(name, first=first)
 
 
 @pytest.mark.parametrize("i", [-1, 10])
