@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
+from kandinsky_runtime import cli
 from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.prior import PriorPipeline
 from tests.runtime import fake_bundle
+from tests.runtime.command_line import K22, Result, files
 from tests.runtime.fake_bundle import FakeEngine
 from tests.runtime.fake_cuda import FakeCuda
 from tests.runtime.fake_tensorrt import FakeTensorRT
@@ -105,3 +108,35 @@ def prompted(prior_bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[Inpa
 def generator(plain_bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[GeneratePipeline]:
     with GeneratePipeline.load(plain_bundle, engine="fake") as loaded:
         yield loaded
+
+
+@pytest.fixture
+def k22(folder: Path, capsys: pytest.CaptureFixture[str]) -> K22:
+    """Run a command in this process; `folder` is the test module's own fixture, the current folder."""
+
+    def run(*args: object) -> Result:
+        try:
+            status = cli.main([str(arg) for arg in args])
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else -1
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(k22: K22, fake_engine: type[FakeEngine]) -> Callable[..., str]:
+    """Run a command that is refused: one sentence, no traceback, nothing on stdout, nothing written."""
+
+    def run(*args: object, status: int = 2) -> str:
+        before = files()
+        result = k22(*args)
+        assert result.status == status, result
+        assert result.out == ""
+        assert "Traceback" not in result.err
+        (line,) = result.err.splitlines()
+        assert re.match(r"k22( \w+)?: error: \S", line)
+        assert files() == before
+        return line.split("error: ", 1)[1]
+
+    return run

@@ -11,18 +11,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky_runtime import cli, engines, schedulers
+from kandinsky_runtime import engines, schedulers
 from kandinsky_runtime.cli import options
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.noise import NumpyNoise, RecordingNoise
 from kandinsky_runtime.pipeline import InpaintPipeline
 from tests.runtime import fake_bundle
+from tests.runtime.command_line import K22, Result, files
 from tests.runtime.fake_bundle import WIDTH, FakeEngine
 
 RNG = np.random.default_rng(22)
@@ -30,15 +31,6 @@ PICTURE = RNG.integers(0, 256, (65, 80, 3), np.uint8)
 MASK = np.zeros((65, 80), np.uint8)
 MASK[16:48, 24:60] = 255
 EMBEDS = {name: RNG.standard_normal((1, WIDTH), np.float32) for name in ("image_embeds", "negative_image_embeds")}
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-K22 = Callable[..., Result]
 
 
 @pytest.fixture
@@ -49,20 +41,6 @@ def folder(tmp_path: Path, bundle: Path, fake_engine: type[FakeEngine], monkeypa
     Image.fromarray(MASK).save("mask.png")
     np.savez("hat.npz", **EMBEDS)
     return tmp_path
-
-
-@pytest.fixture
-def k22(folder: Path, capsys: pytest.CaptureFixture[str]) -> K22:
-    """Run a command in this process."""
-
-    def run(*args: object) -> Result:
-        try:
-            status = cli.main([str(arg) for arg in args])
-        except SystemExit as exit_:
-            status = exit_.code if isinstance(exit_.code, int) else -1
-        return Result(status, *capsys.readouterr())
-
-    return run
 
 
 INPAINT = {
@@ -80,30 +58,6 @@ def inpaint(*flags: object, **changes: object) -> list[object]:
     """The arguments of a sound command with some options changed, or left out where None."""
     options = INPAINT | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
     return ["inpaint", "bundle", *(item for pair in options.items() if pair[1] is not None for item in pair), *flags]
-
-
-def files() -> set[str]:
-    return {
-        str(path) for path in Path().rglob("*") if path.is_file() and path.parts[0] not in ("cache", "site-packages")
-    }
-
-
-@pytest.fixture
-def refused(k22: K22, fake_engine: type[FakeEngine]) -> Callable[..., str]:
-    """Run a command that is refused: one sentence, no traceback, nothing on stdout, nothing written."""
-
-    def run(*args: object, status: int = 2) -> str:
-        before = files()
-        result = k22(*args)
-        assert result.status == status, result
-        assert result.out == ""
-        assert "Traceback" not in result.err
-        (line,) = result.err.splitlines()
-        assert re.match(r"k22( \w+)?: error: \S", line)
-        assert files() == before
-        return line.split("error: ", 1)[1]
-
-    return run
 
 
 # -- what it does --

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky_runtime.embeds import as_embeds, read_embeds
-from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.embeds import as_embeds, check_embeds_path, read_embeds, write_embeds
+from kandinsky_runtime.errors import InputError, Kandinsky22Error
 
 RNG = np.random.default_rng(0)
 POSITIVE, NEGATIVE = RNG.standard_normal((2, 6), np.float32), RNG.standard_normal((1, 6), np.float32)
@@ -193,3 +193,43 @@ def test_no_embeddings(value: Any, text: str) -> None:
 def test_nothing_to_make_an_array_from(value: Any) -> None:
     with pytest.raises(InputError, match=f"e: no array can be made from {type(value).__name__}"):
         as_embeds(value, "e")
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "hats.npz"
+    file.write_bytes(b"old")
+    write_embeds(file, POSITIVE, NEGATIVE)
+    assert [path.name for path in tmp_path.iterdir()] == ["hats.npz"]
+    for written, read in zip((POSITIVE, NEGATIVE), read_embeds(file), strict=True):
+        np.testing.assert_array_equal(read, written)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("hats.npy", "hats.npy has the suffix '.npy'; embeddings are written as .npz"),
+        ("hats", "hats has the suffix ''; embeddings are written as .npz"),
+        ("nowhere/hats.npz", "nowhere/hats.npz cannot be written: its folder is missing or not writable"),
+        ("folder.npz", "folder.npz cannot be written: its folder is missing or not writable, or it is a folder"),
+    ],
+)
+def test_paths_that_cannot_be_written_to(tmp_path: Path, path: str, text: str) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    for write in (check_embeds_path, lambda target: write_embeds(target, POSITIVE, NEGATIVE)):
+        with pytest.raises(InputError, match=text):
+            write(tmp_path / path)
+    assert [item.name for item in tmp_path.iterdir()] == ["folder.npz"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, **_: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    file = npz(tmp_path / "hats.npz", image_embeds=POSITIVE)
+    before = file.read_bytes()
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(Kandinsky22Error, match=r"hats\.npz cannot be written: No space left on device"):
+        write_embeds(file, POSITIVE, NEGATIVE)
+    assert [item.name for item in tmp_path.iterdir()] == ["hats.npz"]
+    assert file.read_bytes() == before

@@ -38,6 +38,13 @@ def test_geometry() -> None:
     assert plain.out_channels == CHANNELS
 
 
+def test_what_a_decoder_does_is_read_from_its_unet() -> None:
+    inpainting, plain = (Geometry.of(fake_bundle.manifest(specs=fake_bundle.signatures(plain=on))) for on in (0, 1))
+    assert (inpainting.sees_kept_area, inpainting.tasks) == (True, ("inpaint",))
+    assert (plain.sees_kept_area, plain.tasks) == (False, ("text-to-image", "image-to-image"))
+    assert dataclasses.replace(plain, sees_kept_area=True) == inpainting
+
+
 def test_multiple_fits_every_graph() -> None:
     def coarse(spec: GraphSpec) -> GraphSpec:
         return dataclasses.replace(spec, ranges={**spec.ranges, "width": Range(min=24, multiple=24)})

@@ -22,6 +22,8 @@ VENDORS = {
 }
 MODULES = (
     "pipeline",
+    "generate",
+    "prior",
     "inspection",
     "engines.onnxruntime",
     "engines.paddle",
@@ -53,7 +55,7 @@ def test_its_modules_load_no_vendor() -> None:
     assert not loaded & VENDORS
 
 
-@pytest.mark.parametrize("command", ["[]", "['inpaint']", "['build']", "['inspect']"])
+@pytest.mark.parametrize("command", ["[]", "['inpaint']", "['generate']", "['embed']", "['build']", "['inspect']"])
 def test_help_loads_nothing(command: str) -> None:
     code = f"from kandinsky_runtime.cli import main\ntry: main([*{command}, '--help'])\nexcept SystemExit: pass"
     assert not loaded_by(code) & (VENDORS | {"numpy", "PIL", "tqdm"})

@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kandinsky_runtime import engines, inspection
 from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.errors import BundleError, Kandinsky22Error
-from kandinsky_runtime.manifest import SCHEMA, parse, path_fault
+from kandinsky_runtime.graphs import Graphs
+from kandinsky_runtime.manifest import SCHEMA, TASKS, TOKENIZER_ROLES, Manifest, parse, path_fault
+from kandinsky_runtime.prior import PriorPipeline
 from tests.runtime import fake_bundle
+from tests.runtime.fake_bundle import FakeEngine
 
-SOUND = fake_bundle.manifest()
+SOUND = fake_bundle.with_prior()
 DATA: dict[str, Any] = json.loads(SOUND.to_json())
 WRONG = [None, True, False, -1, 0, 1, 1.5, 10**30, float("nan"), "", "x", "batch", [], [[]], {}, {"a": 1}, [{"a": []}]]
 
@@ -47,8 +52,25 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*path, key))
 
 
-def test_read_back_as_written() -> None:
-    assert parse(SOUND.to_json(), "it") == SOUND
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        SOUND,
+        fake_bundle.manifest(),
+        fake_bundle.manifest(tasks=()),
+        fake_bundle.with_prior(plain=True),
+        fake_bundle.with_prior(without=("image_encoder",)),
+        fake_bundle.with_prior(without=fake_bundle.PRIOR_COMPONENTS),
+    ],
+)
+def test_read_back_as_written(manifest: Manifest) -> None:
+    assert parse(manifest.to_json(), "it") == manifest
+
+
+def test_a_bundle_from_before_there_were_tasks() -> None:
+    data = json.loads(fake_bundle.manifest().to_json())
+    del data["tasks"], data["prior"]
+    assert parse(json.dumps(data), "it") == fake_bundle.manifest()
 
 
 @pytest.mark.parametrize(
@@ -109,11 +131,29 @@ def test_wrong_value_anywhere_is_an_error_of_ours(path: tuple[Any, ...]) -> None
                 assert str(error)
 
 
+@pytest.fixture(scope="module")
+def sound_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_bundle.write(tmp_path_factory.mktemp("sound") / "bundle", SOUND)
+
+
+@pytest.mark.parametrize("path", list(places(DATA["prior"], ("prior",))), ids=lambda path: ".".join(map(str, path)))
+def test_a_wrong_value_of_the_prior_is_an_error_of_ours(path: tuple[Any, ...], sound_bundle: Path) -> None:
+    for value in WRONG:
+        try:
+            manifest = parse(json.dumps(changed(*path, value=value)), "it")
+            selection = engines.Selection(FakeEngine, "fp32", "fake-fp32", "cpu")
+            prior = PriorPipeline(Graphs(Bundle(sound_bundle, manifest), selection, EngineOptions()))
+            prior.plan(["a hat", np.zeros((9, 9, 3), np.uint8)], None, 3, 4.0)
+        except Kandinsky22Error as error:
+            assert str(error)
+
+
 FIELDS = {"components", "files", "scheduler", "source", "written_by", "parity", "spec", "variants", "inputs", "outputs"}
 FIELDS |= {"ranges", "name", "dtype", "dims", "min", "max", "multiple", "precision", "bytes", "sha256"}
 NEEDED = [
     path for path in places(DATA) if path[-1] in FIELDS and (len(path) == 1 or path[0] in ("files", "components"))
 ]
+NEEDED += [("prior", name) for name in DATA["prior"]] + [("prior", "tokenizer", name) for name in TOKENIZER_ROLES]
 
 
 @pytest.mark.parametrize("path", NEEDED, ids=lambda path: ".".join(map(str, path)))
@@ -137,6 +177,8 @@ def test_unknown_fields_are_ignored() -> None:
         unet["spec"]["ranges"]["batch"],
         unet["variants"]["fake-fp32"],
         data["files"]["unet/graph.txt"],
+        data["prior"],
+        data["prior"]["tokenizer"],
     ):
         owner["from the future"] = {"a": 1}
     assert parse(json.dumps(data), "it") == SOUND
@@ -156,6 +198,8 @@ def test_all_faults_at_once() -> None:
     data["files"]["../secret"] = {"bytes": 1, "sha256": "0" * 64}
     data["files"]["unet/graph.txt"] = {"bytes": -1, "sha256": "abc"}
     data["written_by"] = "me"
+    data["tasks"] = "inpaint"
+    data["prior"] |= {"scheduler": [], "eos_token_id": "2", "constants": "nowhere.npz", "tokenizer": {"merges": 3}}
     assert faults(data) == [
         "file 'unet/graph.txt' needs `bytes`, a whole number, and `sha256`, 64 hexadecimal digits",
         "file '../secret' leaves the bundle's folder",
@@ -172,7 +216,39 @@ def test_all_faults_at_once() -> None:
         "component `unet`: output dimension `depth` is none of an input",
         "component `movq_encoder` needs `spec` and `variants`, both objects",
         "manifest.json: `written_by` is missing or no object",
+        f"manifest.json: `tasks` is 'inpaint'; expected a list of names such as {', '.join(TASKS)}",
+        "manifest.json, `prior`: `scheduler` is missing or no object",
+        "manifest.json, `prior`: `vocabulary` names None, which `files` lacks",
+        "manifest.json, `prior`: `merges` names 3, which `files` lacks",
+        "manifest.json, `prior`: `constants` names 'nowhere.npz', which `files` lacks",
+        "manifest.json, `prior`: `eos_token_id` is '2'; expected a whole number",
     ]
+
+
+@pytest.mark.parametrize(
+    ("task", "component"), [("prompt", "text_encoder"), ("prompt", "prior"), ("picture-prompt", "image_encoder")]
+)
+def test_a_task_without_its_graph(task: str, component: str) -> None:
+    data = copy.deepcopy(DATA)
+    del data["components"][component]
+    assert faults(data) == [f"it does {task} and component `{component}` is missing"]
+
+
+def test_prompts_without_what_the_prior_needs() -> None:
+    assert faults(changed("prior", value=None)) == [
+        "it does prompt and `prior` is missing",
+        "it does picture-prompt and `prior` is missing",
+    ]
+
+
+@pytest.mark.parametrize("tasks", [None, "inpaint", {"inpaint": 1}, [1], ["inpaint", None], [["inpaint"]]])
+def test_unusable_tasks(tasks: Any) -> None:
+    (fault,) = faults(changed("tasks", value=tasks))
+    assert fault.startswith(f"manifest.json: `tasks` is {tasks!r}; expected a list of names such as inpaint, text-to-")
+
+
+def test_tasks_of_the_future_are_kept() -> None:
+    assert parse(json.dumps(changed("tasks", value=["video"])), "it").tasks == ("video",)
 
 
 @pytest.mark.parametrize("path", ["a", "a/b.txt", "unet/weights-fp32.pdiparams", "..a/b..", "é/x y"])

@@ -20,6 +20,7 @@ from kandinsky_runtime.noise import (
     NumpyNoise,
     RecordingNoise,
     ReplayNoise,
+    RunNoise,
     TorchNoise,
     make_noise,
 )
@@ -318,3 +319,30 @@ def test_a_source_by_name_is_that_source(kind: str, source: type[NoiseSource]) -
     made = make_noise(kind, 11)
     assert type(made) is source
     np.testing.assert_array_equal(made.draw((20,)), make_noise(kind, 11).draw((20,)))
+
+
+def test_a_run_draws_for_samples_and_then_for_the_batch_from_the_same_streams() -> None:
+    run = RunNoise("torch", (7, 8), recorded=True)
+    own = [source.draw((1, 20)) for source in run.samples]
+    together = run.batch.draw((2, 3, 8))
+    for row, seed in enumerate(run.seeds):
+        alone = TorchNoise(seed or 0)
+        np.testing.assert_array_equal(own[row], alone.draw((1, 20)))
+        np.testing.assert_array_equal(together[row : row + 1], alone.draw((1, 3, 8)))
+    assert run.recording is not None
+    for draw, recorded in zip((*own, together), run.recording.draws, strict=True):
+        np.testing.assert_array_equal(recorded, draw)
+
+
+def test_a_source_of_the_callers_serves_every_sample_in_turn() -> None:
+    run, alone = RunNoise(NumpyNoise(3), (7, 8)), NumpyNoise(3)
+    for source, shape in ((run.samples[1], (1, 4)), (run.samples[0], (1, 4)), (run.batch, (2, 5))):
+        np.testing.assert_array_equal(source.draw(shape), alone.draw(shape))
+    assert run.seeds == (None, None)
+    assert run.recording is None
+
+
+@pytest.mark.parametrize("noise", ["replay", "", None, 3, TorchNoise])
+def test_the_noise_of_a_run_is_of_a_known_kind(noise: Any) -> None:
+    with pytest.raises(UsageError, match="noise is .*; choose from torch, numpy"):
+        RunNoise(noise, (1,))
