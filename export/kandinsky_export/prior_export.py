@@ -152,13 +152,14 @@ def _text_faults(prior: PriorCheckpoint, models: Models) -> Iterator[str]:
 
 
 def _picture_faults(prior: PriorCheckpoint, models: Models) -> Iterator[str]:
-    image, crop = models["image_encoder"].config, prior.image_processor.get("crop_size")
+    image = models["image_encoder"].config
     side = image["image_size"]
-    if crop not in (None, side, {"height": side, "width": side}):
-        yield f"image_processor: `crop_size` is {crop}; the image encoder takes pictures of {side} x {side}"
     try:
-        ClipImageProcessor.from_config(prior.image_processor)
+        crop = ClipImageProcessor.from_config(prior.image_processor).crop
     except BundleError as error:
         yield from error.faults
+    else:
+        if crop != side:
+            yield f"image_processor: `crop_size` is {crop}; the image encoder takes pictures of {side} x {side}"
     if image["num_channels"] != 3:
         yield f"image_encoder config: `num_channels` is {image['num_channels']}; a picture has 3"

@@ -233,7 +233,11 @@ class TestFit:
             ("text_encoder/config.json", {"eos_token_id": "x"}, "`eos_token_id` is 'x'; expected a whole number"),
             ("prior/config.json", {"num_embeddings": 64}, "tokenizer: `model_max_length` is 77; the prior takes"),
             ("tokenizer/tokenizer_config.json", {"model_max_length": 99}, "`model_max_length` is 99; the prior takes"),
-            ("image_processor/preprocessor_config.json", {"crop_size": 224}, "`crop_size` is 224; the image encoder"),
+            (
+                "image_processor/preprocessor_config.json",
+                {"crop_size": 224, "size": 224},
+                "`crop_size` is 224; the image encoder",
+            ),
             ("scheduler/scheduler_config.json", {"_class_name": "DDPMScheduler"}, "its scheduler is DDPMScheduler"),
             ("scheduler/scheduler_config.json", {"prediction_type": "x"}, "prediction_type"),
         ],
