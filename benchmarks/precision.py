@@ -176,7 +176,7 @@ def rule_rows(size: str, bundle: Bundle) -> list[str]:
     shapes = {item.name: item.shape({"batch": 3, "height": 32, "width": 32}) for item in component.spec.inputs}
     feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     feeds["timestep"] = np.array([951, 501, 1], np.float32)
-    (want,) = run_plainly(file, [feeds])
+    ((want,),) = run_plainly(file, [feeds])
 
     def error(precision: str, kept: Collection[str]) -> float:
         model = onnx.load(str(file), load_external_data=False)
@@ -186,7 +186,7 @@ def rule_rows(size: str, bundle: Bundle) -> list[str]:
         simulate_rounding(model)
         scratch = file.with_name("rule.onnx")
         onnx.save(model, str(scratch))
-        (got,) = run_plainly(scratch, [feeds])
+        ((got,),) = run_plainly(scratch, [feeds])
         scratch.unlink()
         return decibel(want, got)
 

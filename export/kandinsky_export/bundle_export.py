@@ -33,7 +33,7 @@ from kandinsky_runtime import schedulers
 from kandinsky_runtime.bundle import MANIFEST, file_sha256
 from kandinsky_runtime.errors import BundleError, SchedulerError, UsageError
 from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.manifest import Component, FileEntry, Manifest, Variant
+from kandinsky_runtime.manifest import Component, FileEntry, Manifest, PriorEntry, Variant
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
@@ -107,7 +107,7 @@ def export_bundle(
                 folder / key, module, signatures[key], thunks, variants, progress
             )
         for variant in (name for name in variants if name in LOWER_VARIANTS):
-            _add_lower_variant(folder, components, drafts, variant, checkpoint.scheduler, progress)
+            _add_lower_variant(folder, components, drafts, variant, checkpoint.scheduler, entry, progress)
         components = {key: _in_order(component, variants) for key, component in components.items()}
         if cuda_graphs:
             components = with_cuda_graphs(folder, components)
@@ -197,13 +197,14 @@ def _add_lower_variant(
     drafts: Mapping[str, Draft],
     variant: str,
     scheduler: Mapping[str, Any],
+    prior: PriorEntry | None,
     progress: bool,
 ) -> None:
     """Write `onnx-fp16` or `onnx-bf16` of every component; one that stays in float32 has its float32 files for it."""
     precision = LOWER_VARIANTS[variant]
     total = sum(_float32_bytes(draft.shapes) for draft in drafts.values()) // 2
     with _bytes_bar(total, f"{precision} weights", progress) as bar:
-        lowered = lower_components(folder, drafts, precision, scheduler, bar)
+        lowered = lower_components(folder, drafts, precision, scheduler, bar, prior=prior)
     for key, component in components.items():
         files, numerics = lowered[key].files, lowered[key].numerics
         if files:

@@ -25,12 +25,13 @@ from onnx import numpy_helper
 
 from kandinsky_export.onnx_graph import external_weights, place_weights
 from kandinsky_export.params_file import write_params
-from kandinsky_export.ranges import SCANNED, Measured, Run, run_plainly, scan, watch_ranges
+from kandinsky_export.ranges import Measured, Run, run_plainly, scan, scanned, watch_ranges
 from kandinsky_export.rewrites.element_types import FLOAT, lower_element_types
 from kandinsky_export.rewrites.opset import raise_opset
 from kandinsky_export.rewrites.scaled_queries import scale_queries
 from kandinsky_export.rewrites.simulated_rounding import simulate_rounding
 from kandinsky_export.rounding import rounded
+from kandinsky_runtime.manifest import PriorEntry
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
@@ -99,24 +100,31 @@ class _Work:
 
 
 def lower_components(
-    folder: Path, drafts: Mapping[str, Draft], precision: str, scheduler: Mapping[str, Any], bar: Any = None
+    folder: Path,
+    drafts: Mapping[str, Draft],
+    precision: str,
+    scheduler: Mapping[str, Any],
+    bar: Any = None,
+    *,
+    prior: PriorEntry | None = None,
 ) -> dict[str, Lowered]:
     """Write the graphs and weights of every component in fewer bits.
 
     Args:
         folder: the bundle's; each component has a folder of its name in it.
-        drafts: by component. Those that the trajectory does not run, a prior's, stay in float32.
+        drafts: by component. Those that cannot be run, as a prior without its text encoder, stay in float32.
         precision: "fp16" or "bf16".
         scheduler: the checkpoint's scheduler config, for the trajectory.
         bar: advances by the bytes of weights written.
+        prior: what a prior needs besides its graphs; its files are in `folder`.
 
     Raises:
         ExportError: a graph that cannot be given types.
         EngineUnavailable, EngineError, NonFiniteError: the trajectory cannot be run.
         OSError: a file cannot be written.
     """
-    works = {name: _prepare(folder / name, drafts[name], precision, bar) for name in SCANNED}
-    measured = _scan(folder, works, precision, scheduler)
+    works = {name: _prepare(folder / name, drafts[name], precision, bar) for name in scanned(drafts)}
+    measured = _scan(folder, works, precision, scheduler, prior)
     return {
         name: _finish(works[name], measured[name], precision) if name in works else _in_float32("no run is measured")
         for name in drafts
@@ -210,7 +218,11 @@ def _constant_faults(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _scan(
-    folder: Path, works: Mapping[str, _Work], precision: str, scheduler: Mapping[str, Any]
+    folder: Path,
+    works: Mapping[str, _Work],
+    precision: str,
+    scheduler: Mapping[str, Any],
+    prior: PriorEntry | None,
 ) -> dict[str, Measured]:
     """Measure a trajectory that is computed in float32 with the weights as they are stored."""
     graphs, watched = {}, {}
@@ -221,7 +233,7 @@ def _scan(
             watched[name] = watch_ranges(model)
             onnx.save(model, files[name])
             graphs[name] = (work.draft.signature, files[name])
-        return scan(folder, graphs, watched, scheduler)
+        return scan(folder, graphs, watched, scheduler, prior)
 
 
 def _finish(work: _Work, measured: Measured, precision: str) -> Lowered:
@@ -267,18 +279,24 @@ def _reach_in_lower(work: _Work, reach: Mapping[str, float]) -> float:
 
 
 def _rounding_error_db(model: onnx.ModelProto, scratch: Path, runs: Sequence[Run]) -> float:
-    """Power of the outputs over that of what rounding changes in them, for the first, middle and last run, in dB."""
+    """Power of an output over that of what rounding changes in it, for the first, middle and last run, in dB.
+
+    Of several outputs the one that loses most counts.
+    """
     chosen = [runs[i] for i in sorted({0, len(runs) // 2, len(runs) - 1})]
     simulated = _copied(model)
     simulate_rounding(simulated)
     with _scratch_files({"simulated": scratch}):
         onnx.save(simulated, scratch)
         outputs = run_plainly(scratch, [run.feeds for run in chosen])
-    power = sum(float(np.square(run.output, dtype=np.float64).sum()) for run in chosen)
-    lost = sum(
-        float(np.square(output - run.output, dtype=np.float64).sum())
-        for output, run in zip(outputs, chosen, strict=True)
-    )
+    wanted = [run.outputs for run in chosen]
+    return min(map(_ratio_db, zip(*wanted, strict=True), zip(*outputs, strict=True)))
+
+
+def _ratio_db(wanted: Sequence[Array], got: Sequence[Array]) -> float:
+    power = sum(float(np.square(want, dtype=np.float64).sum()) for want in wanted)
+    pairs = zip(got, wanted, strict=True)
+    lost = sum(float(np.square(one - want, dtype=np.float64).sum()) for one, want in pairs)
     return 10 * math.log10(power / lost) if lost else math.inf
 
 

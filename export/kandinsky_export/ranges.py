@@ -7,7 +7,7 @@ memory of the stored weights and no more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx
+from PIL import Image
 
 from kandinsky_export.rewrites.element_types import FLOAT, value_types
 from kandinsky_export.sample_picture import sample_picture
@@ -26,22 +27,35 @@ from kandinsky_runtime.errors import EngineUnavailable
 from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.manifest import COMPONENTS, INPAINT, Component, FileEntry, Manifest, Variant
+from kandinsky_runtime.manifest import (
+    COMPONENTS,
+    INPAINT,
+    PICTURE_PROMPT,
+    PRIOR_COMPONENTS,
+    PROMPT,
+    Component,
+    FileEntry,
+    Manifest,
+    PriorEntry,
+    Variant,
+)
 from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.prior import STEPS as PRIOR_STEPS
 from kandinsky_runtime.prior import PriorPipeline
 from kandinsky_runtime.request import MIN_SIZE
 from kandinsky_runtime.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 
-# What a trajectory runs.
-SCANNED = COMPONENTS
 STEPS = 10
 CELLS = 32
 GUIDANCE_SCALE = 4.0
 SCHEDULER = "ddpm"
 # Their results are some or all of the values of their first input, in the same or another order.
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Split", "Slice", "Gather"})
+# What a prior is asked: few words, and more.
+PROMPTS = ("a hat", "a photograph of a red cat with a green hat, in the snow")
+NEGATIVE_PROMPT = "low quality"
 _SEED = 0
 _RANGES = "ranges"
 _VARIANT = "scan"
@@ -50,10 +64,10 @@ _FATAL_ONLY = 4
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a graph: its inputs, and its only output."""
+    """One run of a graph: its inputs by name, and its outputs in the signature's order."""
 
-    feeds: Mapping[str, Array]
-    output: Array
+    feeds: Mapping[str, npt.NDArray[Any]]
+    outputs: Sequence[Array]
 
 
 @dataclass(frozen=True)
@@ -115,25 +129,33 @@ def watch_ranges(model: onnx.ModelProto) -> dict[str, int]:
     return places
 
 
+def scanned(components: Collection[str]) -> tuple[str, ...]:
+    """Of a bundle's components those that `scan` runs: the decoder's, and a prior's where it can be asked."""
+    asked = [name for name in components if name == "image_encoder" or _takes_texts(components)]
+    return (*COMPONENTS, *(name for name in PRIOR_COMPONENTS if name in asked))
+
+
 def scan(
     folder: Path,
     graphs: Mapping[str, tuple[GraphSpec, Path]],
     watched: Mapping[str, Mapping[str, int]],
     scheduler: Mapping[str, Any],
+    prior: PriorEntry | None = None,
 ) -> dict[str, Measured]:
-    """Run a whole trajectory on a made-up picture, mask and pair of embeddings.
+    """Run a whole trajectory on a made-up picture, mask and pair of embeddings, and a prior on texts and the picture.
 
     Args:
         folder: where the bundle is being written.
         graphs: by component, the signature and the ONNX file, of which `watch_ranges` has changed the graph.
         watched: by component, what `watch_ranges` returned.
         scheduler: the checkpoint's scheduler config.
+        prior: what a prior needs besides its graphs; its files are in `folder`.
 
     Returns:
         What was measured, by component.
 
     Raises:
-        EngineUnavailable: ONNX Runtime is not installed.
+        EngineUnavailable: ONNX Runtime is not installed, or for a prior the tokenizer's library.
         EngineError: it cannot run a graph.
         NonFiniteError: a graph returns NaN or infinity in float32: the checkpoint cannot be right.
     """
@@ -146,8 +168,15 @@ def scan(
     components = {
         name: Component(spec, {_VARIANT: Variant("fp32", {"graph": paths[name]})}) for name, (spec, _) in graphs.items()
     }
-    entries = {paths[name]: FileEntry(file.stat().st_size, file_sha256(file)) for name, (_, file) in graphs.items()}
-    bundle = Bundle(folder, Manifest(components=components, scheduler=scheduler, files=entries))
+    files = [*paths.values(), *(() if prior is None else (*prior.tokenizer.values(), prior.constants))]
+    manifest = Manifest(
+        components=components,
+        scheduler=scheduler,
+        files={path: FileEntry((folder / path).stat().st_size, file_sha256(folder / path)) for path in files},
+        tasks=(PROMPT, PICTURE_PROMPT),
+        prior=prior,
+    )
+    bundle = Bundle(folder, manifest)
     geometry = Geometry.of(bundle.manifest, bundle.subject)
     side = max(MIN_SIZE, CELLS * geometry.factor)  # 256 px of the published model
     image, mask = sample_picture(width=side, height=side)
@@ -167,23 +196,34 @@ def scan(
             InpaintPipeline(opened, geometry, PriorPipeline(opened))(mask_image=mask, **settings)
         else:
             GeneratePipeline(opened, geometry, PriorPipeline(opened))(strength=1.0, **settings)
-        engines = {name: opened.engine(name) for name in SCANNED}
+        if asked := _asked(graphs, image):
+            PriorPipeline(opened)(asked, NEGATIVE_PROMPT if PROMPTS[0] in asked else None, seed=_SEED)
+        engines = {name: opened.engine(name) for name in graphs}
     trajectory = {"steps": STEPS, "height": side, "width": side, "scheduler": SCHEDULER}
     return {
         name: Measured(
             {value: float(engine.reach[place]) for value, place in watched[name].items()},
             tuple(engine.seen),
-            trajectory,
+            trajectory if name in COMPONENTS else {"steps": PRIOR_STEPS, "prompts": len(PROMPTS)},
         )
         for name, engine in engines.items()
         if isinstance(engine, _WatchingEngine)
     }
 
 
-def run_plainly(file: Path, feeds: Sequence[Mapping[str, Array]]) -> list[Array]:
-    """The first output of a graph for each of `feeds`, computed node by node, with none of them fused or reordered."""
+def _takes_texts(components: Collection[str]) -> bool:
+    return {"text_encoder", "prior"} <= set(components)
+
+
+def _asked(components: Collection[str], picture: Image.Image) -> list[Any]:
+    """The prompts that a prior of these components can be asked."""
+    return [*(PROMPTS if _takes_texts(components) else ()), *([picture] if "image_encoder" in components else [])]
+
+
+def run_plainly(file: Path, feeds: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[list[Array]]:
+    """The outputs of a graph for each of `feeds`, computed node by node, with none of them fused or reordered."""
     session = plain_session(file)
-    return [session.run(None, dict(item))[0] for item in feeds]
+    return [session.run(None, dict(item)) for item in feeds]
 
 
 class _WatchingEngine(Engine):
@@ -201,11 +241,11 @@ class _WatchingEngine(Engine):
         self.seen: list[Run] = []
 
     def _run(self, feeds: Arrays) -> dict[str, Array]:
-        (spec,) = self.spec.outputs
-        output, reach = self._session.run([spec.name, _RANGES], dict(feeds))
+        names = [spec.name for spec in self.spec.outputs]
+        *outputs, reach = self._session.run([*names, _RANGES], dict(feeds))
         self.reach = np.maximum(self.reach, reach) if self.seen else reach
-        self.seen.append(Run({name: np.array(array, np.float32) for name, array in feeds.items()}, output))
-        return {spec.name: output}
+        self.seen.append(Run({name: np.array(array) for name, array in feeds.items()}, outputs))
+        return dict(zip(names, outputs, strict=True))
 
     def _release(self) -> None:
         del self._session

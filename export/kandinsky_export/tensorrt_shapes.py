@@ -22,6 +22,7 @@ Array = npt.NDArray[np.generic]
 
 # Shapes, and what is computed of them, are small; nothing larger is evaluated.
 _MOST_EVALUATED = 4096
+_WITHOUT_NUMPY = onnx.TensorProto.BFLOAT16  # no shape has this type, so that its values need not be known
 
 
 class Origin(enum.IntEnum):
@@ -94,7 +95,8 @@ def default_opset(model: onnx.ModelProto) -> int:
 
 def _initializer(tensor: onnx.TensorProto) -> Value:
     inside = tensor.data_location != onnx.TensorProto.EXTERNAL
-    array = numpy_helper.to_array(tensor) if inside and np.prod(tensor.dims) <= _MOST_EVALUATED else None
+    known = inside and tensor.data_type != _WITHOUT_NUMPY and np.prod(tensor.dims) <= _MOST_EVALUATED
+    array = numpy_helper.to_array(tensor) if known else None
     return Value(tensor.data_type, tuple(tensor.dims), Origin.CONSTANT, array)
 
 
@@ -137,7 +139,7 @@ def _type(value: Value) -> onnx.TypeProto:
 def _value(inferred: onnx.TypeProto, origin: Origin, array: Array | None) -> Value:
     tensor = inferred.tensor_type
     if array is not None:
-        return Value(tensor.elem_type, array.shape, origin, array)
+        return Value(tensor.elem_type, array.shape, origin, None if tensor.elem_type == _WITHOUT_NUMPY else array)
     dims = tensor.shape.dim if tensor.HasField("shape") else [onnx.TensorShapeProto.Dimension()]
     known = all(dim.HasField("dim_value") for dim in dims)
     return Value(tensor.elem_type, tuple(dim.dim_value for dim in dims) if known else None, origin)

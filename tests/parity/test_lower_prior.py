@@ -1,0 +1,110 @@
+"""A prior in fp16 and bf16: its graphs' types, and its embeddings on the CPU beside float32."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from kandinsky_export.bundle_export import export_bundle
+from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.sample_prior import write_sample_prior
+from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.prior import PriorPipeline
+from scripts.goldens.prior import PICTURES
+from tests.export.strong_types import type_faults, types_of
+
+COMPONENTS = ("text_encoder", "image_encoder", "prior")
+LOW_TYPES = {"onnx-fp16": onnx.TensorProto.FLOAT16, "onnx-bf16": onnx.TensorProto.BFLOAT16}
+# dB of the embeddings above their error after 25 steps: 11 digits after a few hundred roundings, as for the decoder's
+# graphs. An attention whose masks overflow, or a wrong cast, lies below 20.
+LEAST_DB = 45.0
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prior") / "checkpoint"
+    write_sample_prior(folder)
+    return folder
+
+
+def exported(decoder: Path, prior: Path, out: Path, **options: Any) -> Path:
+    export_bundle(
+        Checkpoint.open(decoder),
+        out,
+        name="tiny",
+        prior=PriorCheckpoint.open(prior),
+        prior_name="prior",
+        variants=("onnx-fp32", *LOW_TYPES),
+        **options,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_checkpoint: Path, prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tiny_checkpoint, prior, tmp_path_factory.mktemp("lower") / "bundle")
+
+
+def graph(bundle: Path, component: str, variant: str) -> onnx.ModelProto:
+    files = Bundle.open(bundle).component(component).variants[variant].files
+    return onnx.load(bundle / files["graph"], load_external_data=False)
+
+
+@pytest.mark.parametrize("variant", LOW_TYPES)
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_types(component: str, variant: str, bundle: Path) -> None:
+    model = graph(bundle, component, variant)
+    assert type_faults(model) == []
+    types = types_of(model)
+    products = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    low = [node for node in products if types[node.output[0]] == LOW_TYPES[variant]]
+    assert len(low) > 0.9 * len(products) > 5
+    exact = [node for node in model.graph.node if node.op_type in ("LayerNormalization", "Sin", "Cos")]
+    assert {types[node.output[0]] for node in exact} == {onnx.TensorProto.FLOAT}
+    inside = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    assert set(inside.values()) <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "prior"])
+def test_masks_stay_in_float32_in_fp16(component: str, bundle: Path) -> None:
+    """Their sums reach -20000, which fp16 holds in steps of 16 and other texts may double."""
+    numerics = Bundle.open(bundle).component(component).variants["onnx-fp16"].numerics
+    assert any(group["reason"].startswith("values beyond 8188") for group in numerics["float32"])
+    assert numerics["trajectory"] == {"steps": 25, "prompts": 2}
+
+
+def test_embeddings_in_fp16(bundle: Path) -> None:
+    prompts = ["a hat", "the winter sea at night " * 3, PICTURES["waves"]()]
+    outputs = {}
+    for precision in ("fp32", "fp16"):
+        with PriorPipeline.load(bundle, "onnxruntime", precision) as pipeline:
+            outputs[precision] = pipeline(prompts, "blurry", seed=5)
+    for name in ("image_embeds", "negative_image_embeds"):
+        want, got = (getattr(outputs[precision], name).astype(np.float64) for precision in ("fp32", "fp16"))
+        for sample in range(len(prompts)):
+            error = np.square(got[sample] - want[sample]).sum()
+            assert 10 * math.log10(np.square(want[sample]).sum() / error) >= LEAST_DB, (name, sample)
+
+
+def test_a_prior_that_cannot_be_asked_stays_in_float32(micro_decoder: Path, prior: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(exported(micro_decoder, prior, tmp_path / "bundle", without=("text_encoder",)))
+    assert "text_encoder" not in bundle.manifest.components
+    asked, left = (bundle.component(name).variants["onnx-fp16"] for name in ("image_encoder", "prior"))
+    assert (asked.precision, left.precision) == ("fp16", "fp32")
+    assert left.numerics["float32"] == [{"reason": "no run is measured", "nodes": {}}]
+
+
+@pytest.fixture(scope="module")
+def micro_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from tests.export.conftest import MICRO
+
+    folder = tmp_path_factory.mktemp("micro") / "checkpoint"
+    write_sample_checkpoint(folder, changes=MICRO)
+    return folder
