@@ -257,7 +257,9 @@ class TestChoice:
     ) -> None:
         """With or without a float32 variant beside it."""
         given_up = Lowered({}, {"float32": [{"reason": "too little", "nodes": {}}]})
-        monkeypatch.setattr(bundle_export, "lower_components", lambda _, made, *__, **___: dict.fromkeys(made, given_up))
+        monkeypatch.setattr(
+            bundle_export, "lower_components", lambda _, made, *__, **___: dict.fromkeys(made, given_up)
+        )
         checkpoint, whole = Checkpoint.open(micro_checkpoint), Bundle.open(micro_bundle).manifest
         for variants in (["onnx-fp16"], ["paddle", "onnx-fp16"], ["onnx-fp32", "onnx-fp16"]):
             out = tmp_path / "-".join(variants)
