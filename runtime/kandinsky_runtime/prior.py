@@ -42,7 +42,7 @@ _LARGEST_TOKEN = 2
 _CONSTANTS = ("clip_mean", "clip_std", "negative_image_embeds")
 # Texts are padded to one of these numbers of tokens, or to all that the encoder takes: engines that compile a graph for
 # each shape see few of them. What is padded is masked, so the numbers are the same.
-_LENGTHS = (8, 16, 32)
+_LENGTHS = (8, 16, 24, 32, 48, 64)
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class PriorPipeline:
                 bundle.subject,
                 [f"the text encoder takes {entry.eos_token_id} for the end of a text, which its tokenizer never gives"],
             )
-        return tokens.padded(min(most, next((length for length in _LENGTHS if length >= longest), most)))
+        return tokens.padded(_padded_length(longest, most))
 
     def _pixels(self, pictures: Mapping[int, Any]) -> dict[int, Array]:
         if not pictures:
@@ -330,16 +330,20 @@ class PriorPipeline:
         rows = [plan.rows[job.text] for job in jobs]
         if guided:
             rows = [plan.rows[job.negative] for job in jobs] + rows
-        feeds = {name: array[rows] for name, array in texts.items()}
+        batches = self._batches({name: array[rows] for name, array in texts.items()}, guided)
         noises = iter(np.stack([job.noise for job in jobs], axis=1))  # each (R, E)
         latents: Array = next(noises) * np.float32(sampler.init_noise_sigma)
         mixed = np.empty_like(latents)
         for i, timestep in watch.steps(sampler.timesteps.tolist()):
             inputs = sampler.scale_model_input(i, latents)
-            feeds["latents"] = np.concatenate([inputs, inputs]) if guided else inputs
-            feeds["timestep"] = np.full(len(rows), timestep, np.float32)
             during = f"step {i + 1} of {plan.steps} (timestep {timestep:g})"
-            output = engine.run(feeds, during=during)["predicted_image_embeds"]
+            outputs = []
+            for feeds in batches:
+                count = len(feeds["text_mask"])  # R or 2R
+                feeds["latents"] = inputs if count == len(inputs) else np.concatenate([inputs, inputs])
+                feeds["timestep"] = np.full(count, timestep, np.float32)
+                outputs.append(engine.run(feeds, during=during)["predicted_image_embeds"])
+            output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
             if guided:
                 output = guidance.combine(output, plan.guidance_scale, self._width, mixed)
             latents = sampler.step(i, output, latents, next(noises) if sampler.draws_noise(i) else None)
@@ -348,6 +352,26 @@ class PriorPipeline:
                 latents = as_latents("latents from callback_on_step_end", after, latents.shape)
         self.graphs.phase_over("prior")
         return latents
+
+    def _batches(self, feeds: dict[str, Array], guided: bool) -> list[dict[str, Array]]:
+        """The prior's inputs of N texts as one batch; as two, the halves, where that leaves padding out.
+
+        Texts of the negative half are mostly empty. With `low_memory` there is one batch: an engine may keep the
+        weights once for each shape.
+        """
+        most = feeds["text_mask"].shape[1]
+
+        def cut(rows: slice) -> dict[str, Array]:
+            longest = int(feeds["text_mask"][rows].sum(axis=1).max())
+            length = _padded_length(longest, most)
+            whole = {name: array[rows] for name, array in feeds.items()}
+            return whole | {name: whole[name][:, :length] for name in ("text_hidden_states", "text_mask")}
+
+        half = len(feeds["text_mask"]) // 2
+        halves = [cut(slice(half)), cut(slice(half, None))] if guided and not self.graphs.low_memory else []
+        if len({item["text_mask"].shape[1] for item in halves}) == 2:
+            return halves
+        return [feeds]
 
 
 def _add(total: Array, weight: float, embedding: Array) -> None:
@@ -371,3 +395,7 @@ def _pooled(ids: npt.NDArray[np.int64], eos_token_id: int) -> Array:
     found = ids.argmax(axis=1) if eos_token_id == _LARGEST_TOKEN else (ids == eos_token_id).argmax(axis=1)
     one_hot: Array = np.eye(ids.shape[1], dtype=np.float32)[found]
     return one_hot
+
+
+def _padded_length(longest: int, most: int) -> int:
+    return min(most, next((length for length in _LENGTHS if length >= longest), most))

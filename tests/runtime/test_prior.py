@@ -177,8 +177,22 @@ def test_texts_are_padded_to_few_lengths(
 ) -> None:
     prior(**sound(prompt=text))
     assert runs(fake_engine, "text_encoder")[0]["input_ids"].shape == (2 if text else 1, length)
-    masks = runs(fake_engine, "prior")[0]["text_mask"]
-    np.testing.assert_array_equal(masks.sum(axis=1), [2, len(ids_of(text))])
+    masks = [feeds["text_mask"] for feeds in runs(fake_engine, "prior")]
+    wanted = [(2, 8)] if length == 8 else [(1, 8), (1, length)]  # the empty text's half runs by itself
+    assert [mask.shape for mask in masks] == wanted * STEPS
+    found = np.concatenate([mask.sum(axis=1) for mask in masks[: len(wanted)]])
+    np.testing.assert_array_equal(found, [2, len(ids_of(text))])
+
+
+def test_halves_of_two_lengths_are_one_batch_with_low_memory(
+    prior_bundle: Path, prior: PriorPipeline, fake_engine: type[FakeEngine]
+) -> None:
+    apart = prior(**sound(prompt="abcdefg"))
+    fake_engine.runs.clear()
+    with PriorPipeline.load(prior_bundle, engine="fake", low_memory=True) as lean:
+        together = lean(**sound(prompt="abcdefg"))
+    assert [feeds["text_mask"].shape for feeds in runs(fake_engine, "prior")] == [(2, 12)] * STEPS
+    np.testing.assert_allclose(together.image_embeds, apart.image_embeds, rtol=0, atol=EXACT)
 
 
 def test_halves_are_negative_and_positive(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
