@@ -7,7 +7,9 @@ memory of the stored weights and no more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,9 +55,16 @@ GUIDANCE_SCALE = 4.0
 SCHEDULER = "ddpm"
 # Their results are some or all of the values of their first input, in the same or another order.
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Split", "Slice", "Gather"})
-# What a prior is asked: few words, and more.
-PROMPTS = ("a hat", "a photograph of a red cat with a green hat, in the snow")
+# What a prior is asked: few words, and more than any takes, so that all its positions are seen.
+PROMPTS = ("a hat", "a red cat with a green hat in the snow " * 20)
 NEGATIVE_PROMPT = "low quality"
+# What the manifest says of the runs of a prior's graphs.
+_PRIOR_RUNS: Mapping[str, Mapping[str, int]] = {
+    "text_encoder": {"texts": len(PROMPTS) + 2},
+    "image_encoder": {"pictures": 1},
+    "prior": {"steps": PRIOR_STEPS, "texts": len(PROMPTS)},
+}
+_TOKENIZER_LOG = "kandinsky_runtime.tokenizer"
 _SEED = 0
 _RANGES = "ranges"
 _VARIANT = "scan"
@@ -197,18 +206,29 @@ def scan(
         else:
             GeneratePipeline(opened, geometry, PriorPipeline(opened))(strength=1.0, **settings)
         if asked := _asked(graphs, image):
-            PriorPipeline(opened)(asked, NEGATIVE_PROMPT if PROMPTS[0] in asked else None, seed=_SEED)
+            with _without_warnings(_TOKENIZER_LOG):  # of the text that is cut off on purpose
+                PriorPipeline(opened)(asked, NEGATIVE_PROMPT if PROMPTS[0] in asked else None, seed=_SEED)
         engines = {name: opened.engine(name) for name in graphs}
     trajectory = {"steps": STEPS, "height": side, "width": side, "scheduler": SCHEDULER}
     return {
         name: Measured(
             {value: float(engine.reach[place]) for value, place in watched[name].items()},
             tuple(engine.seen),
-            trajectory if name in COMPONENTS else {"steps": PRIOR_STEPS, "prompts": len(PROMPTS)},
+            trajectory if name in COMPONENTS else _PRIOR_RUNS[name],
         )
         for name, engine in engines.items()
         if isinstance(engine, _WatchingEngine)
     }
+
+
+@contextmanager
+def _without_warnings(logger: str) -> Iterator[None]:
+    log = logging.getLogger(logger)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _takes_texts(components: Collection[str]) -> bool:

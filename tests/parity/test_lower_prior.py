@@ -73,10 +73,11 @@ def test_types(component: str, variant: str, bundle: Path) -> None:
 
 @pytest.mark.parametrize("component", ["text_encoder", "prior"])
 def test_masks_stay_in_float32_in_fp16(component: str, bundle: Path) -> None:
-    """Their sums reach -20000, which fp16 holds in steps of 16 and other texts may double."""
+    """They reach -10000 in the text encoder and -20000 in the prior, beyond what fp16 is trusted with."""
     numerics = Bundle.open(bundle).component(component).variants["onnx-fp16"].numerics
     assert any(group["reason"].startswith("values beyond 8188") for group in numerics["float32"])
-    assert numerics["trajectory"] == {"steps": 25, "prompts": 2}
+    runs = {"text_encoder": {"texts": 4}, "prior": {"steps": 25, "texts": 2}}
+    assert numerics["trajectory"] == runs[component]
 
 
 def test_embeddings_in_fp16(bundle: Path) -> None:
