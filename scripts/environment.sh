@@ -1,14 +1,21 @@
-# Sourced by the other scripts: `environment NAME EXTRAS` makes the Python environment NAME once, installs the project
-# with EXTRAS at the versions of scripts/constraints/NAME.txt, and leaves its interpreter in $python. It is made again
-# when the versions or the project's dependencies change.
+# Sourced by the other scripts: `environment NAME` makes the Python environment NAME once, installs the project with its
+# extras at the versions of scripts/constraints/NAME.txt, and leaves its interpreter in $python. It is made again when
+# the versions or the project's dependencies change.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# The project's extras in each environment.
+declare -A extras=(
+    [export]=export,ort,openvino,prompt,test,lint
+    [lean]=ort,prompt,test
+    [goldens]=goldens
+)
+
 environment() {
-    local name=$1 extras=$2
+    local name=$1
     local folder="$root/.venv-$name" constraints="$root/scripts/constraints/$name.txt"
     local wanted
-    wanted=$(cat "$constraints" "$root/pyproject.toml" | sha256sum)
+    wanted=$({ echo "${extras[$name]}"; cat "$constraints" "$root/pyproject.toml"; } | sha256sum)
     python="$folder/bin/python"
     if [ "$(cat "$folder/made-from" 2>/dev/null)" = "$wanted" ]; then
         return
@@ -18,8 +25,15 @@ environment() {
     local interpreter
     interpreter=$(python_311)
     "$interpreter" -m venv "$folder"
-    "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$root[$extras]"
+    "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$root[${extras[$name]}]"
     echo "$wanted" > "$folder/made-from"
+}
+
+# `tests ARGUMENTS` runs pytest in the environment last made, a worker to a core and a file to a worker.
+tests() {
+    local workers
+    workers=$(nproc)
+    OMP_NUM_THREADS=1 "$python" -m pytest -q -n "$((workers < 4 ? workers : 4))" --dist loadfile --no-loadscope-reorder "$@"
 }
 
 python_311() {

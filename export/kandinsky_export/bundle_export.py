@@ -26,6 +26,7 @@ from kandinsky_export.parts import PARTS, Part, prior_parts
 from kandinsky_export.precision import Draft, lower_components
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.prior_export import check_prior, prior_tasks, write_prior_entry
+from kandinsky_export.ranges import check_installed
 from kandinsky_export.static_graph import trace
 from kandinsky_export.variants import DEFAULT_VARIANTS, LOWER_VARIANTS, check_variants
 from kandinsky_export.without import check_without
@@ -78,6 +79,7 @@ def export_bundle(
 
     Raises:
         CheckpointError: lists every config value and tensor that does not fit, the prior to the decoder included.
+        EngineUnavailable: fp16 or bf16 is asked for, and a library that the trajectory needs is not installed.
         ExportError: a graph could not be traced, converted or written.
         UsageError: unknown variants, `out` exists, or `without` names what no prior has.
     """
@@ -98,6 +100,8 @@ def export_bundle(
         tensors |= _tensors(prior, prior_models)
         parts |= prior_parts(without)
         signatures |= {key: part.signature(models[part.model].config) for key, part in prior_parts(without).items()}
+    if any(name in LOWER_VARIANTS for name in variants):
+        check_installed(parts)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         entry = None if prior is None else write_prior_entry(folder, prior, models, tensors, progress=progress)
         components, drafts = {}, {}

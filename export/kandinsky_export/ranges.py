@@ -7,10 +7,11 @@ memory of the stored weights and no more.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -144,6 +145,22 @@ def scanned(components: Collection[str]) -> tuple[str, ...]:
     return (*COMPONENTS, *(name for name in PRIOR_COMPONENTS if name in asked))
 
 
+def check_installed(components: Collection[str]) -> None:
+    """Refuse a scan of these components whose libraries are not here, before any work.
+
+    Raises:
+        EngineUnavailable: ONNX Runtime is not installed, or for a prior the tokenizer's library.
+    """
+    missing = [] if _WatchingEngine.installed() else [_WatchingEngine.distribution]
+    if _takes_texts(components) and importlib.util.find_spec("tokenizers") is None:
+        missing.append("tokenizers")
+    if missing:
+        raise EngineUnavailable(
+            "fp16 and bf16 graphs are made after a trajectory, which needs what is not installed:"
+            f" pip install {' '.join(missing)}"
+        )
+
+
 def scan(
     folder: Path,
     graphs: Mapping[str, tuple[GraphSpec, Path]],
@@ -164,15 +181,10 @@ def scan(
         What was measured, by component.
 
     Raises:
-        EngineUnavailable: ONNX Runtime is not installed, or for a prior the tokenizer's library.
-        EngineError: it cannot run a graph.
+        EngineUnavailable: see `check_installed`.
+        EngineError: a graph cannot be run.
         NonFiniteError: a graph returns NaN or infinity in float32: the checkpoint cannot be right.
     """
-    if not _WatchingEngine.installed():
-        raise EngineUnavailable(
-            "fp16 and bf16 graphs are made after a trajectory in ONNX Runtime, which is not installed:"
-            f" pip install {_WatchingEngine.distribution}"
-        )
     paths = {name: file.relative_to(folder).as_posix() for name, (_, file) in graphs.items()}
     components = {
         name: Component(spec, {_VARIANT: Variant("fp32", {"graph": paths[name]})}) for name, (spec, _) in graphs.items()
@@ -182,11 +194,10 @@ def scan(
         components=components,
         scheduler=scheduler,
         files={path: FileEntry((folder / path).stat().st_size, file_sha256(folder / path)) for path in files},
-        tasks=(PROMPT, PICTURE_PROMPT),
         prior=prior,
     )
-    bundle = Bundle(folder, manifest)
-    geometry = Geometry.of(bundle.manifest, bundle.subject)
+    geometry = Geometry.of(manifest)
+    bundle = Bundle(folder, replace(manifest, tasks=(*geometry.tasks, PROMPT, PICTURE_PROMPT)))
     side = max(MIN_SIZE, CELLS * geometry.factor)  # 256 px of the published model
     image, mask = sample_picture(width=side, height=side)
     embeds = seeded_embeds(_SEED, geometry.embed_width)

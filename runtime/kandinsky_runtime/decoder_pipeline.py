@@ -21,7 +21,7 @@ from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import COMPONENTS
 from kandinsky_runtime.noise import RunNoise
-from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.prior import GUIDANCE_SCALE, STEPS, PriorPipeline
 from kandinsky_runtime.prior_plan import Plan
 from kandinsky_runtime.request import SampleRequest
 from kandinsky_runtime.tiles import Tiling
@@ -143,8 +143,8 @@ class DecoderPipeline:
         negative_prompt: str | Sequence[str] | None,
         image_embeds: npt.ArrayLike | None,
         negative_image_embeds: npt.ArrayLike | None,
-        prior_steps: int,
-        prior_guidance_scale: float,
+        prior_num_inference_steps: int | None,
+        prior_guidance_scale: float | None,
     ) -> tuple[Plan | None, npt.ArrayLike | None, npt.ArrayLike | None]:
         """The plan of a prompt, or embeddings; those of no picture are the bundle's where none are given.
 
@@ -156,12 +156,16 @@ class DecoderPipeline:
                 raise InputError("there is no prompt and no image_embeds; give one of them")
             if negative_prompt is not None:
                 raise UsageError("negative_prompt goes with a prompt; give negative_image_embeds with image_embeds")
+            if prior_num_inference_steps is not None or prior_guidance_scale is not None:
+                raise UsageError("prior_num_inference_steps and prior_guidance_scale go with a prompt; leave them out")
             if negative_image_embeds is None and self.bundle.manifest.prior is not None:
                 negative_image_embeds = self.prior.negative_image_embeds
             return None, image_embeds, negative_image_embeds
         if image_embeds is not None or negative_image_embeds is not None:
             raise UsageError("a prompt takes the place of image_embeds and negative_image_embeds; give one of the two")
-        return self.prior.plan(prompt, negative_prompt, prior_steps, prior_guidance_scale), None, None
+        steps = STEPS if prior_num_inference_steps is None else prior_num_inference_steps
+        scale = GUIDANCE_SCALE if prior_guidance_scale is None else prior_guidance_scale
+        return self.prior.plan(prompt, negative_prompt, steps, scale), None, None
 
     def _embedded(
         self, request: Checked, plan: Plan | None, repeats: int, noise: RunNoise, watch: Watch, clock: Clock

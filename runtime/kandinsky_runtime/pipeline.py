@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime import guidance, movq, prior
+from kandinsky_runtime import guidance, movq
 from kandinsky_runtime.area import INPAINT_AREAS, Areas, around_masks
 from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.decoder_pipeline import DecoderPipeline, check_recording_path, save_recording
@@ -51,8 +51,8 @@ class InpaintPipeline(DecoderPipeline):
         num_inference_steps: int = 100,
         guidance_scale: float = 4.0,
         guidance_interval: tuple[float, float] | None = None,
-        prior_num_inference_steps: int = prior.STEPS,
-        prior_guidance_scale: float = prior.GUIDANCE_SCALE,
+        prior_num_inference_steps: int | None = None,
+        prior_guidance_scale: float | None = None,
         scheduler: str | None = None,
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
@@ -90,7 +90,7 @@ class InpaintPipeline(DecoderPipeline):
             guidance_scale: weight of classifier-free guidance; 1 and below turn it off.
             guidance_interval: noise levels (low, high] at which guidance acts, such as (0.3, 5); at the others the UNet
                 runs on the positive half alone, which halves a step's work. None guides at every step.
-            prior_num_inference_steps, prior_guidance_scale: of the prior's loop.
+            prior_num_inference_steps, prior_guidance_scale: of the prior's loop, with a prompt; None takes 25 and 4.
             scheduler: one of `schedulers.NAMES` or a diffusers class name; None takes the checkpoint's.
             num_images_per_prompt: results for each sample.
             seed: of the noise. A number is the first result's, its successors are the others'; a list has one for each

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from kandinsky_runtime import schedulers
 from kandinsky_runtime.noise import NoiseSource
 from kandinsky_runtime.prompts import Prompt
-from kandinsky_runtime.tokenizer import Tokens
+from kandinsky_runtime.tokenizer import LONGEST_IN_A_MESSAGE, Tokens, shown
 
 Array = npt.NDArray[np.float32]
 
@@ -101,4 +101,4 @@ def truncation_notes(tokens: Tokens) -> Iterable[str]:
     """A sentence for each text that was cut off."""
     for dropped in tokens.dropped:
         if dropped is not None:
-            yield f"a prompt is longer than the text encoder's tokens; left out: {dropped!r}"
+            yield f"a prompt is longer than the text encoder's tokens; left out: {shown(dropped, LONGEST_IN_A_MESSAGE)}"

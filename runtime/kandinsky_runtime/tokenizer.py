@@ -38,7 +38,7 @@ END_OF_WORD = "</w>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _TOKENS = tuple(name for name in DEFAULTS if name.endswith("_token"))
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
-_LONGEST_IN_A_MESSAGE = 1000
+LONGEST_IN_A_MESSAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Tokenizer:
                 cut = prompt[start:]
                 logger.warning(
                     "the prompt %s has %d tokens and the text encoder takes %d; this part is dropped: %s",
-                    _shown(prompt, 40), len(ids), self.max_length, _shown(cut, _LONGEST_IN_A_MESSAGE),
+                    shown(prompt, 40), len(ids), self.max_length, shown(cut, LONGEST_IN_A_MESSAGE),
                 )  # fmt: skip
                 ids = [*ids[: self.max_length - 1], ids[-1]]
             rows.append(ids)
@@ -279,10 +279,10 @@ def _misfits(
 
 def _checked(prompts: Any) -> Sequence[str]:
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
-        raise InputError(f"prompts are {type(prompts).__name__} {_shown(prompts, 40)}; expected a list of texts")
+        raise InputError(f"prompts are {type(prompts).__name__} {shown(prompts, 40)}; expected a list of texts")
     for number, prompt in enumerate(prompts, start=1):
         if not isinstance(prompt, str):
-            raise InputError(f"prompt {number} is {_shown(prompt, 40)}, {type(prompt).__name__}; expected a text")
+            raise InputError(f"prompt {number} is {shown(prompt, 40)}, {type(prompt).__name__}; expected a text")
         try:
             prompt.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -293,7 +293,7 @@ def _checked(prompts: Any) -> Sequence[str]:
     return prompts
 
 
-def _shown(value: Any, most: int) -> str:
+def shown(value: Any, most: int) -> str:
     """`value` as Python writes it, a text of more than `most` characters cut."""
     if isinstance(value, str) and len(value) > most:
         return f"{value[:most]!r}… ({len(value)} characters)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,10 +21,14 @@ from kandinsky_export.bundle_export import PARTS, export_bundle
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.precision import LARGEST, MARGIN, Lowered, kept_by_range, kept_by_rule, lower_components
 from kandinsky_export.rounding import rounded
+from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.variants import LOWER_VARIANTS
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.errors import EngineUnavailable
+from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.inspection import as_text, describe
+from tests.export.conftest import MICRO
 from tests.export.strong_types import type_faults, types_of
 from tests.export.toy_drafts import drafts, make_folders
 from tests.runtime.fake_bundle import DDPM
@@ -128,6 +133,12 @@ class TestGraph:
         assert told["trajectory"] == {"steps": 10, "height": 256, "width": 256, "scheduler": "ddpm"}
         assert 0 < told["reach"] < LARGEST / MARGIN
         assert told["rounding_error_db"] > precision_module.LEAST_DB[LOWER_VARIANTS[variant]]
+
+
+def without_libraries(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
+    """Make `importlib` find none of the packages `names`."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in names else found(name, *more))
 
 
 def place(tensor: onnx.TensorProto) -> dict[str, int]:
@@ -320,11 +331,67 @@ class TestScan:
             np.testing.assert_allclose(reach[name], np.abs(results[name]).max(), err_msg=name)
 
 
+@pytest.fixture(scope="module")
+def plain_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain")
+    write_sample_checkpoint(folder / "checkpoint", decoder="plain", changes=MICRO)
+    checkpoint = Checkpoint.open(folder / "checkpoint")
+    export_bundle(checkpoint, folder / "bundle", name="plain", variants=["onnx-fp32", "onnx-fp16"])
+    return folder / "bundle"
+
+
+class TestPlainDecoder:
+    """Its trajectory is text-to-image's: there is no mask."""
+
+    def test_every_component_is_measured(self, plain_bundle: Path) -> None:
+        for component in PARTS:
+            told = numerics(plain_bundle, component, "onnx-fp16")
+            assert told["trajectory"] == {"steps": 10, "height": 64, "width": 64, "scheduler": "ddpm"}
+            assert told["rounding_error_db"] > precision_module.LEAST_DB["fp16"]
+            assert Bundle.open(plain_bundle).component(component).variants["onnx-fp16"].precision == "fp16"
+
+    def test_pictures(self, plain_bundle: Path) -> None:
+        pictures = {}
+        for precision in ("fp32", "fp16"):
+            with GeneratePipeline.load(plain_bundle, "onnxruntime", precision) as pipeline:
+                output = pipeline(
+                    **seeded_embeds(0, 32), height=64, width=64, num_inference_steps=20, seed=0, output_type="np"
+                )
+            pictures[precision] = output.images.astype(np.float64)
+        error = np.square(pictures["fp16"] - pictures["fp32"]).mean()
+        assert pictures["fp32"].std() > 0.01
+        assert 0 < error < 10 ** (-40 / 10)  # 40 dB
+
+
 class TestFailures:
-    def test_onnx_runtime_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ranges._WatchingEngine, "installed", classmethod(lambda cls: False))
-        with pytest.raises(EngineUnavailable, match="after a trajectory in ONNX Runtime.*: pip install onnxruntime$"):
-            lower_components(make_folders(tmp_path), drafts(), "fp16", DDPM)
+    @pytest.mark.parametrize(
+        ("missing", "components", "install"),
+        [
+            ({"onnxruntime"}, ("unet",), "onnxruntime"),
+            ({"tokenizers"}, ("unet", "text_encoder", "prior"), "tokenizers"),
+            ({"onnxruntime", "tokenizers"}, ("unet", "text_encoder", "prior"), "onnxruntime tokenizers"),
+        ],
+    )
+    def test_a_library_of_the_trajectory_is_missing(
+        self, missing: set[str], components: tuple[str, ...], install: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_libraries(monkeypatch, missing)
+        with pytest.raises(EngineUnavailable, match=f"made after a trajectory, which needs .*: pip install {install}$"):
+            ranges.check_installed(components)
+
+    @pytest.mark.parametrize("components", [("unet",), ("unet", "image_encoder"), ("unet", "image_encoder", "prior")])
+    def test_texts_alone_need_a_tokenizer(self, components: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        without_libraries(monkeypatch, {"tokenizers"})
+        ranges.check_installed(components)
+
+    def test_a_missing_library_is_told_before_any_work(
+        self, micro_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without_libraries(monkeypatch, {"onnxruntime"})
+        monkeypatch.setattr(bundle_export, "trace", lambda *_: pytest.fail("a graph was traced"))
+        with pytest.raises(EngineUnavailable, match="pip install onnxruntime"):
+            export_bundle(Checkpoint.open(micro_checkpoint), tmp_path / "out", name="micro", variants=["onnx-fp16"])
+        assert not list(tmp_path.iterdir())
 
     def test_no_scratch_file_outlives_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def failing(*_: object) -> None:

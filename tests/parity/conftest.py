@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.prior import PriorPipeline
 from scripts.goldens import prior as prior_golden
@@ -100,5 +101,21 @@ def prior_pipeline(prior_bundle: Callable[[str], Path]) -> Callable[[str], Prior
         if engine not in made:
             made[engine] = PriorPipeline.load(prior_bundle(prior_golden.INPAINT), engine=engine, precision="fp32")
         return made[engine]
+
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def prompted_pipeline(
+    prior_bundle: Callable[[str], Path],
+) -> Callable[[str, str], InpaintPipeline | GeneratePipeline]:
+    """The pipeline of a decoder, of `prior_golden.DECODERS`, with the prior, on an engine."""
+    made: dict[tuple[str, str], InpaintPipeline | GeneratePipeline] = {}
+
+    def pipeline(decoder: str, engine: str) -> InpaintPipeline | GeneratePipeline:
+        if (decoder, engine) not in made:
+            kind = InpaintPipeline if decoder == prior_golden.INPAINT else GeneratePipeline
+            made[decoder, engine] = kind.load(prior_bundle(decoder), engine=engine, precision="fp32")
+        return made[decoder, engine]
 
     return pipeline

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 
+from kandinsky_export import precision as precision_module
 from kandinsky_export.bundle_export import export_bundle
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.sample_checkpoint import write_sample_checkpoint
 from kandinsky_export.sample_prior import write_sample_prior
+from kandinsky_export.signatures import BATCH, TOKENS
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.prior import PriorPipeline
 from scripts.goldens.prior import PICTURES
+from tests.export.conftest import MICRO
+from tests.export.prior_files import MICRO_PRIOR
 from tests.export.strong_types import type_faults, types_of
 
 COMPONENTS = ("text_encoder", "image_encoder", "prior")
@@ -33,14 +40,14 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def exported(decoder: Path, prior: Path, out: Path, **options: Any) -> Path:
+def exported(decoder: Path, prior: Path, out: Path, lower: Collection[str] = LOW_TYPES, **options: Any) -> Path:
     export_bundle(
         Checkpoint.open(decoder),
         out,
         name="tiny",
         prior=PriorCheckpoint.open(prior),
         prior_name="prior",
-        variants=("onnx-fp32", *LOW_TYPES),
+        variants=("onnx-fp32", *lower),
         **options,
     )
     return out
@@ -93,19 +100,73 @@ def test_embeddings_in_fp16(bundle: Path) -> None:
             assert 10 * math.log10(np.square(want[sample]).sum() / error) >= LEAST_DB, (name, sample)
 
 
-def test_a_prior_that_cannot_be_asked_stays_in_float32(micro_decoder: Path, prior: Path, tmp_path: Path) -> None:
-    bundle = Bundle.open(exported(micro_decoder, prior, tmp_path / "bundle", without=("text_encoder",)))
-    assert "text_encoder" not in bundle.manifest.components
-    asked, left = (bundle.component(name).variants["onnx-fp16"] for name in ("image_encoder", "prior"))
-    assert (asked.precision, left.precision) == ("fp16", "fp32")
-    assert left.numerics["float32"] == [{"reason": "no run is measured", "nodes": {}}]
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("variant", LOW_TYPES)
+def test_what_rounding_costs_is_measured(component: str, variant: str, bundle: Path) -> None:
+    stored = Bundle.open(bundle).component(component).variants[variant]
+    precision = variant.removeprefix("onnx-")
+    assert stored.precision == precision
+    assert stored.numerics["rounding_error_db"] > precision_module.LEAST_DB[precision]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_openvino_reads_the_graphs_in_bf16(component: str, bundle: Path) -> None:
+    """In float32, as it compiles them here: their weights are the rounded ones."""
+    opened = Bundle.open(bundle)
+    feeds, outputs = component_feeds(component, opened), {}
+    for variant in ("onnx-fp32", "onnx-bf16"):
+        file = opened.component(component).variants[variant].files["graph"]
+        compiled = openvino.Core().compile_model(str(bundle / file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        outputs[variant] = [np.asarray(value, np.float64) for value in compiled(feeds).values()]
+    for want, got in zip(outputs["onnx-fp32"], outputs["onnx-bf16"], strict=True):
+        assert 30 < 10 * math.log10(np.square(want).mean() / np.square(got - want).mean()) < 70
+
+
+def component_feeds(component: str, bundle: Bundle) -> dict[str, np.ndarray[Any, Any]]:
+    """Random inputs of 2 samples, masks of ones, texts of 8 tokens."""
+    rng = np.random.default_rng(0)
+    feeds: dict[str, np.ndarray[Any, Any]] = {}
+    for tensor in bundle.component(component).spec.inputs:
+        shape = tensor.shape({BATCH: 2, TOKENS: 8})
+        if tensor.dtype == "int64":
+            feeds[tensor.name] = rng.integers(0, 100, shape)
+        elif "mask" in tensor.name:
+            feeds[tensor.name] = np.ones(shape, np.float32)
+        else:
+            feeds[tensor.name] = rng.standard_normal(shape, np.float32)
+    return feeds
+
+
+@pytest.mark.parametrize(
+    ("without", "measured"),
+    [
+        ("text_encoder", {"image_encoder": "fp16", "prior": "fp32"}),
+        ("prior", {"image_encoder": "fp16", "text_encoder": "fp32"}),
+        ("image_encoder", {"text_encoder": "fp16", "prior": "fp16"}),
+    ],
+)
+def test_a_prior_that_cannot_be_asked_stays_in_float32(
+    without: str, measured: dict[str, str], micro_checkpoint: Path, micro_prior: Path, tmp_path: Path
+) -> None:
+    out = exported(micro_checkpoint, micro_prior, tmp_path / "bundle", ["onnx-fp16"], without=(without,))
+    bundle = Bundle.open(out)
+    stored = {name: bundle.component(name).variants["onnx-fp16"] for name in measured}
+    assert without not in bundle.manifest.components
+    assert {name: variant.precision for name, variant in stored.items()} == measured
+    for variant in stored.values():
+        unknown = variant.numerics["float32"] == [{"reason": "no run is measured", "nodes": {}}]
+        assert unknown == (variant.precision == "fp32")
 
 
 @pytest.fixture(scope="module")
-def micro_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
-    from tests.export.conftest import MICRO
-
+def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("micro") / "checkpoint"
     write_sample_checkpoint(folder, changes=MICRO)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def micro_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("micro") / "prior"
+    write_sample_prior(folder, changes=MICRO_PRIOR)
     return folder

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from kandinsky_runtime import engines
+from kandinsky_runtime.build.command import build_bundle
+from kandinsky_runtime.build.profiles import read_profiles
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines import compile_cache
 from kandinsky_runtime.engines import openvino as module
@@ -265,6 +267,11 @@ def test_cpu_keeps_nothing_on_disk(load: Callable[..., Any], tmp_path: Path, mon
     engine = load("movq_decoder")
     engine.run(feeds_of(engine.spec, 1, 1, 1))
     assert not list(tmp_path.rglob("*.blob"))
+
+
+def test_nothing_is_built_for_the_cpu(tiny_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="engine openvino keeps nothing compiled for the cpu: compiling takes less"):
+        build_bundle(Bundle.open(tiny_bundle), "openvino", read_profiles(None, None, None))
 
 
 def test_second_engine_loads_from_disk(disk: Path, load: Callable[..., Any]) -> None:

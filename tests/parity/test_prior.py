@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from kandinsky_export.tokenizer_files import read_tokenizer
-from kandinsky_runtime.generate import GeneratePipeline
-from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.prior import PriorPipeline
 from kandinsky_runtime.prompts import Mix
 from kandinsky_runtime.tokenizer import Tokenizer
@@ -24,8 +22,6 @@ from tests.parity.conftest import ENGINES
 GOLDEN = Path(__file__).parent.parent / "golden" / "prior.npz"
 EMBEDS, PICTURES = 1e-4, 1e-3
 REMAKE = "remake with scripts/regen_goldens"
-
-Bundles = Callable[[str], Path]
 
 
 def wanted(name: str) -> dict[str, np.ndarray]:
@@ -97,7 +93,7 @@ def test_tokens_by_way_of_the_exporter(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", golden.PICTURE_CASES)
-def test_prompt_to_picture(name: str, engine: str, prior_bundle: Bundles) -> None:
+def test_prompt_to_picture(name: str, engine: str, prompted_pipeline: Callable[[str, str], Any]) -> None:
     case, want = golden.PICTURE_CASES[name], wanted(f"picture/{name}")
     latents: list[np.ndarray] = []
 
@@ -120,15 +116,12 @@ def test_prompt_to_picture(name: str, engine: str, prior_bundle: Bundles) -> Non
     if case.image:
         options["image"] = golden.picture()
     if case.decoder == golden.INPAINT:
-        pipeline: Any = InpaintPipeline.load(prior_bundle(case.decoder), engine=engine, precision="fp32")
         options |= {"mask_image": golden.mask(), "composite": "none"}
     else:
-        pipeline = GeneratePipeline.load(prior_bundle(case.decoder), engine=engine, precision="fp32")
         options |= {"strength": case.strength}
         if case.image:  # where the reference takes one side for the other
             options |= {"height": case.width, "width": case.height}
-    with pipeline:
-        output = pipeline(**options)
+    output = prompted_pipeline(case.decoder, engine)(**options)
 
     for step, (mine, theirs) in enumerate(zip(latents, want["latents"], strict=True), start=1):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()

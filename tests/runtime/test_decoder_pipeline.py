@@ -44,7 +44,7 @@ def sound(**changes: Any) -> dict[str, Any]:
 def embeds(**changes: Any) -> dict[str, Any]:
     """`sound` with embeddings in place of the prompt."""
     options = sound(image_embeds=np.ones(WIDTH), negative_image_embeds=np.zeros(WIDTH), **changes)
-    return {name: value for name, value in options.items() if name != "prompt"}
+    return {name: value for name, value in options.items() if name not in ("prompt", "prior_num_inference_steps")}
 
 
 @pytest.mark.parametrize("negative", [None, "a bad cat"])
@@ -221,6 +221,16 @@ def test_the_embedding_of_no_picture_serves_embeddings(prompted: InpaintPipeline
             {"prompt": None, "image_embeds": np.ones(WIDTH), "negative_prompt": "cats"},
             UsageError,
             "negative_prompt goes with a prompt; give negative_image_embeds with image_embeds",
+        ),
+        (
+            {"prompt": None, "image_embeds": np.ones(WIDTH), "prior_num_inference_steps": 25},
+            UsageError,
+            "prior_num_inference_steps and prior_guidance_scale go with a prompt",
+        ),
+        (
+            {"prompt": None, "image_embeds": np.ones(WIDTH), "prior_guidance_scale": 0.0},
+            UsageError,
+            "prior_num_inference_steps and prior_guidance_scale go with a prompt",
         ),
         ({"prompt": ["a", "b", "c"], "image": [PICTURE] * 2}, InputError, "got 2 image, 1 mask_image, 3 prompt; exp"),
         ({"prompt": ["a", "b"], "negative_prompt": ["a", "b", "c"]}, InputError, "got 3 negative_prompt for 2 prompts"),

@@ -233,6 +233,12 @@ def test_a_long_prompt_is_cut_and_told(
     assert prior(**sound()).notes == ()
 
 
+def test_the_note_of_an_absurd_prompt_stays_short(prior: PriorPipeline) -> None:
+    (note,) = prior(**sound(prompt="hat " * 10_000)).notes
+    assert note.endswith(" characters)")
+    assert len(note) < 1200
+
+
 def test_everything_is_float32_but_the_tokens(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
     prior(**sound(prompt=[Mix(["a hat", PICTURE], np.array([0.5, 0.5]))], guidance_scale=np.float64(3)))
     dtypes = {name: array.dtype.name for _, feeds in fake_engine.runs for name, array in feeds.items()}

@@ -115,7 +115,6 @@ def test_several_profiles(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pyte
             2,
             "engine onnxruntime builds nothing for the CPU: it takes any shape there; on a",
         ),
-        (["--engine", "openvino"], 2, "engine openvino keeps nothing compiled for the cpu: compiling takes less time"),
     ],
 )
 def test_refusals(
