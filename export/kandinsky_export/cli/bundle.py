@@ -1,0 +1,79 @@
+"""`k22-export bundle`."""
+
+from __future__ import annotations
+
+import argparse
+
+from kandinsky_export.cli.options import add_out, names, write_report
+from kandinsky_export.cli.sources import add_prior, add_source, open_checkpoint, open_prior
+from kandinsky_export.variants import DEFAULT_VARIANTS, VARIANTS, check_variants
+from kandinsky_runtime.cli_support import Parser, add_common_options
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "bundle",
+        help="export a checkpoint to a bundle",
+        description="Trace UNet and MoVQ, and with --prior the encoders and the prior, to Paddle static graphs and"
+        " ONNX, with batch, height, width and text length dynamic. The bundle appears whole or not at all.",
+        epilog="examples:\n  k22-export bundle my-checkpoint --out bundle\n"
+        "  k22-export bundle kandinsky-community/kandinsky-2-2-decoder-inpaint --variants onnx-fp32 --out bundle\n"
+        "  k22-export bundle my-checkpoint --prior kandinsky-community/kandinsky-2-2-prior --without image_encoder"
+        " --out bundle",
+    )
+    add_source(parser)
+    add_prior(parser)
+    parser.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="also write each ONNX graph with the operators of ONNX Runtime's CUDA provider (small, same weights)",
+    )
+    parser.add_argument(
+        "--without",
+        type=names,
+        default=(),
+        metavar="NAMES",
+        help="graphs of the prior to leave out, separated by commas: image_encoder where no picture is a prompt,"
+        " text_encoder and prior where the prompts are fixed (k22 embed writes them to a file)",
+    )
+    add_out(parser)
+    parser.add_argument(
+        "--variants",
+        type=names,
+        default=DEFAULT_VARIANTS,
+        metavar="NAMES",
+        help=f"which forms, separated by commas: {', '.join(VARIANTS)} (default: {','.join(DEFAULT_VARIANTS)})",
+    )
+    add_common_options(parser)
+    parser.set_defaults(run=_bundle)
+
+
+def _bundle(args: argparse.Namespace) -> int:
+    from kandinsky_export.folders import check_target
+    from kandinsky_export.without import check_without
+    from kandinsky_runtime.bundle import MANIFEST
+
+    variants = check_variants(args.variants)
+    check_target(args.out, marker=MANIFEST, overwrite=args.overwrite)
+    check_without(args.without, has_prior=args.prior is not None)
+    checkpoint, name = open_checkpoint(args)
+    prior, prior_name = open_prior(args)
+    from kandinsky_export.bundle_export import export_bundle
+
+    manifest = export_bundle(
+        checkpoint,
+        args.out,
+        name=name,
+        variants=variants,
+        prior=prior,
+        prior_name=prior_name,
+        without=args.without,
+        cuda_graphs=args.cuda_graphs,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    size = sum(entry.bytes for entry in manifest.files.values())
+    summary = {"bundle": str(args.out), "variants": list(variants), "bytes": size}
+    write_report(args, summary, f"wrote {args.out}: {', '.join(variants)}, {size / 1e6:,.1f} MB")
+    return 0

@@ -1,0 +1,85 @@
+"""`k22-export checkpoint`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kandinsky_export.cli.options import add_out, write_report
+from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.errors import UsageError
+
+
+def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "checkpoint",
+        help="write a checkpoint with made-up weights",
+        description="Write a checkpoint with the right names, shapes and dtypes, and seeded values that depend on the"
+        " seed and the tensor's name only. It comes with image embeddings that fit it, image_embeds.npz.",
+        epilog="examples:\n  k22-export checkpoint --size tiny --seed 0 --format diffusers --out tiny\n"
+        "  k22-export checkpoint --prior --format diffusers --out tiny-prior",
+    )
+    parser.add_argument(
+        "--size", choices=("tiny", "full"), default="tiny", help="tiny: 16 MB (default); full: 5.3 GB, a prior 14.3 GB"
+    )
+    parser.add_argument(
+        "--decoder",
+        choices=("inpaint", "plain"),
+        help="inpaint (default), or plain for text-to-image and image-to-image",
+    )
+    parser.add_argument("--prior", action="store_true", help="make a prior instead: encoders, prior and tokenizer")
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="DIR",
+        help="of a prior: a folder with vocab.json and merges.txt (default: a small vocabulary made here)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the values (default: 0)")
+    parser.add_argument(
+        "--format",
+        choices=("ppdiffusers", "diffusers"),
+        default="ppdiffusers",
+        help=".pdparams (default) or .safetensors",
+    )
+    add_out(parser)
+    add_common_options(parser)
+    parser.set_defaults(run=_checkpoint)
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    if args.prior:
+        if args.decoder is not None:
+            raise UsageError("--decoder and --prior make different checkpoints: give one of them")
+        return _prior_checkpoint(args)
+    if args.vocabulary is not None:
+        raise UsageError("--vocabulary goes with --prior: a decoder has no tokenizer")
+    from kandinsky_export.sample_checkpoint import EMBEDS, write_sample_checkpoint
+
+    write_sample_checkpoint(
+        args.out,
+        size=args.size,
+        decoder=args.decoder or "inpaint",
+        seed=args.seed,
+        form=args.format,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    write_report(args, {"checkpoint": str(args.out), "image_embeds": str(args.out / EMBEDS)}, f"wrote {args.out}")
+    return 0
+
+
+def _prior_checkpoint(args: argparse.Namespace) -> int:
+    from kandinsky_export.sample_prior import write_sample_prior
+
+    write_sample_prior(
+        args.out,
+        size=args.size,
+        seed=args.seed,
+        form=args.format,
+        vocabulary=args.vocabulary,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    write_report(args, {"prior": str(args.out)}, f"wrote {args.out}")
+    return 0

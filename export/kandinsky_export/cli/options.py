@@ -1,0 +1,27 @@
+"""What several commands take and write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from kandinsky_runtime.cli_support import Parser
+
+
+def add_out(parser: Parser) -> None:
+    """Add the new folder."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The items of a list with commas."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def write_report(args: argparse.Namespace, data: dict[str, Any], text: str) -> None:
+    """Write `data` with --json, else `text`, to stdout."""
+    sys.stdout.write((json.dumps(data, indent=1) if args.json else text) + "\n")

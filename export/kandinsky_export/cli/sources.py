@@ -1,0 +1,90 @@
+"""The checkpoints that a command reads: folders, or names on a hub."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.prior_checkpoint import PriorCheckpoint
+
+
+def add_source(parser: Parser, nargs: str | None = None) -> None:
+    """Add CHECKPOINT and where it comes from."""
+    parser.add_argument(
+        "checkpoint", nargs=nargs, metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model"
+    )
+    parser.add_argument(
+        "--hub", choices=("huggingface", "paddle"), help="where a hub name is looked up (default: huggingface)"
+    )
+    parser.add_argument("--revision", help="of CHECKPOINT's hub name (Hugging Face only)")
+    parser.add_argument("--weights", metavar="VARIANT", help="variant of CHECKPOINT's weight files, such as fp16")
+
+
+def add_prior(parser: Parser) -> None:
+    """Add the prior of CHECKPOINT."""
+    parser.add_argument("--prior", metavar="PRIOR", help="the prior that goes with CHECKPOINT: a folder or a hub name")
+    parser.add_argument("--prior-revision", metavar="REVISION", help="of PRIOR's hub name (Hugging Face only)")
+    parser.add_argument("--prior-weights", metavar="VARIANT", help="variant of PRIOR's weight files, such as fp16")
+
+
+def open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
+    """The checkpoint, fetched if need be, and what to call it: its hub name or its folder's name."""
+    from kandinsky_export.checkpoint import Checkpoint
+
+    _check_hub_options(args)
+    root, name = _fetched(args, args.checkpoint, args.revision, args.weights)
+    return Checkpoint.open(root, args.weights), name
+
+
+def open_prior(args: argparse.Namespace) -> tuple[PriorCheckpoint | None, str]:
+    """The prior, fetched if need be, and what to call it; None where none is asked for."""
+    if args.prior is None:
+        return None, ""
+    from kandinsky_export.prior_checkpoint import PRIOR_FOLDERS, PriorCheckpoint
+
+    root, name = _fetched(args, args.prior, args.prior_revision, args.prior_weights, components=PRIOR_FOLDERS)
+    return PriorCheckpoint.open(root, args.prior_weights), name
+
+
+def _check_hub_options(args: argparse.Namespace) -> None:
+    """Refuse options of a hub or of a prior where there is none."""
+    if args.prior is None and (args.prior_revision or args.prior_weights):
+        raise UsageError("--prior-revision and --prior-weights go with --prior")
+    if args.revision and not _is_hub_name(args.checkpoint):
+        raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
+    if args.prior_revision and not _is_hub_name(args.prior):
+        raise UsageError(f"--hub and --prior-revision go with a hub name, not with the folder {args.prior}")
+    if args.hub and not any(_is_hub_name(name) for name in (args.checkpoint, args.prior) if name is not None):
+        raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
+
+
+def _is_hub_name(name: str) -> bool:
+    from kandinsky_export.hub import looks_like_hub_name
+
+    return looks_like_hub_name(name) and not Path(name).exists()
+
+
+def _fetched(
+    args: argparse.Namespace, name: str, revision: str | None, variant: str | None, **options: Any
+) -> tuple[Path, str]:
+    """The folder of a checkpoint, fetched with `options` if `name` is a hub's, and what to call it."""
+    if not _is_hub_name(name):
+        return Path(name), Path(name).resolve().name
+    import kandinsky_export.vendors  # noqa: F401 (one that is missing is told before gigabytes are fetched)
+    from kandinsky_export.hub import fetch_checkpoint
+
+    root = fetch_checkpoint(
+        name,
+        hub=args.hub or "huggingface",
+        revision=revision,
+        variant=variant,
+        progress=not args.quiet,
+        **options,
+    )
+    return root, name
