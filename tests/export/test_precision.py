@@ -355,7 +355,7 @@ class TestPlainDecoder:
         for precision in ("fp32", "fp16"):
             with GeneratePipeline.load(plain_bundle, "onnxruntime", precision) as pipeline:
                 output = pipeline(
-                    **seeded_embeds(0, 32), height=64, width=64, num_inference_steps=20, seed=0, output_type="np"
+                    **seeded_embeds(0, 32), height=64, width=64, num_inference_steps=5, seed=0, output_type="np"
                 )
             pictures[precision] = output.images.astype(np.float64)
         error = np.square(pictures["fp16"] - pictures["fp32"]).mean()

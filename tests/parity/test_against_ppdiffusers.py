@@ -15,14 +15,19 @@ from tests.parity.conftest import ENGINES
 
 COMPONENT_TOLERANCE = 1e-4
 TRAJECTORY_TOLERANCE = 1e-3
+EVERY_ENGINE = "three_blocks"
+"""The build that OpenVINO, which compiles for each shape, runs here; it runs all of them against diffusers."""
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_component_and_a_trajectory_agree(
     case: str, case_checkpoint: Callable[[str], Path], case_bundle: Callable[[str], Path]
 ) -> None:
-    report = verify_bundle(Bundle.open(case_bundle(case)), Checkpoint.open(case_checkpoint(case)), steps=STEPS)
-    assert set(report.engines) == set(ENGINES)
+    engines = [name for name in ENGINES if name != "openvino" or case == EVERY_ENGINE]
+    report = verify_bundle(
+        Bundle.open(case_bundle(case)), Checkpoint.open(case_checkpoint(case)), engine_names=engines, steps=STEPS
+    )
+    assert set(report.engines) == set(engines)
     assert all(len(set(shapes)) == 5 for shapes in report.shapes.values())
     for figures in report.engines.values():
         assert max(figures.components.values()) <= COMPONENT_TOLERANCE, report.table()

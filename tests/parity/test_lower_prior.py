@@ -141,7 +141,6 @@ def component_feeds(component: str, bundle: Bundle) -> dict[str, np.ndarray[Any,
     ("without", "measured"),
     [
         ("text_encoder", {"image_encoder": "fp16", "prior": "fp32"}),
-        ("prior", {"image_encoder": "fp16", "text_encoder": "fp32"}),
         ("image_encoder", {"text_encoder": "fp16", "prior": "fp16"}),
     ],
 )

@@ -269,9 +269,9 @@ def test_cpu_keeps_nothing_on_disk(load: Callable[..., Any], tmp_path: Path, mon
     assert not list(tmp_path.rglob("*.blob"))
 
 
-def test_nothing_is_built_for_the_cpu(tiny_bundle: Path) -> None:
+def test_nothing_is_built_for_the_cpu(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="engine openvino keeps nothing compiled for the cpu: compiling takes less"):
-        build_bundle(Bundle.open(tiny_bundle), "openvino", read_profiles(None, None, None))
+        build_bundle(bundle, "openvino", read_profiles(None, None, None))
 
 
 def test_second_engine_loads_from_disk(disk: Path, load: Callable[..., Any]) -> None:
