@@ -76,9 +76,10 @@ class OpenVinoEngine(Engine):
             self._settings["INFERENCE_NUM_THREADS"] = options.thread_count
         self._library_version = openvino.get_version()
         self._files = {role: files[role] for role in self.roles}
-        model = self._core.read_model(self._files["graph"])  # a damaged graph is found now, not at the first run
+        # A damaged graph is found now, not at the first run, for whose shape the model is kept.
+        self._model = self._core.read_model(self._files["graph"])
         self._waves, self._split = None, options.precision != "fp32"
-        if self._split and (parts := split_waves(model)) is not None:
+        if self._split and (parts := split_waves(self._model.clone())) is not None:
             waves, rest = parts
             self._waves = self._core.compile_model(
                 waves, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
@@ -125,7 +126,9 @@ class OpenVinoEngine(Engine):
             # The other mode, OPTIMIZE_SIZE, writes a small file that is never loaded where the weights lie in a file of
             # their own, as ONNX has it (2026.4.1).
             settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SPEED"}
-        model = self._core.read_model(self._files["graph"])
+        model, self._model = self._model, None
+        if model is None:
+            model = self._core.read_model(self._files["graph"])
         model.reshape({spec.name: shape for spec, shape in zip(self.spec.inputs, shapes, strict=True)})
         parts = split_waves(model) if self._split else None
         return self._core.compile_model(model if parts is None else parts[1], self._device, settings)
@@ -153,6 +156,7 @@ class OpenVinoEngine(Engine):
 
     def _release(self) -> None:
         self._compiled.clear()
+        self._model = None
         del self._core
 
 

@@ -1,0 +1,136 @@
+"""Where OpenVINO's time goes in one UNet step, by kind of layer, from its own counters.
+
+    python benchmarks/openvino_layers.py BUNDLE [--height 512 --width 512] [--precision fp32] [--steps 3]
+
+Guidance batch of 2. A layer that OpenVINO fused of several counts as attention where a softmax is among them, else as
+what its first kind in the list below is. "Constant over the loop" are layers that depend on the image embeddings alone:
+the same in every step, part of the kinds above. The rate of the convolutions is what their shapes ask for, 2 operations
+to a multiplication, over their time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kandinsky_runtime.bench_report import environment
+from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.geometry import Geometry
+
+ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
+# In this order: the types of the layers that OpenVINO was given, and what time spent on them is for.
+KINDS = {
+    "attention": {"Softmax"},
+    "convolution": {"Convolution"},
+    "matrix product": {"MatMul", "FullyConnected"},
+    "normalisation": {"MVN"},
+    "layout": {"Transpose", "Reshape", "Reorder", "Concat", "Split", "VariadicSplit"},
+}
+OTHER = "other"
+
+
+def kind_of(types: Iterable[str]) -> str:
+    found = set(types)
+    return next((kind for kind, known in KINDS.items() if known & found), OTHER)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    import openvino
+
+    bundle = Bundle.open(args.bundle)
+    component, geometry = bundle.component("unet"), Geometry.of(bundle.manifest)
+    model = openvino.Core().read_model(bundle.root / component.variants["onnx-fp32"].files["graph"])
+    rows, columns = args.height // geometry.factor, args.width // geometry.factor
+    rng = np.random.default_rng(0)
+    feeds = {
+        tensor.name: rng.standard_normal(tensor.shape({"batch": 2, "height": rows, "width": columns}), dtype=np.float32)
+        for tensor in component.spec.inputs
+    }
+    feeds["timestep"] = np.full(2, 501, np.float32)
+    model.reshape({name: list(array.shape) for name, array in feeds.items()})
+    operations = sum(
+        2.0 * np.prod(node.get_output_shape(0)) * np.prod(node.get_input_shape(1)[1:])
+        for node in model.get_ops()
+        if node.get_type_name() == "Convolution"
+    )
+    constant = depending_on(model, {"image_embeds"}) - depending_on(model, set(feeds) - {"image_embeds"})
+    types = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
+    settings = {"INFERENCE_PRECISION_HINT": ELEMENT_TYPES[args.precision], "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.compile_model(model, "CPU", settings | {"PERF_COUNT": True})
+    origins = {
+        node.get_friendly_name(): str(node.get_rt_info()["originalLayersNames"].value).split(",")
+        for node in compiled.get_runtime_model().get_ops()
+        if "originalLayersNames" in node.get_rt_info()
+    }
+    request = compiled.create_infer_request()
+    request.infer(feeds)
+    seconds, layers, rounds = Counter[str](), Counter[str](), []
+    for _ in range(args.steps):
+        request.infer(feeds)
+        rounds.append(0.0)
+        for entry in request.profiling_info:
+            spent = entry.real_time.total_seconds()
+            names = origins.get(entry.node_name, [entry.node_name])
+            known = [types[name] for name in names if name in types] or [entry.node_type]
+            kind = kind_of([*known, entry.node_type])
+            rounds[-1] += spent
+            seconds[kind] += spent / args.steps
+            layers[kind] += spent > 0
+            if all(name in constant for name in names):
+                seconds["constant over the loop"] += spent / args.steps
+    return {
+        "environment": environment(),
+        "openvino": openvino.get_version(),
+        "precision": args.precision,
+        "height": args.height,
+        "width": args.width,
+        "steps": rounds,
+        "seconds": dict(seconds.most_common()),
+        "convolution_tflop_per_s": operations / seconds["convolution"] / 1e12,
+        "layers": {kind: count // args.steps for kind, count in layers.items()},
+    }
+
+
+def depending_on(model: Any, inputs: set[str]) -> set[str]:
+    """The layers that something of the model's inputs reaches, by name."""
+    reached: set[str] = set()
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name()
+        sources = {value.get_node().get_friendly_name() for value in node.input_values()}
+        if (node.get_type_name() == "Parameter" and name in inputs) or sources & reached:
+            reached.add(name)
+    return reached
+
+
+def as_text(data: dict[str, Any]) -> str:
+    total = sum(data["steps"]) / len(data["steps"])
+    lines = ["| layers | number | seconds | share |", "| --- | ---: | ---: | ---: |"]
+    for kind, seconds in data["seconds"].items():
+        lines.append(f"| {kind} | {data['layers'].get(kind, '')} | {seconds:.3f} | {seconds / total:.1%} |")
+    lines.append(f"| all | | {total:.3f} | |")
+    return "\n".join([*lines, "", f"Convolutions: {data['convolution_tflop_per_s']:.3f} TFLOP/s."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--precision", choices=ELEMENT_TYPES, default="fp32")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    data = measure(args)
+    if args.json:
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    print(as_text(data))
+
+
+if __name__ == "__main__":
+    main()
