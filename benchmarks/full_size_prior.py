@@ -121,8 +121,8 @@ def as_markdown(figures: dict[str, Any]) -> str:
     export, sizes = figures["export"], figures["bytes"]
     lines = [
         f"{date.today()}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; {tools}.",
-        f"Seeded weights; all three graphs exported in one go (paddle, onnx-fp32): {export['seconds']} s, peak resident",
-        f"{export['peak_gb']} GB, the embeddings of an empty picture included.",
+        f"Seeded weights; all three graphs exported in one go (paddle, onnx-fp32): {export['seconds']} s, peak",
+        f"resident {export['peak_gb']} GB, the embeddings of an empty picture included.",
         "",
         f"| graph | GB | inputs | max-abs from eager | deviation | load s | first run s | peak GB on {ENGINE} |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
