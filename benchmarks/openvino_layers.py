@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from kandinsky_runtime.bench_report import environment
+from kandinsky_runtime.build.profiles import BATCH, HEIGHT, WIDTH
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.geometry import Geometry
 
@@ -45,12 +46,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     bundle = Bundle.open(args.bundle)
     component, geometry = bundle.component("unet"), Geometry.of(bundle.manifest)
-    model = openvino.Core().read_model(bundle.root / component.variants["onnx-fp32"].files["graph"])
-    rows, columns = args.height // geometry.factor, args.width // geometry.factor
+    model = openvino.Core().read_model(bundle.paths(component.variants["onnx-fp32"])["graph"])
+    sizes = {BATCH: 2, HEIGHT: args.height // geometry.factor, WIDTH: args.width // geometry.factor}
     rng = np.random.default_rng(0)
     feeds = {
-        tensor.name: rng.standard_normal(tensor.shape({"batch": 2, "height": rows, "width": columns}), dtype=np.float32)
-        for tensor in component.spec.inputs
+        tensor.name: rng.standard_normal(tensor.shape(sizes), dtype=np.float32) for tensor in component.spec.inputs
     }
     feeds["timestep"] = np.full(2, 501, np.float32)
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
