@@ -22,6 +22,7 @@ import numpy as np
 from kandinsky_runtime.bench_report import environment
 from kandinsky_runtime.build.profiles import BATCH, HEIGHT, WIDTH
 from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
 from kandinsky_runtime.geometry import Geometry
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
@@ -30,7 +31,7 @@ KINDS = {
     "attention": {"Softmax"},
     "convolution": {"Convolution"},
     "matrix product": {"MatMul", "FullyConnected"},
-    "normalisation": {"MVN"},
+    "normalisation": {"MVN", "ReduceMean", "ReduceL2"},
     "layout": {"Transpose", "Reshape", "Reorder", "Concat", "Split", "VariadicSplit"},
 }
 OTHER = "other"
@@ -54,6 +55,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     feeds["timestep"] = np.full(2, 501, np.float32)
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
+    if args.precision == "bf16":
+        keep_channels_last(model)  # as the engine has it
     operations = sum(
         2.0 * np.prod(node.get_output_shape(0)) * np.prod(node.get_input_shape(1)[1:])
         for node in model.get_ops()

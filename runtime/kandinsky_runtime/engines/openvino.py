@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kandinsky_runtime.bundle import cache_folder, file_sha256, fingerprint
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
+from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
 from kandinsky_runtime.engines.compile_cache import compile_cached
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.resident import kept_out_of_memory
@@ -37,7 +38,8 @@ class OpenVinoEngine(Engine):
 
     A shape that is fixed before compiling runs about twice as fast as a dynamic one. The last `KEPT_SHAPES` shapes stay
     compiled. Compiling reads the weights through a memory map; their pages do not stay resident. In bf16 and fp16 the
-    timestep's embedding is computed in float32 all the same.
+    timestep's embedding is computed in float32 all the same; in bf16 on the CPU, group norms stay in the layout of the
+    convolutions around them.
     """
 
     name = "openvino"
@@ -78,6 +80,7 @@ class OpenVinoEngine(Engine):
         self._files = {role: files[role] for role in self.roles}
         # A damaged graph is found now, not at the first run, for whose shape the model is kept.
         self._model = self._core.read_model(self._files["graph"])
+        self._channels_last = self._device == "CPU" and options.precision == "bf16"
         self._waves, self._split = None, options.precision != "fp32"
         if self._split and (parts := split_waves(self._model.clone())) is not None:
             waves, rest = parts
@@ -131,7 +134,11 @@ class OpenVinoEngine(Engine):
             model = self._core.read_model(self._files["graph"])
         model.reshape({spec.name: shape for spec, shape in zip(self.spec.inputs, shapes, strict=True)})
         parts = split_waves(model) if self._split else None
-        return self._core.compile_model(model if parts is None else parts[1], self._device, settings)
+        if parts is not None:
+            model = parts[1]
+        if self._channels_last:
+            keep_channels_last(model)
+        return self._core.compile_model(model, self._device, settings)
 
     def _cache(self) -> Path | None:
         """Where compiled shapes are kept; None where they are not."""
@@ -148,6 +155,7 @@ class OpenVinoEngine(Engine):
                 "shapes": shapes,
                 "settings": self._settings,
                 "float32 waves": self._waves is not None,
+                "channels-last norms": self._channels_last,
                 "device": self._device,
                 **{name: self._core.get_property(self._device, name) for name in _DEVICE_PROPERTIES if name in able},
                 "openvino": self._library_version,

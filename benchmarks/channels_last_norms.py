@@ -1,0 +1,104 @@
+"""What `engines/channels_last_norms.py` gains: one UNet step in bf16 with it and without, in turn, and the error of both.
+
+    python benchmarks/channels_last_norms.py BUNDLE [--height 768 --width 768] [--rounds 9] [--json F]
+
+Guidance batch of 2, OpenVINO on the CPU. The error is against the same graph in float32, whose timestep is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from kandinsky_runtime.bench_report import environment
+from kandinsky_runtime.build.profiles import BATCH, HEIGHT, WIDTH
+from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
+from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
+from kandinsky_runtime.geometry import Geometry
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    import openvino
+
+    bundle = Bundle.open(args.bundle)
+    component, geometry = bundle.component("unet"), Geometry.of(bundle.manifest)
+    graph = bundle.paths(component.variants["onnx-fp32"])["graph"]
+    sizes = {BATCH: 2, HEIGHT: args.height // geometry.factor, WIDTH: args.width // geometry.factor}
+    rng = np.random.default_rng(0)
+    feeds = {
+        tensor.name: rng.standard_normal(tensor.shape(sizes), dtype=np.float32) for tensor in component.spec.inputs
+    }
+    feeds["timestep"] = np.full(2, 501, np.float32)
+
+    def request(precision: str, rewritten: bool) -> Any:
+        model = openvino.Core().read_model(graph)
+        model.reshape({name: list(array.shape) for name, array in feeds.items()})
+        parts = split_waves(model)
+        if parts is None:
+            raise SystemExit("the graph has no timestep's embedding: is it a UNet?")
+        waves, rest = parts
+        for number, wave in enumerate(openvino.compile_model(waves, "CPU")({"timestep": feeds["timestep"]}).values()):
+            feeds[wave_name(number)] = np.array(wave)
+        if rewritten:
+            print(f"{keep_channels_last(rest)} norms rewritten")
+        settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        compiled = openvino.compile_model(rest, "CPU", settings)
+        made = compiled.create_infer_request()
+        names = [port.any_name for port in compiled.inputs]
+
+        def run() -> np.ndarray:
+            (output,) = made.infer({name: feeds[name] for name in names}).values()
+            return np.array(output)
+
+        return run
+
+    want = request("f32", False)()
+    requests = {"as converted": request("bf16", False), "channels last": request("bf16", True)}
+    decibels = {}
+    for name, run in requests.items():  # this also warms up
+        error = np.square(run() - want, dtype=np.float64).mean()
+        decibels[name] = float(10 * np.log10(np.square(want, dtype=np.float64).mean() / error))
+    seconds: dict[str, list[float]] = {name: [] for name in requests}
+    for _ in range(args.rounds):
+        for name, run in requests.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {
+        "environment": environment(),
+        "openvino": openvino.get_version(),
+        "height": args.height,
+        "width": args.width,
+        "seconds": seconds,
+        "decibels": decibels,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    data = measure(args)
+    if args.json:
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    before, after = data["seconds"].values()
+    ratios = [old / new for old, new in zip(before, after, strict=True)]
+    print("| norms | step, s | power over error, dB |\n| --- | ---: | ---: |")
+    for name, times in data["seconds"].items():
+        print(f"| {name} | {median(times):.3f} | {data['decibels'][name]:.1f} |")
+    print(f"\nAs converted / channels last: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()

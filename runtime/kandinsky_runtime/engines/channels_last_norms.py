@@ -1,0 +1,151 @@
+"""Group norms in the memory layout of the convolutions around them, for OpenVINO in bf16 on the CPU.
+
+A convolution in bf16 works on channels-last memory. The converter's group norm (reshape to (N, G, C/G x H x W),
+normalise, reshape back) needs channels first, so that the whole picture is turned over before it and after it. Written
+as sums over the picture it stays where it is. With d = x - K, K the group's mean as it was rounded (Wu and He, "Group
+Normalization", 2018, for μ and σ):
+
+    μ - K = mean(d),   σ² = mean(d²) - mean(d)²,   y = d γ / √(σ² + ε) + β - mean(d) γ / √(σ² + ε)
+
+Every value in between is rounded to bf16, which σ² = mean(x²) - μ² would not survive where |μ| is much larger than σ:
+that is what K is for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# The largest picture, in cells, whose norms are rewritten; beyond it the sums take as long as turning it over.
+MOST_CELLS = 128 * 128
+
+
+@dataclass(frozen=True)
+class _GroupNorm:
+    """A group norm that was found: its input, its last output, and what it does in between."""
+
+    source: Any
+    result: Any
+    groups: int
+    epsilon: float
+    gamma: npt.NDArray[np.float32]
+    beta: npt.NDArray[np.float32]
+
+
+def keep_channels_last(model: Any) -> int:
+    """Write the group norms of an `openvino.Model` as sums over the picture, in place.
+
+    Args:
+        model: a graph of static shapes, whose constants are folded on the way.
+
+    Returns:
+        The number of norms that were rewritten. Others, and what looks like none, are left as they are.
+    """
+    from openvino import passes
+
+    folding = passes.Manager()
+    folding.register_pass(passes.ConstantFolding())  # the shapes in between, which a fixed input shape makes constant
+    folding.run_passes(model)
+    norms = [_found(node) for node in model.get_ordered_ops() if node.get_type_name() == "MVN"]
+    found = [norm for norm in norms if norm is not None]
+    for norm in found:
+        _rewrite(norm)
+    model.validate_nodes_and_infer_types()
+    return len(found)
+
+
+def _rewrite(norm: _GroupNorm) -> None:
+    from openvino import opset13 as ops
+
+    batch, channels, height, width = norm.source.get_shape()
+    each = channels // norm.groups
+
+    def whole(numbers: list[int]) -> Any:
+        return ops.constant(np.array(numbers, np.int64))
+
+    def grouped(value: Any) -> Any:
+        return ops.reshape(value, whole([batch, norm.groups, each]), False)
+
+    def spread(value: Any) -> Any:
+        return ops.reshape(value, whole([batch, channels, 1, 1]), False)
+
+    def by_channel(values: npt.NDArray[np.float32]) -> Any:
+        return ops.constant(values.reshape(1, norm.groups, each))
+
+    def mean_of_groups(by_channel: Any) -> Any:
+        return ops.reduce_mean(grouped(by_channel), whole([2]), True)
+
+    picture = whole([2, 3])
+    near = mean_of_groups(ops.reduce_mean(norm.source, picture, True))
+    rest = ops.subtract(norm.source, spread(ops.broadcast(near, whole([batch, norm.groups, each]))))
+    mean = mean_of_groups(ops.reduce_mean(rest, picture, True))
+    length = ops.reduce_l2(rest, picture, True)
+    square = mean_of_groups(ops.multiply(ops.multiply(length, length), np.float32(1 / (height * width))))
+    variance = ops.subtract(square, ops.multiply(mean, mean))
+    scale = ops.divide(by_channel(norm.gamma), ops.sqrt(ops.add(variance, np.float32(norm.epsilon))))
+    shift = ops.subtract(by_channel(norm.beta), ops.multiply(mean, scale))
+    norm.result.replace(ops.add(ops.multiply(rest, spread(scale)), spread(shift)).output(0))
+
+
+def _found(node: Any) -> _GroupNorm | None:
+    """The group norm around an MVN, if it is one as the exporter writes it."""
+    reshape = node.input_value(0).get_node()
+    attributes = node.get_attributes()
+    axes = _constant(node.input_value(1))
+    if (
+        reshape.get_type_name() != "Reshape"
+        or not attributes["normalize_variance"]
+        or attributes["eps_mode"] != "INSIDE_SQRT"
+        or axes is None
+        or axes.ravel().tolist() != [2]
+    ):
+        return None
+    source = reshape.input_value(0)
+    shape = list(source.get_shape())
+    if len(shape) != 4 or list(node.get_output_shape(0))[:1] != shape[:1] or len(node.get_output_shape(0)) != 3:
+        return None
+    channels, groups = shape[1], node.get_output_shape(0)[1]
+    if channels % groups or shape[2] * shape[3] > MOST_CELLS:
+        return None
+    last = node.output(0)
+    for kind, neutral in (("Multiply", 1), ("Add", 0)):  # an InstanceNormalization's own, which are left out in effect
+        after, values = _with_constant(last, kind)
+        if after is not None:
+            if not np.all(values == neutral):
+                return None
+            last = after
+    back = _only_reader(last)
+    if back is None or back.get_type_name() != "Reshape" or list(back.get_output_shape(0)) != shape:
+        return None
+    last = back.output(0)
+    factors = {"Multiply": np.ones(channels, np.float32), "Add": np.zeros(channels, np.float32)}
+    for kind in factors:
+        after, values = _with_constant(last, kind)
+        if after is None or list(values.shape[-3:]) != [channels, 1, 1]:
+            break
+        last, factors[kind] = after, values.reshape(channels).astype(np.float32)
+    return _GroupNorm(source, last, groups, float(attributes["eps"]), factors["Multiply"], factors["Add"])
+
+
+def _with_constant(value: Any, kind: str) -> tuple[Any, npt.NDArray[Any]]:
+    """The output of the one layer that reads a value, if it is of this kind with a constant, and the constant."""
+    reader = _only_reader(value)
+    if reader is not None and reader.get_type_name() == kind:
+        for other in reader.input_values():
+            constant = _constant(other)
+            if constant is not None:
+                return reader.output(0), constant
+    return None, np.empty(0)
+
+
+def _only_reader(value: Any) -> Any:
+    readers = list(value.get_target_inputs())
+    return readers[0].get_node() if len(readers) == 1 else None
+
+
+def _constant(value: Any) -> npt.NDArray[Any] | None:
+    node = value.get_node()
+    return np.asarray(node.data) if node.get_type_name() == "Constant" else None

@@ -1,0 +1,145 @@
+"""Group norms as sums over the picture, against the converter's, in OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kandinsky_runtime.engines import openvino as engine
+from kandinsky_runtime.engines.channels_last_norms import MOST_CELLS, keep_channels_last
+
+openvino = pytest.importorskip("openvino")
+from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
+
+needs_bf16 = pytest.mark.skipif(not engine._has_bf16(), reason="this processor does not compute in bf16")
+SHAPES = {
+    "unet": {"sample": [2, 9, 8, 16], "timestep": [2], "image_embeds": [2, 32]},
+    "movq_encoder": {"image": [1, 3, 64, 128]},
+    "movq_decoder": {"latents": [1, 4, 8, 16]},
+}
+TOLERANCE = 1e-4
+
+
+def computed(model: Any, feeds: dict[str, np.ndarray], precision: str = "f32") -> np.ndarray:
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    (output,) = compiled(feeds).values()
+    return np.array(output)
+
+
+def group_norm(
+    shape: list[int],
+    groups: int,
+    gamma: np.ndarray | None = None,
+    beta: np.ndarray | None = None,
+    *,
+    axis: int = 2,
+    inner: float = 1.0,
+    read_twice: bool = False,
+    between_convolutions: bool = False,
+) -> Any:
+    """A group norm as the converter writes it: over (N, G, C/G x H x W), between two reshapes."""
+    source = ops.parameter(shape, np.float32, name="x")
+
+    def copied(value: Any) -> Any:
+        """OpenVINO leaves in float32 what no convolution or product reads or makes."""
+        same = ops.constant(np.eye(shape[1], dtype=np.float32)[:, :, None, None])
+        return ops.convolution(value, same, [1, 1], [0, 0], [0, 0], [1, 1]) if between_convolutions else value
+
+    flat = ops.reshape(copied(source), ops.constant(np.array([shape[0], groups, -1])), False)
+    normal = ops.mvn(flat, ops.constant(np.array([axis])), True, 1e-5, "inside_sqrt")
+    normal = ops.add(ops.multiply(normal, np.full((1, groups, 1), inner, np.float32)), np.float32(0))
+    result = ops.reshape(normal, ops.constant(np.array(shape)), False)
+    if gamma is not None:
+        result = ops.multiply(result, gamma.reshape(-1, 1, 1))
+    if beta is not None:
+        result = ops.add(result, beta.reshape(-1, 1, 1))
+    results = [ops.result(copied(result))]
+    if read_twice:
+        results.append(ops.result(ops.relu(normal)))
+    return openvino.Model(results, [source], "norm")
+
+
+def kinds(model: Any) -> list[str]:
+    return [node.get_type_name() for node in model.get_ordered_ops()]
+
+
+@pytest.mark.parametrize("component", SHAPES)
+def test_whole_graphs_compute_what_they_did(component: str, case_bundle: Callable[[str], Path]) -> None:
+    graph = case_bundle("four_blocks") / component / "model-fp32.onnx"
+    before, after = (openvino.Core().read_model(graph) for _ in range(2))
+    shapes = {}
+    for port in before.inputs:
+        sizes = zip(port.partial_shape, SHAPES[component][port.any_name], strict=True)
+        shapes[port.any_name] = [length.get_length() if length.is_static else given for length, given in sizes]
+    for model in (before, after):
+        model.reshape(shapes)
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    norms = [node.input_value(0).get_node() for node in before.get_ordered_ops() if node.get_type_name() == "MVN"]
+    of_pictures = [node for node in norms if node.get_type_name() == "Reshape" and len(node.get_input_shape(0)) == 4]
+    assert keep_channels_last(after) == len(of_pictures) > 0
+    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(6, 3), (32, 32), (64, 2), (300, 1)])
+@pytest.mark.parametrize("factors", [(), ("gamma",), ("gamma", "beta")])
+def test_group_norm(channels: int, groups: int, factors: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(channels)
+    given = {name: rng.standard_normal(channels, np.float32) for name in factors}
+    shape = [2, channels, 5, 7]
+    before, after = (group_norm(shape, groups, **given) for _ in range(2))
+    assert keep_channels_last(after) == 1
+    assert "MVN" not in kinds(after)
+    feeds = {"x": rng.standard_normal(shape, np.float32) * 3 + 1}
+    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
+
+
+def test_flat_picture_comes_out_as_beta() -> None:
+    beta = np.arange(8, dtype=np.float32)
+    model = group_norm([1, 8, 4, 4], 2, np.ones(8, np.float32), beta)
+    assert keep_channels_last(model) == 1
+    assert np.array_equal(computed(model, {"x": np.full((1, 8, 4, 4), 7, np.float32)})[0, :, 0, 0], beta)
+
+
+@needs_bf16
+@pytest.mark.parametrize("mean", [0, 4, 32])
+def test_means_far_from_zero_cost_nothing_more(mean: float) -> None:
+    """Against the converter's norm, whose sums and factors are in float32: both get the same picture, in bf16.
+
+    Rounding the difference, factor and shift as well costs 1.3 times the error, whatever the mean. The variance as
+    mean(x²) - μ² would be lost altogether at 32.
+    """
+    shape = [2, 64, 32, 32]
+    rng = np.random.default_rng(0)
+    gamma, beta = rng.standard_normal((2, 64), np.float32)
+    values = rng.standard_normal(shape, np.float32) + np.float32(mean)
+    feeds = {"x": (values.view(np.uint32) & 0xFFFF0000).view(np.float32)}
+    before, after = (group_norm(shape, 8, gamma, beta, between_convolutions=True) for _ in range(2))
+    want = computed(before, feeds)
+    keep_channels_last(after)
+    errors = [np.sqrt(np.square(computed(model, feeds, "bf16") - want).mean()) for model in (before, after)]
+    print(f"mean {mean}: {errors[0]:.2e} as converted, {errors[1]:.2e} channels last")
+    assert errors[1] <= 1.5 * errors[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"inner": 2.0}, id="a factor of the groups"),
+        pytest.param({"axis": 1}, id="another axis"),
+        pytest.param({"read_twice": True}, id="read in between"),
+    ],
+)
+def test_what_is_no_group_norm_is_left_alone(other: dict[str, Any]) -> None:
+    model = group_norm([1, 8, 4, 4], 2, np.ones(8, np.float32), **other)
+    assert keep_channels_last(model) == 0
+    assert "MVN" in kinds(model)
+
+
+def test_large_pictures_are_left_alone() -> None:
+    assert keep_channels_last(group_norm([1, 2, MOST_CELLS, 1], 1)) == 1
+    assert keep_channels_last(group_norm([1, 2, MOST_CELLS + 1, 1], 1)) == 0
