@@ -39,7 +39,7 @@ def trajectory(args: argparse.Namespace, precision: str) -> tuple[list[np.ndarra
     with InpaintPipeline.load(Bundle.open(args.bundle), args.engine, precision) as pipeline:
         inputs = made_up_inputs(pipeline.geometry.embed_width, args.size, args.size, 0)
         output = pipeline(
-            **inputs | {"guidance_scale": 4.0},
+            **inputs,
             num_inference_steps=args.steps,
             output_type="np",
             composite="none",

@@ -15,27 +15,17 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from unet_step import unet_step
 
 from kandinsky_runtime.bench_report import environment
-from kandinsky_runtime.build.profiles import BATCH, HEIGHT, WIDTH
-from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
-from kandinsky_runtime.geometry import Geometry
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import openvino
 
-    bundle = Bundle.open(args.bundle)
-    component, geometry = bundle.component("unet"), Geometry.of(bundle.manifest)
-    graph = bundle.paths(component.variants["onnx-fp32"])["graph"]
-    sizes = {BATCH: 2, HEIGHT: args.height // geometry.factor, WIDTH: args.width // geometry.factor}
-    rng = np.random.default_rng(0)
-    feeds = {
-        tensor.name: rng.standard_normal(tensor.shape(sizes), dtype=np.float32) for tensor in component.spec.inputs
-    }
-    feeds["timestep"] = np.full(2, 501, np.float32)
+    graph, feeds = unet_step(args.bundle, args.height, args.width)
 
     def request(precision: str, rewritten: bool) -> Any:
         model = openvino.Core().read_model(graph)

@@ -75,8 +75,8 @@ def _rewrite(norm: _GroupNorm) -> None:
     def by_channel(values: npt.NDArray[np.float32]) -> Any:
         return ops.constant(values.reshape(1, norm.groups, each))
 
-    def mean_of_groups(by_channel: Any) -> Any:
-        return ops.reduce_mean(grouped(by_channel), whole([2]), True)
+    def mean_of_groups(value: Any) -> Any:
+        return ops.reduce_mean(grouped(value), whole([2]), True)
 
     picture = whole([2, 3])
     near = mean_of_groups(ops.reduce_mean(norm.source, picture, True))
