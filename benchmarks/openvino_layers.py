@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from unet_step import unet_step
+from graph_inputs import graph_inputs
 
 from kandinsky_runtime.bench_report import environment
-from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
+from kandinsky_runtime.engines.openvino import rewrite_for_cpu
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 # In this order: the types of the layers that OpenVINO was given, and what time spent on them is for.
@@ -43,11 +43,10 @@ def kind_of(types: Iterable[str]) -> str:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import openvino
 
-    graph, feeds = unet_step(args.bundle, args.height, args.width)
+    graph, feeds = graph_inputs(args.bundle, "unet", args.height, args.width)
     model = openvino.Core().read_model(graph)
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
-    if args.precision == "bf16":
-        keep_channels_last(model)  # as the engine has it
+    rewrite_for_cpu(model, args.precision)  # as the engine has it
     operations = sum(
         2.0 * np.prod(node.get_output_shape(0)) * np.prod(node.get_input_shape(1)[1:])
         for node in model.get_ops()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from kandinsky_runtime import guidance, schedulers
 from kandinsky_runtime.engines.base import Engine
 from kandinsky_runtime.feeds import UNetFeeds
+from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.kept import KeptArea
 from kandinsky_runtime.noise import NoiseSource
 from kandinsky_runtime.request import SampleRequest
@@ -26,7 +27,8 @@ class DenoisingLoop:
     """One trajectory of the UNet.
 
     Attributes:
-        unet: the loaded graph.
+        graphs: with the UNet. With `low_memory` the halves of guidance run one after the other: memory for one, and one
+            shape for all steps.
         sampler: of the run; it begins with its step `first`.
         source: of the noise that steps add.
         uses_variance: whether the scheduler takes the UNet's variance channels.
@@ -34,10 +36,9 @@ class DenoisingLoop:
         pipeline: what the callback is told that runs.
         interval: the noise levels at which guidance acts; None for all. At the others the UNet runs on the positive
             half alone.
-        halves_apart: run the halves of guidance one after the other: memory for one, and one shape for all steps.
     """
 
-    unet: Engine
+    graphs: Graphs
     sampler: schedulers.Sampler
     source: NoiseSource
     uses_variance: bool
@@ -45,7 +46,6 @@ class DenoisingLoop:
     clock: Clock
     pipeline: object
     interval: guidance.Interval | None = None
-    halves_apart: bool = False
 
     def run(self, request: SampleRequest, latents: Array, kept: KeptArea | None = None) -> Array:
         """The latents after the last step, (B, C, h, w).
@@ -65,12 +65,13 @@ class DenoisingLoop:
         feeds = UNetFeeds(request, None if kept is None else kept.channels)
         mixed = np.empty((request.batch, used, *latents.shape[2:]), np.float32)
         drawn = np.empty_like(latents)
+        unet = self.graphs.engine("unet")
 
         for i, timestep in self.watch.steps(sampler.timesteps.tolist(), sampler.first):
             guided = request.guided and (self.interval is None or self.interval.holds(sampler.sigma(i)))
             feeds.fill(sampler.scale_model_input(i, latents), timestep)
             with self.clock("unet"):
-                output = self._predict(feeds, guided, f"step {i + 1} of {steps} (timestep {timestep:g})")
+                output = self._predict(unet, feeds, guided, f"step {i + 1} of {steps} (timestep {timestep:g})")
             if guided:
                 output = guidance.combine(output, request.guidance_scale, channels, mixed)
             noise = self.source.draw(drawn.shape, drawn) if sampler.draws_noise(i) else None
@@ -80,12 +81,13 @@ class DenoisingLoop:
             after = self.watch.after_step(self.pipeline, i, timestep, latents)
             if after is not latents:
                 latents = request.checked_latents(after)
+        self.graphs.phase_over("unet")
         return latents
 
-    def _predict(self, feeds: UNetFeeds, guided: bool, during: str) -> Array:
+    def _predict(self, unet: Engine, feeds: UNetFeeds, guided: bool, during: str) -> Array:
         """The UNet's output: (2B, K, h, w) with guidance, else (B, K, h, w)."""
-        if guided and not self.halves_apart:
-            return self.unet.run(feeds.whole, during=during)["noise_pred"]
+        if guided and not self.graphs.low_memory:
+            return unet.run(feeds.whole, during=during)["noise_pred"]
         halves = feeds.halves if guided else feeds.halves[-1:]
-        outputs = [self.unet.run(half, during=during)["noise_pred"] for half in halves]
+        outputs = [unet.run(half, during=during)["noise_pred"] for half in halves]
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)

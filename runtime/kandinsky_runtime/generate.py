@@ -140,6 +140,7 @@ class GeneratePipeline(DecoderPipeline):
         notes = () if plan is None else plan.notes
 
         clock = Clock()
+        loop = DenoisingLoop(self.graphs, sampler, drawn.batch, method.predicts_variance, watch, clock, self, interval)
         with self.graphs.run():
             request = self._embedded(request, plan, num_images_per_prompt, drawn, watch, clock)
             with clock("load"):
@@ -154,19 +155,7 @@ class GeneratePipeline(DecoderPipeline):
                 pictures = self._encode(request)
             with clock("denoise"):
                 noise_drawn = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
-                loop = DenoisingLoop(
-                    self.engine("unet"),
-                    sampler,
-                    drawn.batch,
-                    method.predicts_variance,
-                    watch,
-                    clock,
-                    self,
-                    interval,
-                    halves_apart=self.graphs.low_memory,
-                )
                 final = loop.run(request, _begin(noise_drawn, pictures, sampler))
-                self.graphs.phase_over("unet")
             images: Any = final
             if output_type != "latent":
                 with clock("decode"):

@@ -148,9 +148,15 @@ class Graphs:
                 self.close()
 
     def phase_over(self, *components: str) -> None:
-        """Release what a phase used, where memory is short; the next run loads it again."""
+        """Give back what a phase used: its graphs where memory is short, to be loaded again by the next run; elsewhere
+        what they computed in."""
         if self.low_memory:
             self._release(components)
+            return
+        with self._lock:
+            loaded = [engine for component in components if (engine := self._loaded.get(component)) is not None]
+        for engine in loaded:
+            engine.trim()
 
     def close(self) -> None:
         """Release every loaded graph, after a run in progress; the next run loads them again."""

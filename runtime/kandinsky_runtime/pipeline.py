@@ -178,6 +178,7 @@ class InpaintPipeline(DecoderPipeline):
             _log.warning(note)
 
         clock = Clock()
+        loop = DenoisingLoop(self.graphs, sampler, drawn.batch, method.predicts_variance, watch, clock, self, interval)
         with self.graphs.run():
             if request.keeps_everything:
                 untouched = self._untouched(request, areas, output_type)
@@ -189,20 +190,8 @@ class InpaintPipeline(DecoderPipeline):
                 original = self._encode(request)
             with clock("denoise"):
                 first = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
-                loop = DenoisingLoop(
-                    self.engine("unet"),
-                    sampler,
-                    drawn.batch,
-                    method.predicts_variance,
-                    watch,
-                    clock,
-                    self,
-                    interval,
-                    halves_apart=self.graphs.low_memory,
-                )
                 kept = KeptArea(original, request.keep, first, sampler)
                 final = loop.run(request, first * np.float32(sampler.init_noise_sigma), kept)
-                self.graphs.phase_over("unet")
             images: Any = final
             if output_type != "latent":
                 with clock("decode"):

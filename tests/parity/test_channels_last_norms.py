@@ -9,25 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.engines import openvino as engine
 from kandinsky_runtime.engines.channels_last_norms import MOST_CELLS, keep_channels_last
+from kandinsky_runtime.engines.processor import has_bf16
+from tests.parity.openvino_models import SHAPES, computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
 
-needs_bf16 = pytest.mark.skipif(not engine._has_bf16(), reason="this processor does not compute in bf16")
-SHAPES = {
-    "unet": {"sample": [2, 9, 8, 16], "timestep": [2], "image_embeds": [2, 32]},
-    "movq_encoder": {"image": [1, 3, 64, 128]},
-    "movq_decoder": {"latents": [1, 4, 8, 16]},
-}
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
 TOLERANCE = 1e-4
-
-
-def computed(model: Any, feeds: dict[str, np.ndarray], precision: str = "f32") -> np.ndarray:
-    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
-    (output,) = compiled(feeds).values()
-    return np.array(output)
 
 
 def group_norm(
@@ -63,22 +53,11 @@ def group_norm(
     return openvino.Model(results, [source], "norm")
 
 
-def kinds(model: Any) -> list[str]:
-    return [node.get_type_name() for node in model.get_ordered_ops()]
-
-
 @pytest.mark.parametrize("component", SHAPES)
 def test_whole_graphs_compute_what_they_did(component: str, case_bundle: Callable[[str], Path]) -> None:
-    graph = case_bundle("four_blocks") / component / "model-fp32.onnx"
-    before, after = (openvino.Core().read_model(graph) for _ in range(2))
-    shapes = {}
-    for port in before.inputs:
-        sizes = zip(port.partial_shape, SHAPES[component][port.any_name], strict=True)
-        shapes[port.any_name] = [length.get_length() if length.is_static else given for length, given in sizes]
-    for model in (before, after):
-        model.reshape(shapes)
-    rng = np.random.default_rng(0)
-    feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    bundle = case_bundle("four_blocks")
+    before, after = (of_component(bundle, component) for _ in range(2))
+    feeds = feeds_of(before)
     norms = [node.input_value(0).get_node() for node in before.get_ordered_ops() if node.get_type_name() == "MVN"]
     of_pictures = [node for node in norms if node.get_type_name() == "Reshape" and len(node.get_input_shape(0)) == 4]
     assert keep_channels_last(after) == len(of_pictures) > 0

@@ -21,6 +21,7 @@ from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from kandinsky_runtime.engines.openvino import OpenVinoEngine
+from kandinsky_runtime.engines.processor import has_bf16
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.spec import GraphSpec
@@ -34,7 +35,7 @@ COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
 # (batch, height, width) in latent cells
 SHAPES = ((1, 8, 8), (2, 8, 16), (2, 24, 8), (3, 16, 16))
 
-needs_bf16 = pytest.mark.skipif(not module._has_bf16(), reason="this processor does not compute in bf16")
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_bf16_trajectory(bundle: Bundle, case_checkpoint: Callable[[str], Path])
 
 
 def test_auto_takes_it_first(bundle: Bundle) -> None:
-    best = "bf16" if module._has_bf16() else "fp32"
+    best = "bf16" if has_bf16() else "fp32"
     selection = engines.select(bundle.manifest)
     assert (selection.engine, selection.precision) == (OpenVinoEngine, best)
     assert engines.select(bundle.manifest, precision="fp32").engine is OpenVinoEngine
@@ -210,6 +211,20 @@ def test_shapes_in_memory_are_bounded(load: Callable[..., Any]) -> None:
     assert len(engine._compiled) == module.KEPT_SHAPES
 
 
+def test_trimmed_engine_runs_on(load: Callable[..., Any]) -> None:
+    engine = load("movq_decoder", precision="fp32")
+    feeds = feeds_of(engine.spec, 1, 32, 32)
+    first = only(engine.run(feeds))
+    before = private_memory()
+    engine.trim()
+    assert before - private_memory() > first.nbytes, (
+        "the maps of the last layers are as large as the picture and larger"
+    )
+    np.testing.assert_array_equal(only(engine.run(feeds)), first)
+    engine.close()
+    engine.trim()
+
+
 def test_results_outlive_later_runs(load: Callable[..., Any]) -> None:
     engine = load("movq_decoder", precision="fp32")
     feeds = feeds_of(engine.spec, 1, 4, 4)
@@ -245,6 +260,12 @@ def test_mapped_weights_do_not_stay_resident(load: Callable[..., Any], bundle: B
     assert resident(weights) < weights.stat().st_size / 10
     first = only(engine.run(feeds))  # reads some of them from the map
     np.testing.assert_array_equal(only(engine.run(feeds)), first)
+
+
+def private_memory() -> int:
+    """Bytes of this process's memory that are no file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def resident(file: Path) -> int:

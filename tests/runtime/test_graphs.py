@@ -93,6 +93,16 @@ def test_without_it_graphs_are_loaded_first_and_stay(events: list[tuple[str, str
     assert not [event for event, _ in events if event == "release"]
 
 
+def test_without_it_each_phase_gives_back_what_it_computed_in(
+    events: list[tuple[str, str]], pipeline: InpaintPipeline, fake_engine: type[FakeEngine], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(fake_engine, "_trim", lambda self: events.append(("trim", self.component)))
+    pipeline(**SOUND)
+    assert [event for event in events if event[0] != "load"] == [
+        event for name in PHASES for event in (*(("run", name),) * (2 if name == "unet" else 1), ("trim", name))
+    ]
+
+
 def test_latents_need_no_decoder(events: list[tuple[str, str]], lean: InpaintPipeline) -> None:
     lean(**SOUND | {"output_type": "latent"})
     assert [name for event, name in events if event == "load"] == ["movq_encoder", "unet"]

@@ -253,6 +253,15 @@ class Engine(ABC):
             _check_output(where, spec, outputs.get(spec.name), spec.shape(sizes))
         return outputs
 
+    def trim(self) -> None:
+        """Give back the memory that runs computed in; the next run takes it again. A run in progress keeps its own."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self._trim()
+            finally:
+                self._lock.release()
+
     def close(self) -> None:
         """Release the graph's memory, after a run in progress; the engine cannot run afterwards."""
         with self._lock:
@@ -288,6 +297,9 @@ class Engine(ABC):
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         """Run the graph on feeds that were checked and are contiguous; no later run may change what it returns."""
+
+    def _trim(self) -> None:  # noqa: B027
+        """Give back what runs computed in; most engines keep nothing that can be given back alone."""
 
     @abstractmethod
     def _release(self) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.engines.openvino_nodes import constant, only_reader, with_constant
+
 # The largest picture, in cells, whose norms are rewritten; beyond it the sums take as long as turning it over.
 MOST_CELLS = 128 * 128
 
@@ -94,7 +96,7 @@ def _found(node: Any) -> _GroupNorm | None:
     """The group norm around an MVN, if it is one as the exporter writes it."""
     reshape = node.input_value(0).get_node()
     attributes = node.get_attributes()
-    axes = _constant(node.input_value(1))
+    axes = constant(node.input_value(1))
     if (
         reshape.get_type_name() != "Reshape"
         or not attributes["normalize_variance"]
@@ -112,40 +114,19 @@ def _found(node: Any) -> _GroupNorm | None:
         return None
     last = node.output(0)
     for kind, neutral in (("Multiply", 1), ("Add", 0)):  # an InstanceNormalization's own, which are left out in effect
-        after, values = _with_constant(last, kind)
+        after, values = with_constant(last, kind)
         if after is not None:
             if not np.all(values == neutral):
                 return None
             last = after
-    back = _only_reader(last)
+    back = only_reader(last)
     if back is None or back.get_type_name() != "Reshape" or list(back.get_output_shape(0)) != shape:
         return None
     last = back.output(0)
     factors = {"Multiply": np.ones(channels, np.float32), "Add": np.zeros(channels, np.float32)}
     for kind in factors:
-        after, values = _with_constant(last, kind)
+        after, values = with_constant(last, kind)
         if after is None or list(values.shape[-3:]) != [channels, 1, 1]:
             break
         last, factors[kind] = after, values.reshape(channels).astype(np.float32)
     return _GroupNorm(source, last, groups, float(attributes["eps"]), factors["Multiply"], factors["Add"])
-
-
-def _with_constant(value: Any, kind: str) -> tuple[Any, npt.NDArray[Any]]:
-    """The output of the one layer that reads a value, if it is of this kind with a constant, and the constant."""
-    reader = _only_reader(value)
-    if reader is not None and reader.get_type_name() == kind:
-        for other in reader.input_values():
-            constant = _constant(other)
-            if constant is not None:
-                return reader.output(0), constant
-    return None, np.empty(0)
-
-
-def _only_reader(value: Any) -> Any:
-    readers = list(value.get_target_inputs())
-    return readers[0].get_node() if len(readers) == 1 else None
-
-
-def _constant(value: Any) -> npt.NDArray[Any] | None:
-    node = value.get_node()
-    return np.asarray(node.data) if node.get_type_name() == "Constant" else None
