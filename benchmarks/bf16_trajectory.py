@@ -16,16 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from kandinsky_export.decibels import decibels
 from kandinsky_runtime import InpaintPipeline
 from kandinsky_runtime.bench import made_up_inputs
 from kandinsky_runtime.bench_report import environment
 from kandinsky_runtime.bundle import Bundle
-
-
-def psnr(got: np.ndarray, want: np.ndarray, span: float) -> float:
-    """In dB."""
-    error = np.square(got.astype(np.float64) - want).mean()
-    return float(10 * np.log10(span**2 / error)) if error else float("inf")
 
 
 def trajectory(args: argparse.Namespace, precision: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -59,15 +54,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     (want, picture), (got, lower) = (trajectory(args, precision) for precision in ("fp32", "bf16"))
-    values = [psnr(low, high, float(np.ptp(high))) for low, high in zip(got, want, strict=True)]
+    values = [decibels(high, low, float(np.ptp(high))) for low, high in zip(got, want, strict=True)]
     mask = made_up_inputs(1, args.size, args.size, 0)["mask_image"]
     repainted = np.asarray(mask) > 127
     data = {
         "environment": environment(),
         "size": args.size,
         "latents": values,
-        "picture": psnr(lower, picture, 255),
-        "repainted": psnr(lower[repainted], picture[repainted], 255),
+        "picture": decibels(picture, lower, 255),
+        "repainted": decibels(picture[repainted], lower[repainted], 255),
     }
     if args.json:
         args.json.write_text(json.dumps(data, indent=1) + "\n")

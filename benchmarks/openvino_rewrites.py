@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from graph_inputs import graph_inputs
 
+from kandinsky_export.decibels import decibels
 from kandinsky_runtime.bench_report import environment
 from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
 from kandinsky_runtime.engines.doubled_convolutions import convolve_before_doubling
@@ -63,14 +64,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
         return run, seconds
 
-    want = run_of("f32", ())[0]().astype(np.float64)
-    runs, compiling, decibels, largest = {}, {}, {}, {}
+    want = run_of("f32", ())[0]()
+    runs, compiling, above, largest = {}, {}, {}, {}
     for name, rewrites in REWRITES.items():
         runs[name], compiling[name] = run_of(ELEMENT_TYPES[args.precision], rewrites)
-        error = runs[name]() - want  # this also warms up
-        power = np.square(error).mean()
-        decibels[name] = float(10 * np.log10(np.square(want).mean() / power)) if power else None
-        largest[name] = float(np.abs(error).max())
+        got = runs[name]()  # this also warms up
+        above[name], largest[name] = decibels(want, got), float(np.abs(got - want).max())
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.rounds):
         for name, run in runs.items():
@@ -86,7 +85,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "width": args.width,
         "compile": compiling,
         "seconds": seconds,
-        "decibels": decibels,
+        "decibels": above,
         "largest error": largest,
     }
 
@@ -101,10 +100,9 @@ def as_text(data: dict[str, Any]) -> str:
     for name, times in data["seconds"].items():
         ratios = [old / new for old, new in zip(plain, times, strict=True)]
         spread = "" if name == PLAIN else f"{median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-        power = data["decibels"][name]
         lines.append(
             f"| {name} | {median(times):.3f} | {spread} | {data['compile'][name]:.1f}"
-            f" | {'' if power is None else f'{power:.1f}'} | {data['largest error'][name]:.1e} |"
+            f" | {data['decibels'][name]:.1f} | {data['largest error'][name]:.1e} |"
         )
     return "\n".join(lines)
 

@@ -10,7 +10,6 @@ with each value rounded behind its node (`simulate_rounding`), in ONNX Runtime w
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
 from collections.abc import Collection, Mapping
@@ -26,6 +25,7 @@ import onnx
 
 from kandinsky_export.bundle_export import export_bundle
 from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.decibels import decibels
 from kandinsky_export.precision import kept_by_rule
 from kandinsky_export.ranges import plain_session, run_plainly
 from kandinsky_export.rewrites.element_types import lower_element_types
@@ -139,13 +139,6 @@ def rounded_files(bundle: Bundle, variant: str) -> dict[str, dict[str, str]]:
     return files
 
 
-def decibel(want: Array, got: Array, peak: float | None = None) -> float:
-    """PSNR where `peak` is given, else the power of `want` over that of the difference."""
-    lost = float(np.square(got - want, dtype=np.float64).mean())
-    power = peak**2 if peak is not None else float(np.square(want, dtype=np.float64).mean())
-    return 10 * math.log10(power / lost) if lost else math.inf
-
-
 def trajectory_rows(size: str, bundle: Bundle) -> list[str]:
     """The table's rows of a checkpoint: each way of running each variant, the UNet alone lowered and everything."""
     plain = {name: dict(item.variants["onnx-fp32"].files) for name, item in bundle.manifest.components.items()}
@@ -162,8 +155,8 @@ def trajectory_rows(size: str, bundle: Bundle) -> list[str]:
             unet = trajectory(bundle, engine, {**files, **{name: plain[name] for name in MOVQ}})
             everything = trajectory(bundle, engine, files)
             rows.append(
-                f"| {size} | {precision} | {way} | {decibel(want.picture, unet.picture, 1):.1f}"
-                f" | {decibel(want.latents, unet.latents):.1f} | {decibel(want.picture, everything.picture, 1):.1f} |"
+                f"| {size} | {precision} | {way} | {decibels(want.picture, unet.picture, 1):.1f}"
+                f" | {decibels(want.latents, unet.latents):.1f} | {decibels(want.picture, everything.picture, 1):.1f} |"
             )
     return rows
 
@@ -188,7 +181,7 @@ def rule_rows(size: str, bundle: Bundle) -> list[str]:
         onnx.save(model, str(scratch))
         ((got,),) = run_plainly(scratch, [feeds])
         scratch.unlink()
-        return decibel(want, got)
+        return decibels(want, got)
 
     nodes = onnx.load(str(file), load_external_data=False)
     rules = kept_by_rule(nodes)

@@ -16,15 +16,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from kandinsky_export.decibels import decibels
 from kandinsky_runtime import InpaintPipeline
 from kandinsky_runtime.image import to_model
 from kandinsky_runtime.tiles import Tiling, tile_spans
 from scripts.demo_picture import picture
-
-
-def psnr(got: np.ndarray, want: np.ndarray) -> float:
-    """In dB, against the span of what is wanted."""
-    return float(10 * np.log10(np.ptp(want) ** 2 / np.square(got - want, dtype=np.float64).mean()))
 
 
 def seam(error: np.ndarray, tiling: Tiling, cell: int) -> float:
@@ -54,7 +50,8 @@ def compare(
     border = seam(got - want, tiling, 1 if encodes else tiling.factor)
     print(
         f"| {name} | {tiling.size * tiling.factor}/{tiling.overlap * tiling.factor} | {np.abs(got - want).max():.3f}"
-        f" | {np.abs(got - want).mean():.4f} | {want.std():.3f} | {psnr(got, want):.1f} | {border:.2f}"
+        f" | {np.abs(got - want).mean():.4f} | {want.std():.3f}"
+        f" | {decibels(want, got, float(np.ptp(want))):.1f} | {border:.2f}"
         f" | {middle - start:.1f} | {end - middle:.1f} |",
         flush=True,
     )

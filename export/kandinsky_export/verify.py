@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.decibels import decibels
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import write_whole
 from kandinsky_export.parts import PARTS
@@ -277,7 +278,7 @@ def _compare_trajectory(
     unet = pipeline.engine("unet")
     errors = [_max_abs(mine, want) for mine, want in zip(latents, eager.latents, strict=True)]
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - 1
-    mean_square = float(np.mean((output.images.astype(np.float64) - eager.image) ** 2))
+    psnr = decibels(eager.image, output.images, peak=1)
     return TrajectoryFigures(
         steps=len(errors),
         encoded=None
@@ -292,7 +293,7 @@ def _compare_trajectory(
             error / float(np.abs(want).max()) for error, want in zip(errors, eager.latents, strict=True)
         ),
         image=_max_abs(output.images, eager.image),
-        psnr=-10 * math.log10(mean_square) if mean_square else None,
+        psnr=psnr if math.isfinite(psnr) else None,
     )
 
 

@@ -21,7 +21,7 @@ from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import COMPONENTS
 from kandinsky_runtime.noise import RunNoise
-from kandinsky_runtime.prior import GUIDANCE_SCALE, STEPS, PriorPipeline
+from kandinsky_runtime.prior import PriorPipeline
 from kandinsky_runtime.prior_plan import Plan
 from kandinsky_runtime.request import SampleRequest
 from kandinsky_runtime.tiles import Tiling
@@ -163,9 +163,8 @@ class DecoderPipeline:
             return None, image_embeds, negative_image_embeds
         if image_embeds is not None or negative_image_embeds is not None:
             raise UsageError("a prompt takes the place of image_embeds and negative_image_embeds; give one of the two")
-        steps = STEPS if prior_num_inference_steps is None else prior_num_inference_steps
-        scale = GUIDANCE_SCALE if prior_guidance_scale is None else prior_guidance_scale
-        return self.prior.plan(prompt, negative_prompt, steps, scale), None, None
+        plan = self.prior.plan(prompt, negative_prompt, prior_num_inference_steps, prior_guidance_scale)
+        return plan, None, None
 
     def _embedded(
         self, request: Checked, plan: Plan | None, repeats: int, noise: RunNoise, watch: Watch, clock: Clock

@@ -1,9 +1,9 @@
-"""Prompts → image embeddings: text and picture encoders, and the prior's denoising loop, on the same engines.
+"""Prompts → image embeddings: text and picture encoders, and the prior, on the same engines.
 
 Ramesh et al. 2022 (arXiv:2204.06125), section 2.2: a diffusion model of CLIP image embeddings given a text.
 
-Legend: B samples · R embeddings that the prior makes at once · N = R, or 2R with guidance, the halves in the order
-        [negative, positive] · T text tokens · D width of the text encoder · E embedding width
+Legend: B samples · R embeddings that the prior makes at once · N texts · T text tokens · D width of the text encoder
+        E embedding width
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from kandinsky_runtime.geometry import Geometry
 from kandinsky_runtime.graphs import Graphs
 from kandinsky_runtime.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.noise import NoiseSource, RunNoise
+from kandinsky_runtime.prior_loop import denoise, padded_length
 from kandinsky_runtime.prior_plan import Job, Plan, jobs_of, truncation_notes
 from kandinsky_runtime.prompts import Prompt, read_negative_prompts, read_prompts
-from kandinsky_runtime.request import MAX_RESULTS, as_latents, seeds_for
+from kandinsky_runtime.request import MAX_RESULTS, seeds_for
 from kandinsky_runtime.tokenizer import Tokenizer, Tokens
 from kandinsky_runtime.watch import Clock, StepCallback, Watch
 
@@ -40,9 +41,6 @@ STEPS, GUIDANCE_SCALE = 25, 4.0  # as the reference's
 # A text model with this `eos_token_id` pools at the largest token: configs from before transformers 4.31 have it wrong.
 _LARGEST_TOKEN = 2
 _CONSTANTS = ("clip_mean", "clip_std", "negative_image_embeds")
-# Texts are padded to one of these numbers of tokens, or to all that the encoder takes: engines that compile a graph for
-# each shape see few of them. What is padded is masked, so the numbers are the same.
-_LENGTHS = (8, 16, 24, 32, 48, 64)
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,8 @@ class PriorPipeline:
         negative_prompt: str | Sequence[str] | None = None,
         *,
         num_images_per_prompt: int = 1,
-        num_inference_steps: int = STEPS,
-        guidance_scale: float = GUIDANCE_SCALE,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int | Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
         noise: str | NoiseSource = "torch",
         callback_on_step_end: StepCallback | None = None,
@@ -131,8 +129,8 @@ class PriorPipeline:
             prompt: a text, a picture, a `Mix` of both, or a list of them; see `prompts.read_prompts`.
             negative_prompt: what not to show; one for all or one for each. None takes the embedding of no picture.
             num_images_per_prompt: embeddings of each prompt, each from its own seed.
-            num_inference_steps: of the prior's loop, at least 2.
-            guidance_scale: weight of classifier-free guidance; 1 and below turn it off.
+            num_inference_steps: of the prior's loop, at least 2; None takes 25.
+            guidance_scale: weight of classifier-free guidance; 1 and below turn it off, None takes 4.
             seed: of the noise, as in `InpaintPipeline`.
             noise: "torch" for the numbers of `torch.Generator("cpu")`, "numpy", or a source to draw from.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step.
@@ -161,7 +159,11 @@ class PriorPipeline:
         return PriorOutput(positive, negative, drawn.seeds, plan.notes, clock.seconds)
 
     def plan(
-        self, prompt: Any, negative_prompt: str | Sequence[str] | None, num_inference_steps: int, guidance_scale: float
+        self,
+        prompt: Any,
+        negative_prompt: str | Sequence[str] | None,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
     ) -> Plan:
         """Check everything and turn texts into tokens; see `__call__`.
 
@@ -179,8 +181,9 @@ class PriorPipeline:
         pictures = {id(part): part for item in prompts for part in item.pictures}
         if pictures:
             bundle.require(PICTURE_PROMPT)
-        scale = guidance.check_scale(guidance_scale)
-        steps = whole_number("num_inference_steps of the prior", num_inference_steps, 2)
+        scale = guidance.check_scale(GUIDANCE_SCALE if guidance_scale is None else guidance_scale)
+        steps = STEPS if num_inference_steps is None else num_inference_steps
+        steps = whole_number("num_inference_steps of the prior", steps, 2)
         method = schedulers.load(entry.scheduler)
         if method.predicts_variance:
             raise BundleError(bundle.subject, ["its prior's scheduler learns a variance, which no prior predicts"])
@@ -237,7 +240,7 @@ class PriorPipeline:
             with clock("encode_text"):
                 texts = self._encode(plan.tokens)
             with clock("prior"):
-                latents = self._denoise(plan, jobs, texts, watch)
+                latents = denoise(self.graphs, plan, jobs, texts, watch, self)
             made = latents * constants["clip_std"] + constants["clip_mean"]  # (R, E)
             for job, embedding in zip(jobs, made, strict=True):
                 if job.weight is None:
@@ -295,7 +298,7 @@ class PriorPipeline:
                 bundle.subject,
                 [f"the text encoder takes {entry.eos_token_id} for the end of a text, which its tokenizer never gives"],
             )
-        return tokens.padded(_padded_length(longest, most))
+        return tokens.padded(padded_length(longest, most))
 
     def _pixels(self, pictures: Mapping[int, Any]) -> dict[int, Array]:
         if not pictures:
@@ -323,56 +326,6 @@ class PriorPipeline:
                 _add(positive[sample], weight, made[id(part)])
         self.graphs.phase_over("image_encoder")
 
-    def _denoise(self, plan: Plan, jobs: Sequence[Job], texts: dict[str, Array], watch: Watch) -> Array:
-        """The denoised latents of each job, (R, E)."""
-        engine, guided = self.graphs.engine("prior"), guidance.is_guided(plan.guidance_scale)
-        sampler = plan.method.sampler(plan.steps, (len(jobs), self._width))
-        rows = [plan.rows[job.text] for job in jobs]
-        if guided:
-            rows = [plan.rows[job.negative] for job in jobs] + rows
-        batches = self._batches({name: array[rows] for name, array in texts.items()}, guided)
-        noises = iter(np.stack([job.noise for job in jobs], axis=1))  # each (R, E)
-        latents: Array = next(noises) * np.float32(sampler.init_noise_sigma)
-        mixed = np.empty_like(latents)
-        for i, timestep in watch.steps(sampler.timesteps.tolist()):
-            inputs = sampler.scale_model_input(i, latents)
-            during = f"step {i + 1} of {plan.steps} (timestep {timestep:g})"
-            outputs = []
-            for feeds in batches:
-                count = len(feeds["text_mask"])  # R or 2R
-                feeds["latents"] = inputs if count == len(inputs) else np.concatenate([inputs, inputs])
-                feeds["timestep"] = np.full(count, timestep, np.float32)
-                outputs.append(engine.run(feeds, during=during)["predicted_image_embeds"])
-            output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
-            if guided:
-                output = guidance.combine(output, plan.guidance_scale, self._width, mixed)
-            latents = sampler.step(i, output, latents, next(noises) if sampler.draws_noise(i) else None)
-            after = watch.after_step(self, i, timestep, latents)
-            if after is not latents:
-                latents = as_latents("latents from callback_on_step_end", after, latents.shape)
-        self.graphs.phase_over("prior")
-        return latents
-
-    def _batches(self, feeds: dict[str, Array], guided: bool) -> list[dict[str, Array]]:
-        """The prior's inputs of N texts as one batch; as two, the halves, where that leaves padding out.
-
-        Texts of the negative half are mostly empty. With `low_memory` there is one batch: an engine may keep the
-        weights once for each shape.
-        """
-        most = feeds["text_mask"].shape[1]
-
-        def cut(rows: slice) -> dict[str, Array]:
-            longest = int(feeds["text_mask"][rows].sum(axis=1).max())
-            length = _padded_length(longest, most)
-            whole = {name: array[rows] for name, array in feeds.items()}
-            return whole | {name: whole[name][:, :length] for name in ("text_hidden_states", "text_mask")}
-
-        half = len(feeds["text_mask"]) // 2
-        halves = [cut(slice(half)), cut(slice(half, None))] if guided and not self.graphs.low_memory else []
-        if len({item["text_mask"].shape[1] for item in halves}) == 2:
-            return halves
-        return [feeds]
-
 
 def _add(total: Array, weight: float, embedding: Array) -> None:
     """total += weight · embedding; what overflows is refused when the sum is complete."""
@@ -395,7 +348,3 @@ def _pooled(ids: npt.NDArray[np.int64], eos_token_id: int) -> Array:
     found = ids.argmax(axis=1) if eos_token_id == _LARGEST_TOKEN else (ids == eos_token_id).argmax(axis=1)
     one_hot: Array = np.eye(ids.shape[1], dtype=np.float32)[found]
     return one_hot
-
-
-def _padded_length(longest: int, most: int) -> int:
-    return min(most, next((length for length in _LENGTHS if length >= longest), most))

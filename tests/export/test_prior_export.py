@@ -276,3 +276,31 @@ def test_eos_token_id_of_newer_configs(
         Checkpoint.open(micro_checkpoint), tmp_path / "new", name="x", prior=prior, without=tuple(PRIOR_PARTS)
     )
     assert json.loads((tmp_path / "new" / "manifest.json").read_text())["prior"]["eos_token_id"] == 833
+
+
+@pytest.mark.parametrize(
+    ("without", "measured"),
+    [
+        ("text_encoder", {"image_encoder": "fp16", "prior": "fp32"}),
+        ("image_encoder", {"text_encoder": "fp16", "prior": "fp16"}),
+    ],
+)
+def test_a_prior_that_cannot_be_asked_stays_in_float32(
+    without: str, measured: dict[str, str], micro_checkpoint: Path, micro_prior: Path, tmp_path: Path
+) -> None:
+    export_bundle(
+        Checkpoint.open(micro_checkpoint),
+        tmp_path / "bundle",
+        name="micro",
+        prior=PriorCheckpoint.open(micro_prior),
+        prior_name="prior",
+        variants=("onnx-fp32", "onnx-fp16"),
+        without=(without,),
+    )
+    bundle = Bundle.open(tmp_path / "bundle")
+    stored = {name: bundle.component(name).variants["onnx-fp16"] for name in measured}
+    assert without not in bundle.manifest.components
+    assert {name: variant.precision for name, variant in stored.items()} == measured
+    for variant in stored.values():
+        unknown = variant.numerics["float32"] == [{"reason": "no run is measured", "nodes": {}}]
+        assert unknown == (variant.precision == "fp32")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import openvino
 import pytest
 
 from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.decibels import decibels
 from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.verify import verify_bundle
@@ -44,11 +44,6 @@ def feeds(component: str) -> dict[str, Array]:
     return {"latents": rng.standard_normal((1, 4, 8, 12), np.float32)}
 
 
-def decibel(want: Array, got: Array, peak: float | None = None) -> float:
-    power = np.square(want, dtype=np.float64).mean() if peak is None else peak**2
-    return 10 * math.log10(power / np.square(got - want, dtype=np.float64).mean())
-
-
 def load(bundle: Path, precision: str) -> InpaintPipeline:
     return InpaintPipeline.load(bundle, engine="onnxruntime", precision=precision)
 
@@ -65,7 +60,7 @@ def test_fp16_in_onnx_runtime(component: str, exact: dict[str, Array], tiny_lowe
     with load(tiny_lower_bundle, "fp16") as pipeline:
         assert pipeline.selection.variant == "onnx-fp16"
         (output,) = pipeline.engine(component).run(feeds(component)).values()
-    assert decibel(exact[component], output) >= LEAST_DB["fp16"]
+    assert decibels(exact[component], output) >= LEAST_DB["fp16"]
     assert np.any(output != exact[component])
 
 
@@ -79,7 +74,7 @@ def test_openvino_reads_the_typed_graphs(
     compiled = openvino.Core().compile_model(str(tiny_lower_bundle / file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     (output,) = compiled(feeds(component)).values()
     assert output.dtype == np.float32
-    assert decibel(exact[component], output) >= LEAST_DB[precision]
+    assert decibels(exact[component], output) >= LEAST_DB[precision]
 
 
 def picture(bundle: Path, precision: str) -> Array:
@@ -101,7 +96,7 @@ def picture(bundle: Path, precision: str) -> Array:
 def test_a_whole_trajectory_in_fp16(tiny_lower_bundle: Path) -> None:
     want = picture(tiny_lower_bundle, "fp32")
     assert want.std() > 0.05
-    assert decibel(want, picture(tiny_lower_bundle, "fp16"), peak=1) >= LEAST_PSNR
+    assert decibels(want, picture(tiny_lower_bundle, "fp16"), peak=1) >= LEAST_PSNR
 
 
 def test_verify_reports_fp16(tiny_lower_bundle: Path, tiny_checkpoint: Path) -> None:

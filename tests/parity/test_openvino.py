@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kandinsky_export.decibels import decibels
 from kandinsky_runtime import engines
 from kandinsky_runtime.build.command import build_bundle
 from kandinsky_runtime.build.profiles import read_profiles
@@ -36,6 +37,11 @@ COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
 SHAPES = ((1, 8, 8), (2, 8, 16), (2, 24, 8), (3, 16, 16))
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
+
+
+def psnr(got: np.ndarray, want: np.ndarray) -> float:
+    """In dB, against the span of the wanted values."""
+    return decibels(want, got, float(np.ptp(want)))
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +89,6 @@ def only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return array
 
 
-def psnr(got: np.ndarray, want: np.ndarray) -> float:
-    """In dB, against the span of the wanted values."""
-    return float(10 * np.log10(np.ptp(want) ** 2 / np.square(got - want, dtype=np.float64).mean()))
-
-
 def loaded_from_disk(engine: Any) -> list[bool]:
     return [bool(item.get_compiled_model().get_property("LOADED_FROM_CACHE")) for item in engine._compiled.values()]
 
@@ -131,19 +132,19 @@ def test_fp32_trajectory_agrees_with_onnxruntime(bundle: Bundle, case_checkpoint
 def test_bf16(component: str, load: Callable[..., Any]) -> None:
     mine, other = load(component, precision="bf16"), load(component, OnnxRuntimeEngine)
     feeds = feeds_of(mine.spec, 2, 16, 16)
-    decibels = psnr(only(mine.run(feeds)), only(other.run(feeds)))
-    print(f"bf16 {component}: {decibels:.1f} dB")
-    assert BF16_COMPONENT_PSNR < decibels < np.inf, f"{component}: {decibels:.1f} dB"
+    found = psnr(only(mine.run(feeds)), only(other.run(feeds)))
+    print(f"bf16 {component}: {found:.1f} dB")
+    assert BF16_COMPONENT_PSNR < found < np.inf, f"{component}: {found:.1f} dB"
 
 
 @needs_bf16
 def test_bf16_trajectory(bundle: Bundle, case_checkpoint: Callable[[str], Path]) -> None:
     embeds = case_checkpoint("four_blocks") / "image_embeds.npz"
     mine = trajectory(bundle, embeds, "openvino", "bf16")
-    decibels = psnr(mine, trajectory(bundle, embeds, "onnxruntime", "fp32"))
-    print(f"bf16 trajectory: {decibels:.1f} dB")
+    found = psnr(mine, trajectory(bundle, embeds, "onnxruntime", "fp32"))
+    print(f"bf16 trajectory: {found:.1f} dB")
     assert np.isfinite(mine).all()
-    assert 20 < decibels < np.inf, f"{decibels:.1f} dB"
+    assert 20 < found < np.inf, f"{found:.1f} dB"
 
 
 # -- what is chosen and refused --

@@ -7,14 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from kandinsky_export.decibels import decibels
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.tiles import Tiling
 
 TILING = Tiling(factor=8, size=16, overlap=8)
-
-
-def psnr(got: np.ndarray, want: np.ndarray) -> float:
-    return float(10 * np.log10(np.ptp(want) ** 2 / np.square(got - want, dtype=np.float64).mean()))
 
 
 @pytest.fixture
@@ -31,12 +28,12 @@ def test_decode_and_encode(pipeline: InpaintPipeline) -> None:
     assert len(decoder._compiled) == 1, "tiles share a shape"  # type: ignore[attr-defined]
     whole = decoder.run({"latents": latents})["image"]
     assert tiled.shape == whole.shape == (1, 3, 192, 128)
-    found = psnr(tiled, whole)
+    found = decibels(whole, tiled, float(np.ptp(whole)))
     assert 20 < found < np.inf, f"decode: {found:.1f} dB; it is near the whole, and attends to less"
 
     picture = np.tanh(whole)
     tiled = TILING.encode(lambda tile, _: encoder.run({"image": tile})["latents"], picture, "")
     whole = encoder.run({"image": picture})["latents"]
     assert tiled.shape == whole.shape == (1, 4, 24, 16)
-    found = psnr(tiled, whole)
+    found = decibels(whole, tiled, float(np.ptp(whole)))
     assert 20 < found < np.inf, f"encode: {found:.1f} dB"

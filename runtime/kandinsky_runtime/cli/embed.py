@@ -43,7 +43,7 @@ def _embed(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import check_overwriting
     from kandinsky_runtime.cli.prompting import prompts
     from kandinsky_runtime.embeds import check_embeds_path, write_embeds
-    from kandinsky_runtime.prior import GUIDANCE_SCALE, STEPS, PriorPipeline
+    from kandinsky_runtime.prior import PriorPipeline
     from kandinsky_runtime.request import MAX_RESULTS
 
     check_embeds_path(args.out)
@@ -54,8 +54,8 @@ def _embed(args: argparse.Namespace) -> int:
         output = pipeline(
             **seen,
             num_images_per_prompt=args.num_images,
-            num_inference_steps=STEPS if args.prior_num_inference_steps is None else args.prior_num_inference_steps,
-            guidance_scale=GUIDANCE_SCALE if args.prior_guidance_scale is None else args.prior_guidance_scale,
+            num_inference_steps=args.prior_num_inference_steps,
+            guidance_scale=args.prior_guidance_scale,
             seed=args.seed,
             noise=args.noise or "torch",
             progress=not args.quiet,
