@@ -40,8 +40,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     graph, feeds = graph_inputs(args.bundle, args.component, args.height, args.width)
 
-    def run_of(precision: str, rewrites: tuple[Callable[[Any], int], ...]) -> tuple[Callable[[], np.ndarray], float]:
-        """What runs the graph once, and the seconds that compiling took, rewrites included."""
+    def run_of(precision: str, rewrites: tuple[Callable[[Any], int], ...]) -> Callable[[], np.ndarray]:
+        """What runs the graph once."""
         model = openvino.Core().read_model(graph)
         model.reshape({name: list(array.shape) for name, array in feeds.items()})
         known = feeds
@@ -50,24 +50,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             waves, model = parts
             computed = openvino.compile_model(waves, "CPU")({"timestep": feeds["timestep"]}).values()
             known = feeds | {wave_name(number): np.array(wave) for number, wave in enumerate(computed)}
-        start = time.perf_counter()
         for rewrite in rewrites:
             print(f"{rewrite.__name__}: {rewrite(model)}")
         settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino.compile_model(model, "CPU", settings)
-        seconds = time.perf_counter() - start
         request, names = compiled.create_infer_request(), [port.any_name for port in compiled.inputs]
 
         def run() -> np.ndarray:
             (output,) = request.infer({name: known[name] for name in names}).values()
             return np.array(output)
 
-        return run, seconds
+        return run
 
-    want = run_of("f32", ())[0]()
-    runs, compiling, above, largest = {}, {}, {}, {}
+    want = run_of("f32", ())()
+    runs, above, largest = {}, {}, {}
     for name, rewrites in REWRITES.items():
-        runs[name], compiling[name] = run_of(ELEMENT_TYPES[args.precision], rewrites)
+        runs[name] = run_of(ELEMENT_TYPES[args.precision], rewrites)
         got = runs[name]()  # this also warms up
         above[name], largest[name] = decibels(want, got), float(np.abs(got - want).max())
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -83,7 +81,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "precision": args.precision,
         "height": args.height,
         "width": args.width,
-        "compile": compiling,
         "seconds": seconds,
         "decibels": above,
         "largest error": largest,
@@ -93,15 +90,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def as_text(data: dict[str, Any]) -> str:
     lines = [
         f"| {data['component']}, {data['width']}x{data['height']} px, {data['precision']} | run, s"
-        " | as converted / this | compile, s | power over error, dB | largest error |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        " | as converted / this | power over error, dB | largest error |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
     plain = data["seconds"][PLAIN]
     for name, times in data["seconds"].items():
         ratios = [old / new for old, new in zip(plain, times, strict=True)]
         spread = "" if name == PLAIN else f"{median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
         lines.append(
-            f"| {name} | {median(times):.3f} | {spread} | {data['compile'][name]:.1f}"
+            f"| {name} | {median(times):.3f} | {spread}"
             f" | {data['decibels'][name]:.1f} | {data['largest error'][name]:.1e} |"
         )
     return "\n".join(lines)

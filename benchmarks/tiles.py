@@ -10,9 +10,11 @@ shows. Weights made up from a seed react otherwise than trained ones; measure yo
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +22,9 @@ from kandinsky_export.decibels import decibels
 from kandinsky_runtime import InpaintPipeline
 from kandinsky_runtime.image import to_model
 from kandinsky_runtime.tiles import Tiling, tile_spans
-from scripts.demo_picture import picture
+
+sys.path.append(str(Path(__file__).parents[1]))
+from scripts.demo_picture import picture  # of the checkout
 
 
 def seam(error: np.ndarray, tiling: Tiling, cell: int) -> float:

@@ -81,7 +81,6 @@ class DenoisingLoop:
             after = self.watch.after_step(self.pipeline, i, timestep, latents)
             if after is not latents:
                 latents = request.checked_latents(after)
-        self.graphs.phase_over("unet")
         return latents
 
     def _predict(self, unet: Engine, feeds: UNetFeeds, guided: bool, during: str) -> Array:

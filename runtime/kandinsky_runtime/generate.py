@@ -156,6 +156,7 @@ class GeneratePipeline(DecoderPipeline):
             with clock("denoise"):
                 noise_drawn = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
                 final = loop.run(request, _begin(noise_drawn, pictures, sampler))
+            self.graphs.phase_over("unet")
             images: Any = final
             if output_type != "latent":
                 with clock("decode"):

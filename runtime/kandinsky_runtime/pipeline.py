@@ -192,6 +192,7 @@ class InpaintPipeline(DecoderPipeline):
                 first = drawn.batch.draw(request.latent_shape) if request.latents is None else request.latents
                 kept = KeptArea(original, request.keep, first, sampler)
                 final = loop.run(request, first * np.float32(sampler.init_noise_sigma), kept)
+            self.graphs.phase_over("unet")
             images: Any = final
             if output_type != "latent":
                 with clock("decode"):

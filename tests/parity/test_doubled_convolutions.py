@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kandinsky_runtime.engines import doubled_convolutions as rewrite
 from kandinsky_runtime.engines.doubled_convolutions import by_parity, convolve_before_doubling
 from kandinsky_runtime.engines.processor import has_bf16
 from tests.parity.openvino_models import computed, feeds_of, kinds, of_component
@@ -17,7 +18,13 @@ openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
 
 TOLERANCE = 1e-4
+LEAST_CELLS = rewrite.LEAST_CELLS
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def small_maps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite, "LEAST_CELLS", 1)
 
 
 def doubled(
@@ -81,6 +88,12 @@ def test_convolution(size: tuple[int, int], channels: tuple[int, int], with_bias
     assert "Interpolate" not in kinds(after)
     feeds = feeds_of(model)
     np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=TOLERANCE)
+
+
+def test_small_maps_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite, "LEAST_CELLS", LEAST_CELLS)
+    assert convolve_before_doubling(doubled([1, 1, LEAST_CELLS - 1, 1], 1)) == 0
+    assert convolve_before_doubling(doubled([1, 1, LEAST_CELLS, 1], 1)) == 1
 
 
 def test_kernels_of_parities_have_the_same_sum() -> None:
