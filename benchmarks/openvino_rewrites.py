@@ -2,8 +2,8 @@
 
     python benchmarks/openvino_rewrites.py BUNDLE [--component unet] [--precision bf16] [--height 512 --width 512]
 
-The error is against the converter's graph in float32, whose timestep is the same. "both" is what the engine takes in
-bf16 on AMX; elsewhere it takes the convolutions alone.
+One rewrite at a time runs in turn with the converter's graph; the last, "all of them", is what the engine takes on this
+processor in this precision. The error is against the converter's graph in float32, whose timestep is the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,18 +22,21 @@ from graph_inputs import graph_inputs
 
 from kandinsky_export.decibels import decibels
 from kandinsky_runtime.bench_report import environment
+from kandinsky_runtime.engines.attention_rows import read_rows_in_place
 from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
 from kandinsky_runtime.engines.doubled_convolutions import convolve_before_doubling
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
+from kandinsky_runtime.engines.openvino import rewrite_for_cpu
+from kandinsky_runtime.engines.split_convolutions import split_badly_cut_convolutions
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
-PLAIN = "as converted"
-REWRITES: dict[str, tuple[Callable[[Any], int], ...]] = {
-    PLAIN: (),
-    "convolutions before doubling": (convolve_before_doubling,),
-    "channels-last norms": (keep_channels_last,),
-    "both": (convolve_before_doubling, keep_channels_last),
+REWRITES: dict[str, Callable[[Any], Any]] = {
+    "convolutions before doubling": convolve_before_doubling,
+    "rows read in place": read_rows_in_place,
+    "split convolutions": split_badly_cut_convolutions,
+    "channels-last norms": keep_channels_last,
 }
+ALL = "all of them"
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     graph, feeds = graph_inputs(args.bundle, args.component, args.height, args.width)
 
-    def run_of(precision: str, rewrites: tuple[Callable[[Any], int], ...]) -> Callable[[], np.ndarray]:
+    def run_of(precision: str, rewrite: Callable[[Any], Any] | None = None) -> Callable[[], np.ndarray]:
         """What runs the graph once."""
         model = openvino.Core().read_model(graph)
         model.reshape({name: list(array.shape) for name, array in feeds.items()})
@@ -50,30 +54,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             waves, model = parts
             computed = openvino.compile_model(waves, "CPU")({"timestep": feeds["timestep"]}).values()
             known = feeds | {wave_name(number): np.array(wave) for number, wave in enumerate(computed)}
-        for rewrite in rewrites:
-            print(f"{rewrite.__name__}: {rewrite(model)}")
+        weights = rewrite(model) if rewrite is not None else None
         settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino.compile_model(model, "CPU", settings)
         request, names = compiled.create_infer_request(), [port.any_name for port in compiled.inputs]
 
-        def run() -> np.ndarray:
+        def run(weights: object = weights) -> np.ndarray:  # as long as it runs, its weights stay
             (output,) = request.infer({name: known[name] for name in names}).values()
             return np.array(output)
 
         return run
 
-    want = run_of("f32", ())()
-    runs, above, largest = {}, {}, {}
-    for name, rewrites in REWRITES.items():
-        runs[name] = run_of(ELEMENT_TYPES[args.precision], rewrites)
-        got = runs[name]()  # this also warms up
-        above[name], largest[name] = decibels(want, got), float(np.abs(got - want).max())
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(args.rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+    precision = ELEMENT_TYPES[args.precision]
+    want = run_of("f32")()
+    plain = run_of(precision)
+    results = {"as converted": _error(want, plain())}  # this also warms up
+    for name, rewrite in (REWRITES | {ALL: partial(rewrite_for_cpu, precision=args.precision)}).items():
+        run = run_of(precision, rewrite)
+        results[name] = _error(want, run())
+        rounds = [(_seconds(plain), _seconds(run)) for _ in range(args.rounds)]
+        results[name] |= {"as converted, s": [old for old, _ in rounds], "this, s": [new for _, new in rounds]}
+        del run
     return {
         "environment": environment(),
         "openvino": openvino.get_version(),
@@ -81,26 +82,33 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "precision": args.precision,
         "height": args.height,
         "width": args.width,
-        "seconds": seconds,
-        "decibels": above,
-        "largest error": largest,
+        "results": results,
     }
+
+
+def _error(want: np.ndarray, got: np.ndarray) -> dict[str, Any]:
+    return {"decibels": decibels(want, got), "largest error": float(np.abs(got - want).max())}
+
+
+def _seconds(run: Callable[[], np.ndarray]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def as_text(data: dict[str, Any]) -> str:
     lines = [
-        f"| {data['component']}, {data['width']}x{data['height']} px, {data['precision']} | run, s"
+        f"| {data['component']}, {data['width']}x{data['height']} px, {data['precision']} | as converted, s | this, s"
         " | as converted / this | power over error, dB | largest error |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    plain = data["seconds"][PLAIN]
-    for name, times in data["seconds"].items():
-        ratios = [old / new for old, new in zip(plain, times, strict=True)]
-        spread = "" if name == PLAIN else f"{median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-        lines.append(
-            f"| {name} | {median(times):.3f} | {spread}"
-            f" | {data['decibels'][name]:.1f} | {data['largest error'][name]:.1e} |"
-        )
+    for name, result in data["results"].items():
+        columns = ["", "", ""]
+        if "this, s" in result:
+            ratios = [old / new for old, new in zip(result["as converted, s"], result["this, s"], strict=True)]
+            columns = [f"{median(result[column]):.3f}" for column in ("as converted, s", "this, s")]
+            columns.append(f"{median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+        lines.append(f"| {name} | {' | '.join(columns)} | {result['decibels']:.1f} | {result['largest error']:.1e} |")
     return "\n".join(lines)
 
 

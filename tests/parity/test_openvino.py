@@ -90,7 +90,9 @@ def only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def loaded_from_disk(engine: Any) -> list[bool]:
-    return [bool(item.get_compiled_model().get_property("LOADED_FROM_CACHE")) for item in engine._compiled.values()]
+    return [
+        bool(item.request.get_compiled_model().get_property("LOADED_FROM_CACHE")) for item in engine._compiled.values()
+    ]
 
 
 # -- numbers --
@@ -191,7 +193,7 @@ def test_damaged_graph_is_found_at_once(load: Callable[..., Any], bundle: Bundle
 def test_threads(load: Callable[..., Any]) -> None:
     engine = load(threads=1)
     engine.run(feeds_of(engine.spec, *SHAPES[0]))
-    (request,) = engine._compiled.values()
+    ((request, _),) = engine._compiled.values()
     assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
 
 

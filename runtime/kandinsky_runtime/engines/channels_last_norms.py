@@ -2,13 +2,15 @@
 
 A convolution in bf16 works on channels-last memory. The converter's group norm (reshape to (N, G, C/G x H x W),
 normalise, reshape back) needs channels first, so that the whole picture is turned over before it and after it. Written
-as sums over the picture it stays where it is. With d = x - K, K the group's mean as it was rounded (Wu and He, "Group
-Normalization", 2018, for μ and σ):
+as sums over the picture it stays where it is. With μ and σ² of a group (Wu and He, "Group Normalization", 2018) and K,
+μ rounded to bf16:
 
-    μ - K = mean(d),   σ² = mean(d²) - mean(d)²,   y = d γ / √(σ² + ε) + β - mean(d) γ / √(σ² + ε)
+    μ = mean(x),   σ² = mean(x²) - μ²,   y = (x - K) s + (β + (K - μ) s),   s = γ / √(σ² + ε)
 
-Every value in between is rounded to bf16, which σ² = mean(x²) - μ² would not survive where |μ| is much larger than σ:
-that is what K is for.
+The sums and what is made of them, three numbers to a channel, are kept in float32; the picture is read once for each
+sum and once for y. OpenVINO rounds those three to bf16 where y is made of them. That loses nothing of K, and what it
+loses of the others does not grow with |μ| / σ, as it would in y = x s + (β - μ s). σ² loses (μ/σ)² 2^-24 to the
+difference, less than x itself loses to being kept in bf16.
 """
 
 from __future__ import annotations
@@ -19,10 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.engines.float32_marks import in_float32, marks_are_heeded
 from kandinsky_runtime.engines.openvino_nodes import constant, only_reader, with_constant
-
-# The largest picture, in cells, whose norms are rewritten; beyond it the sums take as long as turning it over.
-MOST_CELLS = 128 * 128
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,13 @@ def keep_channels_last(model: Any) -> int:
         model: a graph of static shapes, whose constants are folded on the way.
 
     Returns:
-        The number of norms that were rewritten. Others, and what looks like none, are left as they are.
+        The number of norms that were rewritten. Others, and what looks like none, are left as they are, and so are all
+        where this OpenVINO would not keep their sums in float32.
     """
     from openvino import passes
 
+    if not marks_are_heeded():
+        return 0
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())  # the shapes in between, which a fixed input shape makes constant
     folding.run_passes(model)
@@ -69,27 +72,34 @@ def _rewrite(norm: _GroupNorm) -> None:
         return ops.constant(np.array(numbers, np.int64))
 
     def grouped(value: Any) -> Any:
-        return ops.reshape(value, whole([batch, norm.groups, each]), False)
+        return in_float32(ops.reshape(value, whole([batch, norm.groups, each]), False))
 
     def spread(value: Any) -> Any:
-        return ops.reshape(value, whole([batch, channels, 1, 1]), False)
+        return in_float32(ops.reshape(value, whole([batch, channels, 1, 1]), False))
 
     def by_channel(values: npt.NDArray[np.float32]) -> Any:
         return ops.constant(values.reshape(1, norm.groups, each))
 
-    def mean_of_groups(value: Any) -> Any:
-        return ops.reduce_mean(grouped(value), whole([2]), True)
+    def plus(one: Any, other: Any) -> Any:
+        return in_float32(ops.add(one, other))
 
-    picture = whole([2, 3])
-    near = mean_of_groups(ops.reduce_mean(norm.source, picture, True))
-    rest = ops.subtract(norm.source, spread(ops.broadcast(near, whole([batch, norm.groups, each]))))
-    mean = mean_of_groups(ops.reduce_mean(rest, picture, True))
-    length = ops.reduce_l2(rest, picture, True)
-    square = mean_of_groups(ops.multiply(ops.multiply(length, length), np.float32(1 / (height * width))))
-    variance = ops.subtract(square, ops.multiply(mean, mean))
-    scale = ops.divide(by_channel(norm.gamma), ops.sqrt(ops.add(variance, np.float32(norm.epsilon))))
-    shift = ops.subtract(by_channel(norm.beta), ops.multiply(mean, scale))
-    norm.result.replace(ops.add(ops.multiply(rest, spread(scale)), spread(shift)).output(0))
+    def times(one: Any, other: Any) -> Any:
+        return in_float32(ops.multiply(one, other))
+
+    # OpenVINO writes a difference as a product and a sum, whose marks would be lost.
+    minus, picture, last = np.float32(-1), whole([2, 3]), whole([2])
+    mean = in_float32(ops.reduce_mean(grouped(ops.reduce_mean(norm.source, picture, True)), last, True))
+    length = in_float32(ops.reduce_l2(grouped(ops.reduce_l2(norm.source, picture, True)), last, True))
+    minus_mean = times(mean, minus)
+    square = times(times(length, length), np.float32(1 / (each * height * width)))
+    variance = in_float32(ops.relu(plus(square, times(mean, minus_mean))))  # rounding can take a flat one below zero
+    deviation = in_float32(ops.power(plus(variance, np.float32(norm.epsilon)), np.float32(0.5)))
+    scale = in_float32(ops.divide(by_channel(norm.gamma), deviation))
+    near = in_float32(ops.convert(in_float32(ops.convert(mean, "bf16")), "f32"))
+    shift = plus(by_channel(norm.beta), times(plus(near, minus_mean), scale))
+    minus_near = in_float32(ops.broadcast(times(near, minus), whole([batch, norm.groups, each])))
+    centred = ops.add(norm.source, spread(minus_near))
+    norm.result.replace(ops.add(ops.multiply(centred, spread(scale)), spread(shift)).output(0))
 
 
 def _found(node: Any) -> _GroupNorm | None:
@@ -110,7 +120,7 @@ def _found(node: Any) -> _GroupNorm | None:
     if len(shape) != 4 or list(node.get_output_shape(0))[:1] != shape[:1] or len(node.get_output_shape(0)) != 3:
         return None
     channels, groups = shape[1], node.get_output_shape(0)[1]
-    if channels % groups or shape[2] * shape[3] > MOST_CELLS:
+    if channels % groups:
         return None
     last = node.output(0)
     for kind, neutral in (("Multiply", 1), ("Add", 0)):  # an InstanceNormalization's own, which are left out in effect

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.bundle import cache_folder, file_sha256, fingerprint
+from kandinsky_runtime.engines.attention_rows import read_rows_in_place
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
 from kandinsky_runtime.engines.compile_cache import compile_cached
@@ -18,6 +19,7 @@ from kandinsky_runtime.engines.doubled_convolutions import convolve_before_doubl
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.processor import has_amx, has_bf16
 from kandinsky_runtime.engines.resident import kept_out_of_memory
+from kandinsky_runtime.engines.split_convolutions import split_badly_cut_convolutions
 from kandinsky_runtime.errors import EngineUnavailable
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -33,14 +35,20 @@ _ELEMENT_TYPES = {"bf16": "bf16", "fp32": "f32", "fp16": "f16"}
 _DEVICE_PROPERTIES = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES")
 
 
+class _Compiled(NamedTuple):
+    """A shape that is compiled: what runs it, and constants whose memory it may read."""
+
+    request: Any
+    weights: list[Any]
+
+
 class OpenVinoEngine(Engine):
     """Runs `onnx-fp32` or `onnx-fp16` through `openvino`, computing in the precision asked for.
 
     A shape that is fixed before compiling runs about twice as fast as a dynamic one. The last `KEPT_SHAPES` shapes stay
     compiled. Compiling reads the weights through a memory map; their pages do not stay resident. In bf16 and fp16 the
-    timestep's embedding is computed in float32 all the same. On the CPU, convolutions of doubled maps run before the
-    doubling; in bf16 on AMX, group norms stay in the layout of the convolutions around them, which gains nothing
-    elsewhere.
+    timestep's embedding is computed in float32 all the same. On the CPU the graph is rewritten before it is compiled
+    (`rewrite_for_cpu`).
     """
 
     name = "openvino"
@@ -89,7 +97,7 @@ class OpenVinoEngine(Engine):
                 waves, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
             ).create_infer_request()
             self._early, self._late = ({port.any_name for port in part.inputs} for part in (waves, rest))
-        self._compiled: OrderedDict[Shapes, Any] = OrderedDict()
+        self._compiled: OrderedDict[Shapes, _Compiled] = OrderedDict()
 
     def compile(self, shapes: Shapes) -> None:
         """Compile the graph for inputs of these shapes, in the signature's order, and keep it where the device does."""
@@ -113,18 +121,19 @@ class OpenVinoEngine(Engine):
         """The inference request of these shapes, compiled now if it is not among the kept ones."""
         if shapes in self._compiled:
             self._compiled.move_to_end(shapes)
-            return self._compiled[shapes]
+            return self._compiled[shapes].request
         while len(self._compiled) >= KEPT_SHAPES:
             self._compiled.popitem(last=False)
         with kept_out_of_memory(self._files["weights"]):
             cache = self._cache()
             name = "" if cache is None else self._fingerprint(shapes)  # it reads the graph file
-            compiled = compile_cached(cache, name, lambda folder: self._compile(shapes, folder))
-        self._compiled[shapes] = compiled.create_infer_request()
-        return self._compiled[shapes]
+            compiled, weights = compile_cached(cache, name, lambda folder: self._compile(shapes, folder))
+        self._compiled[shapes] = _Compiled(compiled.create_infer_request(), weights)
+        return self._compiled[shapes].request
 
-    def _compile(self, shapes: Shapes, cache: Path | None) -> Any:
-        """The graph specialised for these shapes, by way of OpenVINO's own cache in a folder if one is given."""
+    def _compile(self, shapes: Shapes, cache: Path | None) -> tuple[Any, list[Any]]:
+        """The graph specialised for these shapes, by way of OpenVINO's own cache in a folder if one is given; and
+        constants to keep beside it."""
         settings = dict(self._settings)
         if cache is not None:
             # The other mode, OPTIMIZE_SIZE, writes a small file that is never loaded where the weights lie in a file of
@@ -137,9 +146,8 @@ class OpenVinoEngine(Engine):
         parts = split_waves(model) if self._split else None
         if parts is not None:
             model = parts[1]
-        if self._device == "CPU":
-            rewrite_for_cpu(model, self._precision)
-        return self._core.compile_model(model, self._device, settings)
+        weights = rewrite_for_cpu(model, self._precision) if self._device == "CPU" else []
+        return self._core.compile_model(model, self._device, settings), weights
 
     def _cache(self) -> Path | None:
         """Where compiled shapes are kept; None where they are not."""
@@ -163,8 +171,8 @@ class OpenVinoEngine(Engine):
         )
 
     def _trim(self) -> None:
-        for request in self._compiled.values():
-            request.get_compiled_model().release_memory()
+        for compiled in self._compiled.values():
+            compiled.request.get_compiled_model().release_memory()
 
     def _release(self) -> None:
         self._compiled.clear()
@@ -172,11 +180,19 @@ class OpenVinoEngine(Engine):
         del self._core
 
 
-def rewrite_for_cpu(model: Any, precision: str) -> None:
-    """Write what the processor computes faster in another form, in place, in an `openvino.Model` of static shapes."""
+def rewrite_for_cpu(model: Any, precision: str) -> list[Any]:
+    """Write what the processor computes faster in another form, in place, in an `openvino.Model` of static shapes.
+
+    Returns:
+        Constants that must outlive the model and what is compiled of it.
+    """
     convolve_before_doubling(model)
-    if precision == "bf16" and has_amx():
-        keep_channels_last(model)
+    read_rows_in_place(model)
+    if precision != "bf16" or not has_amx():
+        return []
+    weights = split_badly_cut_convolutions(model)
+    keep_channels_last(model)
+    return weights
 
 
 def _stamp(file: Path) -> list[object]:

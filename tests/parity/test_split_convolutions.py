@@ -1,0 +1,129 @@
+"""Convolutions in two parts by their output channels, against whole ones, in OpenVINO."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kandinsky_runtime.engines import split_convolutions as rewrite
+from kandinsky_runtime.engines.processor import has_bf16
+from kandinsky_runtime.engines.split_convolutions import split_badly_cut_convolutions
+from tests.parity.openvino_models import computed, feeds_of, kinds, of_component
+
+openvino = pytest.importorskip("openvino")
+from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
+
+RNG = np.random.default_rng(0)
+
+
+def convolution(
+    inputs: int = 576,
+    outputs: int = 144,
+    *,
+    kernel: int = 3,
+    side: int = 17,
+    bias: tuple[int, ...] | None = None,
+    strides: int = 1,
+    pads: tuple[int, int] = (1, 1),
+) -> Any:
+    source = ops.parameter([1, inputs, side, side], np.float32, name="x")
+    weights = RNG.standard_normal((outputs, inputs, kernel, kernel), np.float32) / np.float32(np.sqrt(inputs) * kernel)
+    begin, end = pads
+    result = ops.convolution(source, ops.constant(weights), [strides] * 2, [begin] * 2, [end] * 2, [1, 1])
+    if bias is not None:
+        result = ops.add(result, ops.constant(RNG.standard_normal(bias, np.float32)))
+    return openvino.Model([ops.result(result)], [source], "convolution")
+
+
+@pytest.mark.parametrize("outputs", [144, 192, 384, 576])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_parts_compute_what_the_whole_did(outputs: int, with_bias: bool) -> None:
+    model = convolution(outputs=outputs, bias=(1, outputs, 1, 1) if with_bias else None)
+    after = model.clone()
+    assert len(split_badly_cut_convolutions(after)) == 1
+    parts = [node.get_output_shape(0)[1] for node in after.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    assert sum(parts) == outputs
+    assert all(part % rewrite.BAD_BLOCK for part in parts)
+    feeds = feeds_of(model)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"kernel": 2, "pads": (1, 0)}, id="2x2, padded on one side"),
+        pytest.param({"strides": 2}, id="stride"),
+        pytest.param({"bias": (1, 144, 17, 17)}, id="a bias of cells"),
+    ],
+)
+def test_other_forms(other: dict[str, Any]) -> None:
+    model = convolution(**other)
+    after = model.clone()
+    assert len(split_badly_cut_convolutions(after)) == 1
+    feeds = feeds_of(model)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
+def test_bf16_rounds_no_worse() -> None:
+    model = convolution(768, 384, bias=(1, 384, 1, 1))
+    after = model.clone()
+    kept = split_badly_cut_convolutions(after)
+    feeds = feeds_of(model)
+    want = computed(model, feeds)
+    errors = [np.sqrt(np.square(computed(item, feeds, "bf16") - want).mean()) for item in (model, after)]
+    print(f"bf16: {errors[0]:.2e} whole, {errors[1]:.2e} in parts")
+    assert errors[1] <= 1.01 * errors[0]
+    assert len(kept) == 1
+
+
+def test_parts_take_no_memory_of_their_own() -> None:
+    model = convolution()
+    (whole,) = split_badly_cut_convolutions(model)
+    parts = [
+        node.input_value(1).get_node() for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"
+    ]
+    start, size = whole.data.ctypes.data, whole.data.nbytes
+    assert [part.data.ctypes.data - start for part in parts] == [0, parts[0].data.nbytes]
+    assert sum(part.data.nbytes for part in parts) == size
+
+
+def test_compiled_graph_outlives_the_model() -> None:
+    model = convolution()
+    feeds = feeds_of(model)
+    want = computed(model, feeds)
+    kept = split_badly_cut_convolutions(model)
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    del model
+    gc.collect()
+    (got,) = compiled(feeds).values()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+    del kept
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"kernel": 1, "pads": (0, 0)}, id="1x1"),
+        pytest.param({"inputs": 575}, id="few inputs"),
+        pytest.param({"inputs": 1025}, id="many inputs"),
+        pytest.param({"outputs": 128}, id="48 does not divide it"),
+        pytest.param({"outputs": 96}, id="too narrow to split"),
+        pytest.param({"outputs": 816}, id="too wide for blocks of 48"),
+        pytest.param({"side": 16}, id="small map"),
+    ],
+)
+def test_others_are_left_alone(other: dict[str, Any]) -> None:
+    assert split_badly_cut_convolutions(convolution(**other)) == []
+
+
+def test_small_models_have_none(case_bundle: Callable[[str], Path]) -> None:
+    model = of_component(case_bundle("four_blocks"), "unet")
+    before = kinds(model)
+    assert split_badly_cut_convolutions(model) == []
+    assert kinds(model) == before
