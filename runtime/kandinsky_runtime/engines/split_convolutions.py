@@ -14,8 +14,8 @@ from kandinsky_runtime.engines.openvino_nodes import constant, with_constant
 
 BAD_BLOCK = 48
 MOST_OUTPUTS = 768
-# Where the library takes the bad blocks, as measured (docs/performance.md): kernels of several cells, from 576 to 1024
-# input channels, maps of more than 16x16 cells. Elsewhere two parts are slower than one.
+# Where the library takes the bad blocks, as far as times tell (docs/performance.md): kernels of several cells, from 576
+# to 1024 input channels, maps of more than 16x16 cells.
 INPUTS = range(576, 1025)
 LEAST_CELLS = 17 * 17
 # Parts of a multiple of this many channels: the library's largest block, and the width of four tiles.
