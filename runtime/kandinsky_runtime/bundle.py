@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import threading
-import time
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from kandinsky_runtime.errors import BundleError, UsageError
+from kandinsky_runtime.file_stamps import is_settled, stamp
 from kandinsky_runtime.manifest import (
     IMAGE_TO_IMAGE,
     INPAINT,
@@ -44,8 +44,6 @@ _REMEDIES = {
 _log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
 _MAX_MANIFEST_BYTES = 16 << 20
-# A file changed twice within one tick of the file system's clock has the same times after the second change.
-_SETTLED_NS = 2_000_000_000
 _SECONDS_BEFORE_BAR = 0.5
 
 
@@ -166,12 +164,12 @@ class Bundle:
         """What is wrong with a file's content, or None; then it is added to `seen`."""
         entry = self.manifest.files[path]
         try:
-            stamp = _stamp(self.root / path)
+            taken = stamp(self.root / path)
             if file_sha256(self.root / path, bar) != entry.sha256:
                 return f"{path} has changed since it was written (its sha256 differs): export the bundle again"
         except OSError as error:
             return f"{path} cannot be read ({error.strerror})"
-        seen.add(path, entry, stamp)
+        seen.add(path, entry, taken)
         return None
 
 
@@ -234,12 +232,6 @@ def _presence_fault(root: Path, path: str, entry: FileEntry) -> str | None:
     return None if size == entry.bytes else f"{path} has {size:,} bytes; the manifest says {entry.bytes:,}"
 
 
-def _stamp(file: Path) -> list[int]:
-    """What the file system says of a file's state: it differs after every change."""
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
-
-
 class _SeenFiles:
     """Remembers in the user's cache folder which files were found good, by their stamps."""
 
@@ -254,15 +246,14 @@ class _SeenFiles:
     def has(self, path: str, entry: FileEntry) -> bool:
         """Whether the file was found good and has not changed since."""
         try:
-            return self._entries.get(path) == [*_stamp(self._root / path), entry.sha256]
+            return self._entries.get(path) == [*stamp(self._root / path), entry.sha256]
         except OSError:
             return False
 
-    def add(self, path: str, entry: FileEntry, stamp: list[int]) -> None:
+    def add(self, path: str, entry: FileEntry, taken: list[int]) -> None:
         """Remember a file that was found good after its stamp was taken, unless it changed only just now."""
-        _, modified, changed, _, _ = stamp
-        if time.time_ns() - max(modified, changed) > _SETTLED_NS:
-            self._entries[path] = [*stamp, entry.sha256]
+        if is_settled(taken):
+            self._entries[path] = [*taken, entry.sha256]
             self._changed = True
 
     def save(self) -> None:

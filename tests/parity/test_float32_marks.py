@@ -9,6 +9,7 @@ import pytest
 
 from kandinsky_runtime.engines import float32_marks
 from kandinsky_runtime.engines.float32_marks import in_float32, marks_are_heeded
+from kandinsky_runtime.engines.openvino_attributes import give_attribute
 from kandinsky_runtime.engines.processor import has_bf16
 
 openvino = pytest.importorskip("openvino")
@@ -28,12 +29,10 @@ def test_without_a_mark_the_answer_is_no(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_openvino_without_the_attribute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float32_marks, "_KEY", "no such attribute")
-    float32_marks._mark.cache_clear()
-    try:
-        assert not marks_are_heeded.__wrapped__()
-    finally:
-        float32_marks._mark.cache_clear()
+    monkeypatch.setattr(
+        float32_marks, "give_attribute", lambda node, name, value: give_attribute(node, "NoSuchAttribute", value)
+    )
+    assert not marks_are_heeded.__wrapped__()
 
 
 @pytest.mark.parametrize("marked", [False, True])

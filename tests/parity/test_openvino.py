@@ -13,8 +13,6 @@ import pytest
 
 from kandinsky_export.decibels import decibels
 from kandinsky_runtime import engines
-from kandinsky_runtime.build.command import build_bundle
-from kandinsky_runtime.build.profiles import read_profiles
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines import compile_cache
 from kandinsky_runtime.engines import openvino as module
@@ -27,6 +25,7 @@ from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.spec import GraphSpec
 from scripts.goldens import trajectories as golden
+from tests.damage import cut_off, empty, scramble
 
 COMPONENT_TOLERANCE = 1e-4
 TRAJECTORY_TOLERANCE = 1e-3
@@ -286,16 +285,11 @@ def resident(file: Path) -> int:
 # -- disk --
 
 
-def test_cpu_keeps_nothing_on_disk(load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_keeps_nothing_by_itself(load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     engine = load("movq_decoder")
     engine.run(feeds_of(engine.spec, 1, 1, 1))
-    assert not list(tmp_path.rglob("*.blob"))
-
-
-def test_nothing_is_built_for_the_cpu(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="engine openvino keeps nothing compiled for the cpu: compiling takes less"):
-        build_bundle(bundle, "openvino", read_profiles(None, None, None))
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_second_engine_loads_from_disk(disk: Path, load: Callable[..., Any]) -> None:
@@ -306,20 +300,6 @@ def test_second_engine_loads_from_disk(disk: Path, load: Callable[..., Any]) -> 
     assert loaded_from_disk(first) == [False]
     assert loaded_from_disk(second) == [True]
     assert len(list(disk.iterdir())) == 1
-
-
-def cut_off(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def scramble(file: Path) -> None:
-    data = np.frombuffer(file.read_bytes(), np.uint8).copy()
-    data[len(data) // 3 :: 7] ^= 0x55
-    file.write_bytes(data.tobytes())
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
 
 
 @pytest.mark.parametrize("damage", [cut_off, scramble, empty, Path.unlink])
@@ -363,11 +343,30 @@ def test_changed_weights_are_never_taken_for_the_old_ones(
 
 
 def test_every_setting_has_an_entry_of_its_own(disk: Path, load: Callable[..., Any]) -> None:
-    for options in ({"precision": "fp32"}, {"precision": "fp32", "threads": 1}):
-        engine = load("movq_decoder", **options)
-        engine.run(feeds_of(engine.spec, 1, 1, 1))
-    engine.run(feeds_of(engine.spec, 1, 1, 2))
+    engine = load("movq_decoder", precision="fp32")
+    for width in (1, 2):
+        engine.run(feeds_of(engine.spec, 1, 1, width))
+    engine._compiler.settings["PERFORMANCE_HINT"] = "THROUGHPUT"
+    engine._compiled.clear()
+    engine.run(feeds_of(engine.spec, 1, 1, 1))
     assert len(list(disk.iterdir())) == 3
+
+
+def test_built_shapes_are_loaded(disk: Path, load: Callable[..., Any]) -> None:
+    first, second = load("movq_decoder", precision="fp32"), load("movq_decoder", precision="fp32")
+    feeds = feeds_of(first.spec, 1, 2, 2)
+    shapes = tuple(feeds[item.name].shape for item in first.spec.inputs)
+    assert first.build(shapes)
+    assert not first.build(shapes)
+    second.run(feeds)
+    assert loaded_from_disk(second) == [True]
+
+
+def test_device_that_keeps_nothing(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load("movq_decoder", precision="fp32")
+    monkeypatch.setattr(engine, "_compile_in", lambda entry, shapes: engine._compiler.compile(shapes))
+    with pytest.raises(EngineError, match="movq_decoder: OpenVINO kept nothing of what it compiled for CPU"):
+        engine.build(((1, 4, 2, 2),))
 
 
 def test_entries_are_bounded(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

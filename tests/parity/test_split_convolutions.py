@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from kandinsky_runtime.engines import split_convolutions as rewrite
+from kandinsky_runtime.engines.openvino_nodes import stored_weights
 from kandinsky_runtime.engines.processor import has_bf16
+from kandinsky_runtime.engines.rounded_weights import round_weights
 from kandinsky_runtime.engines.split_convolutions import split_badly_cut_convolutions
 from tests.parity.openvino_models import computed, feeds_of, kinds, of_component
 
@@ -80,6 +82,26 @@ def test_bf16_rounds_no_worse() -> None:
     print(f"bf16: {errors[0]:.2e} whole, {errors[1]:.2e} in parts")
     assert errors[1] <= 1.01 * errors[0]
     assert len(kept) == 1
+
+
+@pytest.mark.parametrize("stored", ["bf16", "f16"])
+def test_weights_stored_in_fewer_bits_stay_so(stored: str) -> None:
+    model = convolution(bias=(1, 144, 1, 1))
+    (node,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution")
+    if stored == "bf16":
+        assert round_weights(model) == 1
+    else:
+        half = ops.constant(node.input_value(1).get_node().data.astype(np.float16))
+        node.input(1).replace_source_output(ops.convert(half, "f32").output(0))
+        model.validate_nodes_and_infer_types()
+    after = model.clone()
+    (whole,) = split_badly_cut_convolutions(after)
+    parts = [stored_weights(item) for item in after.get_ordered_ops() if item.get_type_name() == "Convolution"]
+    assert len(parts) == 2
+    assert {part.get_element_type().to_string() for part in (whole, *parts)} == {stored}
+    assert sum(part.get_byte_size() for part in parts) == whole.get_byte_size()
+    feeds = feeds_of(model)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=1e-4)
 
 
 def test_parts_take_no_memory_of_their_own() -> None:

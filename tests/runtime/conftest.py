@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky_runtime import cli
+from kandinsky_runtime import cli, file_stamps
 from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.pipeline import InpaintPipeline
 from kandinsky_runtime.prior import PriorPipeline
@@ -27,6 +27,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in the place of the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were only just written count as settled, so that checks of them are remembered."""
+    monkeypatch.setattr(file_stamps, "_SETTLED_NS", -1)
 
 
 @pytest.fixture

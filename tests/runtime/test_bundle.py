@@ -12,6 +12,7 @@ from kandinsky_runtime import bundle as bundle_module
 from kandinsky_runtime.bundle import Bundle, cache_folder, file_sha256
 from kandinsky_runtime.errors import BundleError, UsageError
 from kandinsky_runtime.manifest import SCHEMA, Variant
+from tests.damage import flip_a_byte
 from tests.runtime import fake_bundle
 
 
@@ -26,20 +27,6 @@ def faults_of_content(bundle: Bundle) -> tuple[str, ...]:
     with pytest.raises(BundleError) as caught:
         bundle.check_content()
     return caught.value.faults
-
-
-def flip_a_byte(file: Path) -> None:
-    """Change the content and nothing else that can be kept: neither the size nor the time of change."""
-    stat, data = file.stat(), bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that were only just written count as settled, so that checks of them are remembered."""
-    monkeypatch.setattr(bundle_module, "_SETTLED_NS", -1)
 
 
 @pytest.fixture

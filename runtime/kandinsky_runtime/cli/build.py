@@ -23,7 +23,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         epilog="examples:\n"
         "  k22 build bundle --engine tensorrt --height 512:768:1024 --width 512:768:1024 --batch 1:2:8\n"
         "  k22 build bundle --engine tensorrt --height 768 --width 768 --batch 1 --precision fp16\n"
-        "  k22 build bundle --engine onnxruntime --device cuda --height 512:512:768 --width 512:512:768",
+        "  k22 build bundle --engine onnxruntime --device cuda --height 512:512:768 --width 512:512:768\n"
+        "  k22 build bundle --engine openvino --height 768 --width 768 --batch 1",
     )
     add_bundle(parser)
     parser.add_argument(

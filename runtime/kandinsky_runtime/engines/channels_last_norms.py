@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.engines.float32_marks import in_float32, marks_are_heeded
-from kandinsky_runtime.engines.openvino_nodes import constant, only_reader, with_constant
+from kandinsky_runtime.engines.openvino_nodes import constant, fold_constants, only_reader, with_constant
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,9 @@ def keep_channels_last(model: Any) -> int:
         The number of norms that were rewritten. Others, and what looks like none, are left as they are, and so are all
         where this OpenVINO would not keep their sums in float32.
     """
-    from openvino import passes
-
     if not marks_are_heeded():
         return 0
-    folding = passes.Manager()
-    folding.register_pass(passes.ConstantFolding())  # the shapes in between, which a fixed input shape makes constant
-    folding.run_passes(model)
+    fold_constants(model)  # the shapes in between, which a fixed input shape makes constant
     norms = [_found(node) for node in model.get_ordered_ops() if node.get_type_name() == "MVN"]
     found = [norm for norm in norms if norm is not None]
     for norm in found:

@@ -2,7 +2,8 @@
 
 An entry's name is a fingerprint of everything that it was made from. Beside the vendor's files it holds their sha256,
 written last: a file that was cut off or changed is found before the vendor's library reads it, which may compute with
-whatever it finds there (OpenVINO 2026.4.1 does).
+whatever it finds there (OpenVINO 2026.4.1 does). A file is read for that only where the file system says that it may
+have changed since it was last found good.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from kandinsky_runtime.bundle import file_sha256
+from kandinsky_runtime.file_stamps import is_settled, stamp
 
 Compiled = TypeVar("Compiled")
 
@@ -83,6 +85,12 @@ def whole_entry(folder: Path, name: str) -> Path | None:
     return entry
 
 
+def sealed_sha256(entry: Path, name: str) -> str:
+    """The sha256 of a whole entry's file, which is not read for it."""
+    sha256: str = json.loads((entry / _SEAL).read_text(encoding="utf-8"))[name]["sha256"]
+    return sha256
+
+
 @contextlib.contextmanager
 def new_entry(folder: Path, name: str) -> Iterator[Path]:
     """A folder to write files into that becomes the entry `name`, in the place of an older one, when the block ends
@@ -111,8 +119,10 @@ def _keep(draft: Path, entry: Path) -> None:
 
 def _seal(draft: Path, entry: Path) -> None:
     """Make a draft the entry, unless nothing was written into it, and keep the bounds."""
-    if sums := _sums(draft):
-        (draft / _SEAL).write_text(json.dumps(sums), encoding="utf-8")
+    if files := _files(draft):
+        for file in files.values():
+            _to_disk(file)
+        (draft / _SEAL).write_text(json.dumps(_states(files)), encoding="utf-8")
         draft.rename(entry)
     _prune(entry.parent)
 
@@ -131,19 +141,50 @@ def _prune(folder: Path) -> None:
 
 
 def _is_whole(entry: Path) -> bool:
+    """Whether an entry's files are those that were sealed; remembers what it had to read."""
     try:
-        return bool(json.loads((entry / _SEAL).read_text(encoding="utf-8")) == _sums(entry))
-    except (OSError, ValueError, RecursionError):
+        sealed = json.loads((entry / _SEAL).read_text(encoding="utf-8"))
+        files = _files(entry)
+        if sealed.keys() != files.keys():
+            return False
+        if all(stamp(file) == sealed[name]["stamp"] for name, file in files.items()):
+            return True
+        states = _states(files)
+        if any(states[name]["sha256"] != sealed[name]["sha256"] for name in files):
+            return False
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):  # a seal may say anything
         return False
+    if states != sealed:
+        _reseal(entry, states)
+    return True
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """The sha256 of every file but the seal."""
+def _reseal(entry: Path, states: Mapping[str, Mapping[str, object]]) -> None:
+    """Remember the state of files that were found good; where it cannot be, they are read again next time."""
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix=_DRAFT, dir=entry.parent) as folder:
+        draft = Path(folder) / _SEAL
+        draft.write_text(json.dumps(states), encoding="utf-8")
+        draft.replace(entry / _SEAL)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file but the seal, by name."""
     return {
-        path.relative_to(folder).as_posix(): file_sha256(path)
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != _SEAL
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL
     }
+
+
+def _states(files: Mapping[str, Path]) -> dict[str, dict[str, object]]:
+    """The sha256 of files, and their stamps where any later change would show in them."""
+    taken = {name: stamp(file) for name, file in files.items()}
+    sums = {name: file_sha256(file) for name, file in files.items()}
+    return {name: {"sha256": sums[name], "stamp": taken[name] if is_settled(taken[name]) else None} for name in files}
+
+
+def _to_disk(file: Path) -> None:
+    """Have a file's bytes written, so that its stamp cannot outlast them."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _touch(entry: Path) -> None:

@@ -52,6 +52,11 @@ def convolve_before_doubling(model: Any) -> int:
     return len(found)
 
 
+def reads_doubled_map(node: Any) -> bool:
+    """Whether a node is a convolution that could be rewritten in some shape of the graph."""
+    return node.get_type_name() == "Convolution" and _doubling(node) is not None
+
+
 def by_parity(weights: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     """The 2x2 kernels (O, I, 2, 2) of a 3x3 one (O, I, 3, 3), for output cells (even, even), (even, odd), (odd, even)
     and (odd, odd), in the dtype of `weights`."""
@@ -92,8 +97,8 @@ def _found(node: Any) -> _Doubled | None:
         or attributes["auto_pad"] != "explicit"
     ):
         return None
-    doubling = node.input_value(0).get_node()
-    if doubling.get_type_name() != "Interpolate":
+    doubling = _doubling(node)
+    if doubling is None:
         return None
     source = doubling.input_value(0)
     batch, channels, height, width = source.get_shape()
@@ -111,3 +116,9 @@ def _found(node: Any) -> _Doubled | None:
     if result is None or bias.shape != (1, len(weights), 1, 1):
         return _Doubled(source, node.output(0), weights, None)
     return _Doubled(source, result, weights, bias)
+
+
+def _doubling(node: Any) -> Any | None:
+    """The Interpolate that a convolution reads, or None."""
+    source = node.input_value(0).get_node()
+    return source if source.get_type_name() == "Interpolate" else None

@@ -1,8 +1,7 @@
 """Nodes that OpenVINO computes in float32 while the rest of a graph runs in bf16.
 
 OpenVINO's CPU plugin leaves a node's precision as it is where the node's runtime information says that conversion from
-any type to any other is disabled. Python has no function that says so; its intermediate representation has an
-attribute, which is read here from the smallest model there is and handed on.
+any type to any other is disabled.
 """
 
 from __future__ import annotations
@@ -12,18 +11,7 @@ from typing import Any
 
 import numpy as np
 
-_KEY = "DisablePrecisionConversion_0"
-_REPRESENTATION = """<net name="mark" version="11"><layers>
-<layer id="0" name="in" type="Parameter" version="opset1"><data shape="1" element_type="f32"/>
-<output><port id="0" precision="FP32"><dim>1</dim></port></output></layer>
-<layer id="1" name="marked" type="Abs" version="opset1">
-<rt_info><attribute name="DisablePrecisionConversion" version="0" value="dynamic:dynamic"/></rt_info>
-<input><port id="0" precision="FP32"><dim>1</dim></port></input>
-<output><port id="1" precision="FP32"><dim>1</dim></port></output></layer>
-<layer id="2" name="out" type="Result" version="opset1">
-<input><port id="0" precision="FP32"><dim>1</dim></port></input></layer></layers>
-<edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/>
-<edge from-layer="1" from-port="1" to-layer="2" to-port="0"/></edges></net>"""
+from kandinsky_runtime.engines.openvino_attributes import give_attribute
 
 
 def in_float32(node: Any) -> Any:
@@ -32,8 +20,7 @@ def in_float32(node: Any) -> Any:
     Whether OpenVINO heeds it is what `marks_are_heeded` tells. Nodes that OpenVINO puts in the place of this one, such
     as a product and a sum for a difference, are not marked.
     """
-    node.set_rt_info(_mark(), _KEY)
-    return node
+    return give_attribute(node, "DisablePrecisionConversion", "dynamic:dynamic")
 
 
 @cache
@@ -56,12 +43,3 @@ def marks_are_heeded() -> bool:
         if marked.get_friendly_name() in str(info["originalLayersNames"].value).split(","):
             return str(info["outputPrecisions"].value) == "f32"
     return False
-
-
-@cache
-def _mark() -> Any:
-    import openvino
-
-    model = openvino.Core().read_model(_REPRESENTATION, openvino.Tensor(np.zeros(0, np.uint8)))
-    (node,) = (node for node in model.get_ops() if node.get_type_name() == "Abs")
-    return node.get_rt_info()[_KEY]

@@ -10,36 +10,31 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.bundle import cache_folder, file_sha256, fingerprint
-from kandinsky_runtime.engines.attention_rows import read_rows_in_place
+from kandinsky_runtime.build.records import engine_folder
+from kandinsky_runtime.bundle import cache_folder
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
-from kandinsky_runtime.engines.compile_cache import compile_cached
-from kandinsky_runtime.engines.doubled_convolutions import convolve_before_doubling
+from kandinsky_runtime.engines.compile_cache import compile_cached, new_entry, whole_entry
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
-from kandinsky_runtime.engines.processor import has_amx, has_bf16
+from kandinsky_runtime.engines.openvino_compiler import Compiled, Compiler, Shapes
+from kandinsky_runtime.engines.openvino_kept import KeptShapes
+from kandinsky_runtime.engines.processor import has_bf16
 from kandinsky_runtime.engines.resident import kept_out_of_memory
-from kandinsky_runtime.engines.split_convolutions import split_badly_cut_convolutions
-from kandinsky_runtime.errors import EngineUnavailable
-
-Shapes = tuple[tuple[int, ...], ...]
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error
 
 # A compiled shape holds its own copy of the weights as the processor likes them: 3.2 GB of the full UNet in bf16.
 KEPT_SHAPES = 2
-# The devices whose compiled shapes are kept on disk. On the CPU, writing and checking them takes longer than compiling
-# (docs/engines.md).
+# The devices whose shapes are kept on disk when they are first compiled. On the CPU that takes gigabytes, and longer
+# than the compiling: it is done when it is asked for, by `k22 build`.
 CACHED_DEVICES = frozenset({"GPU", "NPU"})
 
 _ELEMENT_TYPES = {"bf16": "bf16", "fp32": "f32", "fp16": "f16"}
-# What OpenVINO tells of a device that another device of the same kind may have different.
-_DEVICE_PROPERTIES = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES")
 
 
-class _Compiled(NamedTuple):
-    """A shape that is compiled: what runs it, and constants whose memory it may read."""
+class _Ready(NamedTuple):
+    """A shape that is compiled: what runs it, and what it may read the memory of."""
 
     request: Any
-    weights: list[Any]
+    outlived: list[Any]
 
 
 class OpenVinoEngine(Engine):
@@ -48,7 +43,7 @@ class OpenVinoEngine(Engine):
     A shape that is fixed before compiling runs about twice as fast as a dynamic one. The last `KEPT_SHAPES` shapes stay
     compiled. Compiling reads the weights through a memory map; their pages do not stay resident. In bf16 and fp16 the
     timestep's embedding is computed in float32 all the same. On the CPU the graph is rewritten before it is compiled
-    (`rewrite_for_cpu`).
+    (`rewrite_for_cpu`); what `build` has kept of it is loaded instead.
     """
 
     name = "openvino"
@@ -68,41 +63,71 @@ class OpenVinoEngine(Engine):
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
         import openvino
 
-        self._core = openvino.Core()
-        self._device = options.device.upper()
-        if self._device not in {name.partition(".")[0] for name in self._core.available_devices}:
-            found = ", ".join(name.lower() for name in self._core.available_devices) or "none"
+        core, self._device = openvino.Core(), options.device.upper()
+        if self._device not in {name.partition(".")[0] for name in core.available_devices}:
+            found = ", ".join(name.lower() for name in core.available_devices) or "none"
             raise EngineUnavailable(f"OpenVINO finds no device {options.device!r} here; it finds {found}")
-        able = self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
+        able = core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
         if options.precision.upper() not in able:  # it would quietly compute in another one
             raise EngineUnavailable(
                 f"this {options.device} has no {options.precision}; it has"
                 f" {', '.join(name for name in self.variants if name.upper() in able)}"
             )
-        self._settings: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _ELEMENT_TYPES[options.precision],
         }
         if self._device == "CPU":
-            self._settings["INFERENCE_NUM_THREADS"] = options.thread_count
-        self._library_version = openvino.get_version()
+            settings["INFERENCE_NUM_THREADS"] = options.thread_count
         self._files = {role: files[role] for role in self.roles}
         # A damaged graph is found now, not at the first run, for whose shape the model is kept.
-        self._model = self._core.read_model(self._files["graph"])
-        self._precision = options.precision
-        self._waves, self._split = None, options.precision != "fp32"
-        if self._split and (parts := split_waves(self._model.clone())) is not None:
+        model = core.read_model(self._files["graph"])
+        self._compiler = Compiler(
+            core,
+            self._device,
+            options.precision,
+            settings,
+            self._files,
+            self.digests,
+            tuple(spec.name for spec in self.spec.inputs),
+            openvino.get_version(),
+            model,
+        )
+        self._waves = None
+        if options.precision != "fp32" and (parts := split_waves(model.clone())) is not None:
             waves, rest = parts
-            self._waves = self._core.compile_model(
-                waves, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-            ).create_infer_request()
+            self._waves = core.compile_model(waves, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
             self._early, self._late = ({port.any_name for port in part.inputs} for part in (waves, rest))
-        self._compiled: OrderedDict[Shapes, _Compiled] = OrderedDict()
+        self._compiled: OrderedDict[Shapes, _Ready] = OrderedDict()
 
-    def compile(self, shapes: Shapes) -> None:
-        """Compile the graph for inputs of these shapes, in the signature's order, and keep it where the device does."""
-        with self._lock:
-            self._request(shapes)
+    def build(self, shapes: Shapes) -> bool:
+        """Compile the graph for inputs of these shapes, in the signature's order, and keep it on disk for later runs.
+
+        Returns:
+            Whether it was not kept yet.
+
+        Raises:
+            EngineError: OpenVINO cannot compile it, or keeps nothing.
+            OSError: it cannot be written.
+            UsageError: there is no folder to keep it in.
+        """
+        folder = engine_folder(self.name)
+        with self._lock, kept_out_of_memory(self._files["weights"]):
+            try:
+                if self._device not in CACHED_DEVICES:
+                    return KeptShapes(self._compiler, folder).build(shapes)
+                name = self._compiler.fingerprint(shapes)
+                if whole_entry(folder, name) is not None:
+                    return False
+                with new_entry(folder, name) as draft:
+                    self._compile_in(draft, shapes)
+            except (Kandinsky22Error, OSError):
+                raise
+            except Exception as error:  # vendors raise nearly anything
+                raise EngineError(f"{self.component} cannot be built by {self.name}: {error}") from error
+        if whole_entry(folder, name) is None:
+            raise EngineError(f"{self.component}: OpenVINO kept nothing of what it compiled for {self._device}")
+        return True
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         request = self._request(tuple(feeds[spec.name].shape for spec in self.spec.inputs))
@@ -125,50 +150,27 @@ class OpenVinoEngine(Engine):
         while len(self._compiled) >= KEPT_SHAPES:
             self._compiled.popitem(last=False)
         with kept_out_of_memory(self._files["weights"]):
-            cache = self._cache()
-            name = "" if cache is None else self._fingerprint(shapes)  # it reads the graph file
-            compiled, weights = compile_cached(cache, name, lambda folder: self._compile(shapes, folder))
-        self._compiled[shapes] = _Compiled(compiled.create_infer_request(), weights)
+            compiled = self._obtain(shapes)
+        self._compiled[shapes] = _Ready(compiled.model.create_infer_request(), compiled.outlived)
         return self._compiled[shapes].request
 
-    def _compile(self, shapes: Shapes, cache: Path | None) -> tuple[Any, list[Any]]:
-        """The graph specialised for these shapes, by way of OpenVINO's own cache in a folder if one is given; and
-        constants to keep beside it."""
-        settings = dict(self._settings)
-        if cache is not None:
-            # The other mode, OPTIMIZE_SIZE, writes a small file that is never loaded where the weights lie in a file of
-            # their own, as ONNX has it (2026.4.1).
-            settings |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SPEED"}
-        model, self._model = self._model, None
-        if model is None:
-            model = self._core.read_model(self._files["graph"])
-        model.reshape({spec.name: shape for spec, shape in zip(self.spec.inputs, shapes, strict=True)})
-        parts = split_waves(model) if self._split else None
-        if parts is not None:
-            model = parts[1]
-        weights = rewrite_for_cpu(model, self._precision) if self._device == "CPU" else []
-        return self._core.compile_model(model, self._device, settings), weights
+    def _obtain(self, shapes: Shapes) -> Compiled:
+        """The graph compiled for these shapes, from the disk where it is kept there."""
+        cache = cache_folder()
+        folder = None if cache is None else cache / self.name
+        if self._device in CACHED_DEVICES:
+            name = "" if folder is None else self._compiler.fingerprint(shapes)
+            return compile_cached(folder, name, lambda entry: self._compile_in(entry, shapes))
+        built = None if folder is None else KeptShapes(self._compiler, folder).load(shapes)
+        return self._compiler.compile(shapes) if built is None else built
 
-    def _cache(self) -> Path | None:
-        """Where compiled shapes are kept; None where they are not."""
-        folder = cache_folder() if self._device in CACHED_DEVICES else None
-        return None if folder is None else folder / self.name
-
-    def _fingerprint(self, shapes: Shapes) -> str:
-        """Differs wherever a compiled graph might."""
-        able = self._core.get_property(self._device, "SUPPORTED_PROPERTIES")
-        return fingerprint(
-            {
-                "graph": file_sha256(self._files["graph"]),
-                "weights": _stamp(self._files["weights"]),
-                "shapes": shapes,
-                "settings": self._settings,
-                "float32 waves": self._waves is not None,
-                "device": self._device,
-                **{name: self._core.get_property(self._device, name) for name in _DEVICE_PROPERTIES if name in able},
-                "openvino": self._library_version,
-            }
-        )
+    def _compile_in(self, entry: Path | None, shapes: Shapes) -> Compiled:
+        """The graph compiled by way of OpenVINO's own cache in a folder, if one is given."""
+        if entry is None:
+            return self._compiler.compile(shapes)
+        # The other mode, OPTIMIZE_SIZE, writes a small file that is never loaded where the weights lie in a file of
+        # their own, as ONNX has it (2026.4.1).
+        return self._compiler.compile(shapes, CACHE_DIR=str(entry), CACHE_MODE="OPTIMIZE_SPEED")
 
     def _trim(self) -> None:
         for compiled in self._compiled.values():
@@ -176,26 +178,4 @@ class OpenVinoEngine(Engine):
 
     def _release(self) -> None:
         self._compiled.clear()
-        self._model = None
-        del self._core
-
-
-def rewrite_for_cpu(model: Any, precision: str) -> list[Any]:
-    """Write what the processor computes faster in another form, in place, in an `openvino.Model` of static shapes.
-
-    Returns:
-        Constants that must outlive the model and what is compiled of it.
-    """
-    convolve_before_doubling(model)
-    read_rows_in_place(model)
-    if precision != "bf16" or not has_amx():
-        return []
-    weights = split_badly_cut_convolutions(model)
-    keep_channels_last(model)
-    return weights
-
-
-def _stamp(file: Path) -> list[object]:
-    """What tells a file from any other and from itself after a change, without reading it."""
-    stat = file.stat()
-    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+        del self._compiler

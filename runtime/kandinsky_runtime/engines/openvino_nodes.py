@@ -7,11 +7,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_NOT_FOLDED = "DisableConstantFolding_0"
+
 
 def constant(value: Any) -> npt.NDArray[Any] | None:
     """The values of an output, if it is a constant's."""
     node = value.get_node()
     return np.asarray(node.data) if node.get_type_name() == "Constant" else None
+
+
+def stored_weights(node: Any) -> Any | None:
+    """The Constant that a convolution or a matrix product takes its weights from, also by way of a Convert from fewer
+    bits; None if there is none."""
+    source = node.input_value(1).get_node()
+    if _is_widening(source):
+        source = source.input_value(0).get_node()
+    return source if source.get_type_name() == "Constant" else None
+
+
+def fold_constants(model: Any) -> None:
+    """Compute what constants alone decide, in place, but for stored weights being widened, which would fill memory."""
+    from openvino import passes
+
+    widening = [node for node in model.get_ops() if _is_widening(node)]
+    for node in widening:
+        node.set_rt_info("", _NOT_FOLDED)
+    folding = passes.Manager()
+    folding.register_pass(passes.ConstantFolding())
+    folding.run_passes(model)
+    for node in widening:
+        del node.get_rt_info()[_NOT_FOLDED]
 
 
 def only_reader(value: Any) -> Any:
@@ -32,3 +57,13 @@ def with_constant(value: Any, kind: str) -> tuple[Any, npt.NDArray[Any]]:
             if values is not None:
                 return reader.output(0), values
     return None, np.empty(0)
+
+
+def _is_widening(node: Any) -> bool:
+    """Whether a node makes float32 of a constant of fewer bits."""
+    return (
+        node.get_type_name() == "Convert"
+        and node.input_value(0).get_node().get_type_name() == "Constant"
+        and (node.get_input_element_type(0).to_string(), node.get_output_element_type(0).to_string())
+        in (("bf16", "f32"), ("f16", "f32"))
+    )

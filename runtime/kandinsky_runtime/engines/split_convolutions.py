@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kandinsky_runtime.engines.openvino_nodes import constant, with_constant
+from kandinsky_runtime.engines.openvino_nodes import stored_weights, with_constant
+from kandinsky_runtime.engines.rounded_weights import widened
 
 BAD_BLOCK = 48
 MOST_OUTPUTS = 768
@@ -37,18 +38,21 @@ def split_badly_cut_convolutions(model: Any) -> list[Any]:
 
     cut = []
     for node in model.get_ordered_ops():
-        weights = constant(node.input_value(1)) if node.get_type_name() == "Convolution" else None
-        if weights is None or not _is_badly_cut(weights.shape, node.get_input_shape(0)):
+        whole = stored_weights(node) if node.get_type_name() == "Convolution" else None
+        if whole is None or not _is_badly_cut(kernels := tuple(whole.get_output_shape(0)), node.get_input_shape(0)):
             continue
+        outputs, *rest = kernels
         result, bias = with_constant(node.output(0), "Add")
-        with_bias = result is not None and bias.shape == (1, len(weights), 1, 1)
-        whole, attributes, first = node.input_value(1).get_node(), node.get_attributes(), _first_part(len(weights))
+        with_bias = result is not None and bias.shape == (1, outputs, 1, 1)
+        attributes, first = node.get_attributes(), _first_part(outputs)
         parts = []
-        for start, end in ((0, first), (first, len(weights))):
-            rows = openvino.Tensor(whole.get_tensor_view(), [start, 0, 0, 0], [end, *weights.shape[1:]])
+        for start, end in ((0, first), (first, outputs)):
+            rows = openvino.Tensor(whole.get_tensor_view(), [start, 0, 0, 0], [end, *rest])
+            # A copy would stay in memory beside what is compiled of it.
+            weights = ops.constant(rows, shared_memory=True)
             part = ops.convolution(
                 node.input_value(0),
-                ops.constant(rows, shared_memory=True),  # a copy would stay in memory beside what is compiled of it
+                weights if whole.get_element_type() == openvino.Type.f32 else widened(weights),
                 *(attributes[name] for name in ("strides", "pads_begin", "pads_end", "dilations", "auto_pad")),
             )
             parts.append(ops.add(part, ops.constant(bias[:, start:end])) if with_bias else part)

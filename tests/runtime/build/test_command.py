@@ -232,7 +232,7 @@ def test_openvino_compiles_fixed_shapes(
     monkeypatch.setattr(OpenVinoEngine, "installed", classmethod(lambda cls: True))
     monkeypatch.setattr(OpenVinoEngine, "_open", lambda self, files, options: None)
     monkeypatch.setattr(OpenVinoEngine, "_release", lambda self: None)
-    monkeypatch.setattr(OpenVinoEngine, "_request", lambda self, shapes: compiled.append((self.component, shapes)))
+    monkeypatch.setattr(OpenVinoEngine, "build", lambda self, shapes: compiled.append((self.component, shapes)) or True)
     gpu = ("--engine", "openvino", "--device", "gpu", "--precision", "fp32", "--quiet")
     status, _, err = run(capsys, gpu_bundle, *gpu)
     assert status == 2
