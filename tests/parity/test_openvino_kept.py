@@ -365,6 +365,16 @@ def test_full_disk_is_told_before_anything_is_written(
     assert not list(disk.iterdir())
 
 
+def test_openvino_that_cannot_load_is_told(bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such setting")
+
+    monkeypatch.setattr(openvino_kept.KeptShapes, "_load", fail)
+    with pytest.raises(Kandinsky22Error, match="unet cannot be built by openvino: no such setting"):
+        build_bundle(bundle, "openvino", fixed("64"), precision="fp32")
+    assert not entries(disk, "shape.blob")
+
+
 def test_failure_of_openvino_is_told(bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Compiler, model: Any, shapes: Any) -> None:
         raise RuntimeError("no such layer")

@@ -183,8 +183,9 @@ def _states(files: Mapping[str, Path]) -> dict[str, dict[str, object]]:
 
 def _to_disk(file: Path) -> None:
     """Have a file's bytes written, so that its stamp cannot outlast them."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+    if os.name == "posix":  # elsewhere it takes a file that may be written to
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def _touch(entry: Path) -> None:

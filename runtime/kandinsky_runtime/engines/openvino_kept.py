@@ -51,6 +51,7 @@ class KeptShapes:
             return False
         with new_entry(self.folder, name) as draft:
             self._compile(shapes, weights, draft)
+            self._load(shapes, weights, draft)  # a version of OpenVINO that cannot is found now, not at every start
         return True
 
     def load(self, shapes: Shapes) -> Compiled | None:
