@@ -14,12 +14,15 @@ import pytest
 from kandinsky_runtime.build.command import build_bundle
 from kandinsky_runtime.build.profiles import Profile, read_profiles
 from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.cli import main
 from kandinsky_runtime.engines import openvino_compiler, openvino_kept
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.engines.openvino import OpenVinoEngine
 from kandinsky_runtime.engines.openvino_compiler import Compiler
 from kandinsky_runtime.engines.processor import has_bf16
 from kandinsky_runtime.errors import Kandinsky22Error
+from kandinsky_runtime.prior import PriorPipeline
+from scripts.goldens.prior import INPAINT
 from tests.damage import cut_off, empty, scramble
 
 pytest.importorskip("openvino")
@@ -352,6 +355,20 @@ def test_build_then_inpaint(
     compiled.clear()
     np.testing.assert_array_equal(inpainted(), want)
     assert compiled == []
+
+
+def test_graphs_of_texts_are_left_out_and_run(
+    prior_bundle: Callable[[str], Path], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = prior_bundle(INPAINT)
+    size = ["--height", "64", "--width", "64", "--batch", "1"]
+    assert main(["build", str(folder), "--engine", "openvino", *size, "--precision", "fp32", "--quiet"]) == 0
+    states = {line.split()[0]: line[14:] for line in capsys.readouterr().out.splitlines()}
+    reason = "left out: it takes texts of any length, and is compiled at its first run"
+    assert states["text_encoder"] == states["prior"] == reason
+    assert all(states[name].startswith("built in ") for name in ("unet", "movq_encoder", "movq_decoder"))
+    with PriorPipeline.load(folder, "openvino", "fp32") as pipeline:
+        assert pipeline("a hat", num_inference_steps=2, seed=0).image_embeds.shape[0] == 1
 
 
 def test_full_disk_is_told_before_anything_is_written(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from kandinsky_runtime import engines
-from kandinsky_runtime.build.job import Built, Job
+from kandinsky_runtime.build.job import Built, Job, LeftOut
 from kandinsky_runtime.build.profiles import Profile, graph_profiles
 from kandinsky_runtime.bundle import Bundle
 from kandinsky_runtime.engines.base import EngineOptions
@@ -81,11 +81,14 @@ def build_bundle(
             progress,
         )
         start = time.perf_counter()
+        built, left_out = False, None
         try:
             built = build(job)
+        except LeftOut as reason:
+            left_out = str(reason)
         except OSError as error:
             raise Kandinsky22Error(f"what is built of {key} cannot be kept: {error}") from error
-        done.append(Built(key, built, time.perf_counter() - start))
+        done.append(Built(key, built, time.perf_counter() - start, left_out))
     return done
 
 

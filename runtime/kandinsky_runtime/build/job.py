@@ -47,10 +47,22 @@ class Job:
         )
 
 
+class LeftOut(Exception):
+    """There is nothing to build of a graph for the job's engine; says why."""
+
+
 @dataclass(frozen=True)
 class Built:
-    """What came of a job: whether anything had to be built, and how long it took."""
+    """What came of a job.
+
+    Attributes:
+        component: the graph's name.
+        built: whether anything had to be built.
+        seconds: how long it took.
+        left_out: why nothing is built of it; None if something is.
+    """
 
     component: str
     built: bool
     seconds: float
+    left_out: str | None = None

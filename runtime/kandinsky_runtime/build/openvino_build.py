@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from kandinsky_runtime.build.job import Job
+from kandinsky_runtime.build.job import Job, LeftOut
 from kandinsky_runtime.engines.openvino import OpenVinoEngine
 from kandinsky_runtime.errors import UsageError
 
@@ -17,15 +17,19 @@ def build(job: Job) -> bool:
 
     Raises:
         UsageError: a profile has a span, or there is no folder to keep anything in.
+        LeftOut: no size that was asked for fixes the graph's shapes.
         EngineError: OpenVINO could not load or compile the graph.
         OSError: it cannot be written.
     """
     for profile in job.profiles:
-        if not all(span.fixed for span in profile.spans.values()):
+        asked = profile.profile
+        if not all(span.fixed for span in (asked.height, asked.width, asked.batch)):
             raise UsageError(
-                f"engine openvino compiles fixed shapes; got {profile.profile}: give single numbers, and an option"
-                " several times for several shapes"
+                f"engine openvino compiles fixed shapes; got {asked}: give single numbers, and an option several times"
+                " for several shapes"
             )
+        if not all(span.fixed for span in profile.spans.values()):
+            raise LeftOut("it takes texts of any length, and is compiled at its first run")
     missing = False
     engine = OpenVinoEngine(job.component, job.spec, job.files, job.options, job.digests)
     with engine:

@@ -75,5 +75,7 @@ def _build(args: argparse.Namespace) -> int:
     else:
         for item in done:
             state = f"built in {item.seconds:.1f} s" if item.built else "up to date"
+            if item.left_out is not None:
+                state = f"left out: {item.left_out}"
             sys.stdout.write(f"{item.component:14}{state}\n")
     return 0
