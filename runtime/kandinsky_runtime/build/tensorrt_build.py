@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kandinsky_runtime.build.job import Job
 from kandinsky_runtime.build.records import engine_folder
 from kandinsky_runtime.bundle import fingerprint
-from kandinsky_runtime.engines.compile_cache import new_entry, whole_entry
+from kandinsky_runtime.engines.compile_cache import ensure_entry
 from kandinsky_runtime.engines.cuda_memory import Gpu
 from kandinsky_runtime.engines.tensorrt import PLAN, made_with
 from kandinsky_runtime.engines.tensorrt_library import failure, log_of, tensorrt
@@ -50,11 +50,8 @@ def build(job: Job) -> bool:
         }
     )
     folder = engine_folder(job.engine.name)
-    missing = whole_entry(folder, name) is None
-    if missing:
-        timing = engine_folder("tensorrt-timing") / fingerprint(machine)
-        with new_entry(folder, name) as draft:
-            (draft / PLAN).write_bytes(_compiled(library, job, timing))
+    timing = engine_folder("tensorrt-timing") / fingerprint(machine)
+    missing = ensure_entry(folder, name, lambda draft: (draft / PLAN).write_bytes(_compiled(library, job, timing)))
     job.record(name, machine).save(job.digests)
     return missing
 

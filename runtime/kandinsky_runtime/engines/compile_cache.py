@@ -85,6 +85,22 @@ def whole_entry(folder: Path, name: str) -> Path | None:
     return entry
 
 
+def ensure_entry(folder: Path, name: str, write: Callable[[Path], object]) -> bool:
+    """Have `write` fill a folder that becomes the entry `name`, if that is not there or not whole.
+
+    Returns:
+        Whether it was missing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if whole_entry(folder, name) is not None:
+        return False
+    with new_entry(folder, name) as draft:
+        write(draft)
+    return True
+
+
 def sealed_sha256(entry: Path, name: str) -> str:
     """The sha256 of a whole entry's file, which is not read for it."""
     sha256: str = json.loads((entry / _SEAL).read_text(encoding="utf-8"))[name]["sha256"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kandinsky_runtime.build.records import engine_folder
 from kandinsky_runtime.bundle import cache_folder
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.engines.compile_cache import compile_cached, new_entry, whole_entry
+from kandinsky_runtime.engines.compile_cache import compile_cached, ensure_entry, whole_entry
 from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.openvino_compiler import Compiled, Compiler, Shapes
 from kandinsky_runtime.engines.openvino_kept import KeptShapes
@@ -117,17 +117,14 @@ class OpenVinoEngine(Engine):
                 if self._device not in CACHED_DEVICES:
                     return KeptShapes(self._compiler, folder).build(shapes)
                 name = self._compiler.fingerprint(shapes)
-                if whole_entry(folder, name) is not None:
-                    return False
-                with new_entry(folder, name) as draft:
-                    self._compile_in(draft, shapes)
+                missing = ensure_entry(folder, name, lambda draft: self._compile_in(draft, shapes))
             except (Kandinsky22Error, OSError):
                 raise
             except Exception as error:  # vendors raise nearly anything
                 raise EngineError(f"{self.component} cannot be built by {self.name}: {error}") from error
-        if whole_entry(folder, name) is None:
+        if missing and whole_entry(folder, name) is None:
             raise EngineError(f"{self.component}: OpenVINO kept nothing of what it compiled for {self._device}")
-        return True
+        return missing
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         request = self._request(tuple(feeds[spec.name].shape for spec in self.spec.inputs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ class Compiler:
                 "weights": self.digests.get("weights") or [str(weights.resolve()), *stamp(weights)],
                 "precision": self.precision,
                 "openvino": self.version,
-                "code": [file_sha256(file) for file in sorted(Path(__file__).parent.glob("*.py"))],
+                "code": _code(),
             }
         )
 
@@ -124,3 +125,9 @@ def rewrite_for_cpu(model: Any, precision: str) -> list[Any]:
     weights = split_badly_cut_convolutions(model)
     keep_channels_last(model)
     return weights
+
+
+@cache
+def _code() -> list[str]:
+    """The sha256 of the files of this package that make something of a graph."""
+    return [file_sha256(file) for file in sorted(Path(__file__).parent.glob("*.py"))]

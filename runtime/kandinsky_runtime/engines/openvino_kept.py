@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kandinsky_runtime.engines.compile_cache import compile_cached, new_entry, sealed_sha256, whole_entry
+from kandinsky_runtime.engines.compile_cache import compile_cached, ensure_entry, sealed_sha256
 from kandinsky_runtime.engines.doubled_convolutions import reads_doubled_map
 from kandinsky_runtime.engines.openvino_compiler import Compiled, Compiler, Shapes
 from kandinsky_runtime.engines.resident import kept_out_of_memory
@@ -46,13 +46,12 @@ class KeptShapes:
             OSError: it cannot be written.
         """
         weights = self._weights()
-        name = self._name(shapes, weights)
-        if whole_entry(self.folder, name) is not None:
-            return False
-        with new_entry(self.folder, name) as draft:
+
+        def write(draft: Path) -> None:
             self._compile(shapes, weights, draft)
             self._load(shapes, weights, draft)  # a version of OpenVINO that cannot is found now, not at every start
-        return True
+
+        return ensure_entry(self.folder, self._name(shapes, weights), write)
 
     def load(self, shapes: Shapes) -> Compiled | None:
         """What was built for inputs of these shapes; None if nothing was, or nothing can be loaded.
@@ -74,18 +73,18 @@ class KeptShapes:
     def _weights(self) -> Path:
         """The entry of the graph with its weights, made if it is not there or not whole."""
         name = self.compiler.source_fingerprint()
-        if (entry := whole_entry(self.folder, name)) is not None:
-            return entry
+        ensure_entry(self.folder, name, self._write_weights)
+        return self.folder / name
+
+    def _write_weights(self, folder: Path) -> None:
         import openvino
 
-        with new_entry(self.folder, name) as draft:
-            self._check_space(draft)
-            model = self.compiler.read()
-            if self.compiler.precision == "bf16":
-                # Kernels that may be summed are rounded after that, as they are where nothing is kept.
-                round_weights(model, lambda node: not reads_doubled_map(node))
-            openvino.save_model(model, draft / _GRAPH, compress_to_fp16=False)
-        return self.folder / name
+        self._check_space(folder)
+        model = self.compiler.read()
+        if self.compiler.precision == "bf16":
+            # Kernels that may be summed are rounded after that, as they are where nothing is kept.
+            round_weights(model, lambda node: not reads_doubled_map(node))
+        openvino.save_model(model, folder / _GRAPH, compress_to_fp16=False)
 
     def _check_space(self, folder: Path) -> None:
         """Raise OSError if the weights cannot find room in a folder, which OpenVINO would find out in the end."""
