@@ -18,9 +18,9 @@ import numpy as np
 
 from kandinsky_export.decibels import decibels
 from kandinsky_runtime import InpaintPipeline
-from kandinsky_runtime.bench import made_up_inputs
-from kandinsky_runtime.bench_report import environment
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bench.inputs import made_up_inputs
+from kandinsky_runtime.bench.report import environment
+from kandinsky_runtime.bundle.bundle import Bundle
 
 
 def trajectory(args: argparse.Namespace, precision: str) -> tuple[list[np.ndarray], np.ndarray]:

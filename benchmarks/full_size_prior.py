@@ -73,7 +73,7 @@ def eager_stage(prior: Path, component: str, out: Path) -> None:
 
 def engine_stage(bundle: Path, component: str, expected: Path, out: Path) -> None:
     """Write how far an engine's outputs lie from the eager ones, and how long it took to load and to run."""
-    from kandinsky_runtime.graphs import Graphs
+    from kandinsky_runtime.engines.graphs import Graphs
 
     graphs = Graphs.open(bundle, ENGINE, "fp32")
     start = time.perf_counter()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kandinsky_runtime.build.profiles import BATCH, HEIGHT, WIDTH
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.engines.profiles import BATCH, HEIGHT, WIDTH
 
 
 def graph_inputs(folder: Path, component: str, height: int, width: int) -> tuple[Path, dict[str, np.ndarray]]:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from graph_inputs import graph_inputs
 
-from kandinsky_runtime.bench_report import environment
-from kandinsky_runtime.engines.openvino_compiler import rewrite_for_cpu
+from kandinsky_runtime.bench.report import environment
+from kandinsky_runtime.engines.openvino.compiler import rewrite_for_cpu
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 # In this order: the types of the layers that OpenVINO was given, and what time spent on them is for.

@@ -23,13 +23,13 @@ import numpy as np
 from graph_inputs import graph_inputs
 
 from kandinsky_export.decibels import decibels
-from kandinsky_runtime.bench_report import environment
-from kandinsky_runtime.engines.attention_rows import read_rows_in_place
-from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
-from kandinsky_runtime.engines.doubled_convolutions import convolve_before_doubling
-from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
-from kandinsky_runtime.engines.openvino_compiler import rewrite_for_cpu
-from kandinsky_runtime.engines.split_convolutions import split_badly_cut_convolutions
+from kandinsky_runtime.bench.report import environment
+from kandinsky_runtime.engines.openvino.attention_rows import read_rows_in_place
+from kandinsky_runtime.engines.openvino.channels_last_norms import keep_channels_last
+from kandinsky_runtime.engines.openvino.compiler import rewrite_for_cpu
+from kandinsky_runtime.engines.openvino.doubled_convolutions import convolve_before_doubling
+from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_name
+from kandinsky_runtime.engines.openvino.split_convolutions import split_badly_cut_convolutions
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 REWRITES: dict[str, Callable[[Any], Any]] = {

@@ -34,15 +34,16 @@ from kandinsky_export.sample_checkpoint import write_sample_checkpoint
 from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.variants import LOWER_VARIANTS, VARIANTS
-from kandinsky_runtime.bundle import Bundle, file_sha256
-from kandinsky_runtime.engines import Selection
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.manifest import FileEntry, Variant
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.manifest import FileEntry, Variant
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.engines.graphs import Graphs
+from kandinsky_runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
+from kandinsky_runtime.engines.registry import Selection
+from kandinsky_runtime.files import file_sha256
+from kandinsky_runtime.prior.pipeline import PriorPipeline
 
 Array = npt.NDArray[np.float32]
 Changes = Mapping[str, Mapping[str, Any]]

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kandinsky_runtime import guidance, schedulers
-from kandinsky_runtime.noise import TorchNoise
+from kandinsky_runtime.sampling import guidance, schedulers
+from kandinsky_runtime.sampling.noise import TorchNoise
 
 SHAPE = (1, 4, 96, 96)
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1}

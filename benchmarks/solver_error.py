@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 
 from kandinsky_export.configs import published
-from kandinsky_runtime import InpaintPipeline, schedulers
-from kandinsky_runtime.bench import made_up_inputs
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime import InpaintPipeline
+from kandinsky_runtime.bench.inputs import made_up_inputs
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.sampling import schedulers
 
 SOLVERS = ("ddim", "euler", "dpm++", "dpm++karras", "unipc")
 REFERENCE = "dpm++"

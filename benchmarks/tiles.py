@@ -20,8 +20,8 @@ import numpy as np
 
 from kandinsky_export.decibels import decibels
 from kandinsky_runtime import InpaintPipeline
-from kandinsky_runtime.image import to_model
-from kandinsky_runtime.tiles import Tiling, tile_spans
+from kandinsky_runtime.decoder.tiles import Tiling, tile_spans
+from kandinsky_runtime.pictures.image import to_model
 
 sys.path.append(str(Path(__file__).parents[1]))
 from scripts.demo_picture import picture  # of the checkout

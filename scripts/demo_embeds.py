@@ -7,8 +7,8 @@ import sys
 import numpy as np
 
 from kandinsky_export.seeded import seeded_embeds
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
 
 if __name__ == "__main__":
     bundle, out = sys.argv[1:]

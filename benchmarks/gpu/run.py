@@ -37,8 +37,9 @@ from report import markdown  # noqa: E402
 from seeded import seeded_tensor  # noqa: E402
 from weightless import Placed, join  # noqa: E402
 
-from kandinsky_runtime import InpaintPipeline, engines  # noqa: E402
-from kandinsky_runtime.bench import made_up_inputs  # noqa: E402
+from kandinsky_runtime import InpaintPipeline  # noqa: E402
+from kandinsky_runtime.bench.inputs import made_up_inputs  # noqa: E402
+from kandinsky_runtime.engines import registry  # noqa: E402
 from kandinsky_runtime.errors import Kandinsky22Error  # noqa: E402
 
 COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
@@ -233,7 +234,7 @@ def build(session: Session, contestant: Contestant) -> None:
 def measure(session: Session, contestant: Contestant) -> None:
     """Everything of one contestant: loaded, compared, timed, and let go."""
     args, name = session.args, f"{contestant.engine} {contestant.precision}"
-    if engines.engine_class(contestant.engine).name == "tensorrt":
+    if registry.engine_class(contestant.engine).name == "tensorrt":
         build(session, contestant)
     with InpaintPipeline.load(session.bundle, contestant.engine, contestant.precision, args.device) as pipeline:
         session.attempt(f"{name}, parity", lambda: measure_parity(session, contestant, pipeline))
@@ -264,8 +265,8 @@ def contestants(args: argparse.Namespace) -> list[Contestant]:
 
 def installed() -> tuple[str, ...]:
     """Our engines that can be tried here."""
-    names = [name for name in OURS if name in engines.names()]
-    return tuple(name for name in names if engines.engine_class(name).installed())
+    names = [name for name in OURS if name in registry.names()]
+    return tuple(name for name in names if registry.engine_class(name).installed())
 
 
 def write(session: Session, out: Path) -> None:

@@ -25,10 +25,10 @@ from contestants import LIMIT, PEERS, Contestant, Entry, LeftOut
 from report import as_text, extrapolated, save_plot
 
 from kandinsky_export.configs import SIZES, sized
-from kandinsky_runtime.bench_report import environment
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.engines import select
-from kandinsky_runtime.geometry import Geometry
+from kandinsky_runtime.bench.report import environment
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.engines.registry import select
 
 WORKS = ("unet", "decode", "job")
 WHOLE_STEPS = 5

@@ -10,7 +10,7 @@ from graph_feeds import feeds
 from worker import Job, Work, intervals, serve
 
 from kandinsky_runtime import InpaintPipeline
-from kandinsky_runtime.bench import made_up_inputs
+from kandinsky_runtime.bench.inputs import made_up_inputs
 
 
 def make(job: Job) -> tuple[dict[str, str], Mapping[str, Work]]:

@@ -22,8 +22,8 @@ from typing import Any
 from contestants import Contestant, Entry
 
 from kandinsky_export.configs import SIZES, sized
-from kandinsky_runtime.bench_report import environment
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bench.report import environment
+from kandinsky_runtime.bundle.bundle import Bundle
 
 STEPS = 25
 

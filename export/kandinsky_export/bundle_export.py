@@ -30,12 +30,13 @@ from kandinsky_export.ranges import check_installed
 from kandinsky_export.static_graph import trace
 from kandinsky_export.variants import DEFAULT_VARIANTS, LOWER_VARIANTS, check_variants
 from kandinsky_export.without import check_without
-from kandinsky_runtime import schedulers
-from kandinsky_runtime.bundle import MANIFEST, file_sha256
+from kandinsky_runtime.bundle.bundle import MANIFEST
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.manifest import Component, FileEntry, Manifest, PriorEntry, Variant
+from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.errors import BundleError, SchedulerError, UsageError
-from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.manifest import Component, FileEntry, Manifest, PriorEntry, Variant
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.files import file_sha256
+from kandinsky_runtime.sampling import schedulers
 
 Array = npt.NDArray[np.float32]
 Thunks = Mapping[str, Callable[[], Array]]
@@ -252,7 +253,8 @@ def _hash_files(root: Path, paths: Iterable[Path], title: str, progress: bool) -
     sizes = {path: path.stat().st_size for path in sorted(paths)}
     with _bytes_bar(sum(sizes.values()), title, progress) as bar:
         return {
-            path.relative_to(root).as_posix(): FileEntry(size, file_sha256(path, bar)) for path, size in sizes.items()
+            path.relative_to(root).as_posix(): FileEntry(size, file_sha256(path, bar.update))
+            for path, size in sizes.items()
         }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from kandinsky_export.errors import ExportError
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.files import sync_folder
 
 _PARTIAL = ".partial-"
 _OLD = "-old"
@@ -69,24 +70,6 @@ def check_target(target: Path, *, marker: str, overwrite: bool) -> None:
             raise UsageError(f"{target} exists; choose another place, or replace it with --overwrite")
         if content and marker not in content:
             raise UsageError(f"{target} has no {marker} in it, so it is not replaced; choose another place")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a part.
-
-    Raises:
-        OSError: it cannot be written; the old content is still there.
-    """
-    partial = path.with_name(f".{path.name}{_PARTIAL}{secrets.token_hex(4)}")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _content(place: Path) -> set[str]:
@@ -161,7 +144,7 @@ def _swap(partial: Path, place: Path, *, overwrite: bool) -> None:
         with suppress(OSError):
             old.rename(place)
         raise
-    _sync_folder(place.parent)
+    sync_folder(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -191,17 +174,8 @@ def _remove_leftovers(place: Path) -> None:
 def _flush(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_dir():
-            _sync_folder(path)
+            sync_folder(path)
         else:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems cannot flush a folder
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)

@@ -25,7 +25,7 @@ from kandinsky_export.rewrites.no_ops import remove_no_ops
 from kandinsky_export.rewrites.output_names import name_outputs_at_source
 from kandinsky_export.rewrites.values import read_instead, values_made, values_read
 from kandinsky_export.vendors import paddle2onnx
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.bundle.spec import GraphSpec
 
 OPSET = 17
 

@@ -12,8 +12,8 @@ from kandinsky_export.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.rewrites.fused_attention import DOMAIN, fuse_attention
 from kandinsky_export.rewrites.fused_group_norm import fuse_group_norm
 from kandinsky_export.rewrites.values import values_read
-from kandinsky_runtime.engines.onnxruntime_cuda import GRAPH_ROLE
-from kandinsky_runtime.manifest import Component, Variant
+from kandinsky_runtime.bundle.manifest import Component, Variant
+from kandinsky_runtime.engines.onnxruntime.cuda import GRAPH_ROLE
 
 
 def with_cuda_graphs(folder: Path, components: Mapping[str, Component]) -> dict[str, Component]:

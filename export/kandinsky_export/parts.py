@@ -16,7 +16,7 @@ from kandinsky_export.signatures import (
     text_encoder_signature,
     unet_signature,
 )
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.bundle.spec import GraphSpec
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from kandinsky_export.rewrites.opset import raise_opset
 from kandinsky_export.rewrites.scaled_queries import scale_queries
 from kandinsky_export.rewrites.simulated_rounding import simulate_rounding
 from kandinsky_export.rounding import rounded
-from kandinsky_runtime.manifest import PriorEntry
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.bundle.manifest import PriorEntry
+from kandinsky_runtime.bundle.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 

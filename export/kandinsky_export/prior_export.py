@@ -16,10 +16,10 @@ from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.prior_modules import ImageEncoderGraph, clip_layer
 from kandinsky_export.tokenizer_files import FILES
 from kandinsky_export.vendors import paddle
-from kandinsky_runtime import schedulers
-from kandinsky_runtime.clip_image import ClipImageProcessor
+from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.errors import BundleError, SchedulerError
-from kandinsky_runtime.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
+from kandinsky_runtime.prior.clip_image import ClipImageProcessor
+from kandinsky_runtime.sampling import schedulers
 
 Array = npt.NDArray[np.float32]
 Thunks = Mapping[str, Callable[[], Array]]

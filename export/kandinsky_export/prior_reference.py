@@ -17,7 +17,7 @@ from kandinsky_export.architecture import build_models, expected_tensors, fill
 from kandinsky_export.parts import PRIOR_PARTS
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.vendors import paddle
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.bundle.spec import GraphSpec
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]

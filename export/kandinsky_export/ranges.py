@@ -23,14 +23,9 @@ from PIL import Image
 from kandinsky_export.rewrites.element_types import FLOAT, value_types
 from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
-from kandinsky_runtime.bundle import Bundle, file_sha256
-from kandinsky_runtime.engines import Selection
-from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.errors import EngineUnavailable
-from kandinsky_runtime.generate import GeneratePipeline
-from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.manifest import (
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.manifest import (
     COMPONENTS,
     INPAINT,
     PICTURE_PROMPT,
@@ -42,11 +37,17 @@ from kandinsky_runtime.manifest import (
     PriorEntry,
     Variant,
 )
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.prior import STEPS as PRIOR_STEPS
-from kandinsky_runtime.prior import PriorPipeline
-from kandinsky_runtime.request import MIN_SIZE
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.bundle.spec import GraphSpec
+from kandinsky_runtime.decoder.generate import GeneratePipeline
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
+from kandinsky_runtime.engines.graphs import Graphs
+from kandinsky_runtime.engines.registry import Selection
+from kandinsky_runtime.errors import EngineUnavailable
+from kandinsky_runtime.files import file_sha256
+from kandinsky_runtime.pictures.sizes import MIN_SIZE
+from kandinsky_runtime.prior.pipeline import STEPS as PRIOR_STEPS
+from kandinsky_runtime.prior.pipeline import PriorPipeline
 
 Array = npt.NDArray[np.float32]
 
@@ -65,7 +66,7 @@ _PRIOR_RUNS: Mapping[str, Mapping[str, int]] = {
     "image_encoder": {"pictures": 1},
     "prior": {"steps": PRIOR_STEPS, "texts": len(PROMPTS)},
 }
-_TOKENIZER_LOG = "kandinsky_runtime.tokenizer"
+_TOKENIZER_LOG = "kandinsky_runtime.prior.tokenizer"
 _SEED = 0
 _RANGES = "ranges"
 _VARIANT = "scan"

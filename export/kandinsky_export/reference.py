@@ -20,7 +20,7 @@ from kandinsky_export.architecture import build_models, expected_tensors, fill
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.vendors import DDPMScheduler, KandinskyV22InpaintPipeline, KandinskyV22Pipeline, paddle
-from kandinsky_runtime.noise import NoiseSource, RecordingNoise
+from kandinsky_runtime.sampling.noise import NoiseSource, RecordingNoise
 
 Array = npt.NDArray[np.float32]
 Feeds = Mapping[str, Array]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
+from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
 
 BATCH, HEIGHT, WIDTH, TOKENS = "batch", "height", "width", "tokens"
 

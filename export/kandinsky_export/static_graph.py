@@ -11,7 +11,7 @@ from typing import Any
 
 from kandinsky_export.errors import ExportError
 from kandinsky_export.vendors import paddle
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.bundle.spec import GraphSpec
 
 _PIR_VERSION = 1
 _REASON = re.compile(r"^\s*\w+(?:Error|Exception|Warning): (.+)$", re.MULTILINE)

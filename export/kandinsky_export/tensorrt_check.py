@@ -18,11 +18,11 @@ from google.protobuf.message import DecodeError
 
 from kandinsky_export.tensorrt_rules import OperatorTable, notes, operator_table, reasons, type_name
 from kandinsky_export.tensorrt_shapes import Value, default_opset, walk
-from kandinsky_runtime.build.profiles import GraphProfile, Profile, graph_profiles
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.spec import GraphSpec
+from kandinsky_runtime.engines.profiles import GraphProfile, Profile, graph_profiles
 from kandinsky_runtime.errors import BundleError, UsageError
-from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.spec import GraphSpec
 
 _ONNX = "onnx-"
 _POINTS = ("MIN", "OPT", "MAX")

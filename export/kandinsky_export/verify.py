@@ -18,7 +18,6 @@ from tqdm import tqdm
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.decibels import decibels
 from kandinsky_export.errors import CheckpointError
-from kandinsky_export.folders import write_whole
 from kandinsky_export.parts import PARTS
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.reference import Reference, Trajectory
@@ -26,17 +25,18 @@ from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
 from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.verify_prior import PriorOracle, build_faults, prior_entry, run_prior_reference
-from kandinsky_runtime import engines
-from kandinsky_runtime.bundle import MANIFEST, Bundle, file_sha256
-from kandinsky_runtime.decoder_pipeline import DecoderPipeline
+from kandinsky_runtime.bundle.bundle import MANIFEST, Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.spec import GraphSpec
+from kandinsky_runtime.decoder.generate import GeneratePipeline
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.decoder.output import PipelineOutput
+from kandinsky_runtime.decoder.pipeline import DecoderPipeline
+from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
-from kandinsky_runtime.generate import GeneratePipeline
-from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.noise import NumpyNoise, ReplayNoise
-from kandinsky_runtime.output import PipelineOutput
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.request import MIN_SIZE
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.files import file_sha256, write_whole
+from kandinsky_runtime.pictures.sizes import MIN_SIZE
+from kandinsky_runtime.sampling.noise import NumpyNoise, ReplayNoise
 
 Array = npt.NDArray[np.float32]
 
@@ -141,12 +141,12 @@ def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ..
     """
     if names is not None:
         if not names:
-            raise UsageError(f"name an engine to verify; choose from {', '.join(engines.names())}")
+            raise UsageError(f"name an engine to verify; choose from {', '.join(registry.names())}")
         return tuple(dict.fromkeys(_normal_name(bundle, name) for name in names))
     found = []
-    for name in engines.names():
+    for name in registry.names():
         try:
-            found.append(engines.select(bundle.manifest, name, _PRECISION).engine.name)
+            found.append(registry.select(bundle.manifest, name, _PRECISION).engine.name)
         except (EngineUnavailable, UsageError):
             continue
     if not found:
@@ -156,7 +156,7 @@ def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ..
 
 def _normal_name(bundle: Bundle, name: str) -> str:
     engine, _, precision = name.partition(":")
-    chosen = engines.select(bundle.manifest, engine, precision or _PRECISION)
+    chosen = registry.select(bundle.manifest, engine, precision or _PRECISION)
     return chosen.engine.name if chosen.precision == _PRECISION else f"{chosen.engine.name}:{chosen.precision}"
 
 

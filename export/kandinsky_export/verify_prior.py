@@ -14,11 +14,11 @@ from kandinsky_export.errors import CheckpointError
 from kandinsky_export.parts import PRIOR_PARTS
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.prior_reference import PriorReference
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.manifest import PriorEntry
+from kandinsky_runtime.bundle.spec import GraphSpec
+from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.manifest import PriorEntry
-from kandinsky_runtime.spec import GraphSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

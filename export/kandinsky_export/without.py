@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from kandinsky_runtime.bundle.manifest import PRIOR_COMPONENTS
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.manifest import PRIOR_COMPONENTS
 
 
 def check_without(names: Collection[str], *, has_prior: bool) -> None:

@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.bundle.bundle import Bundle
+    from kandinsky_runtime.decoder.generate import GeneratePipeline
+    from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+    from kandinsky_runtime.decoder.output import GenerateOutput, InpaintOutput
     from kandinsky_runtime.errors import Kandinsky22Error
-    from kandinsky_runtime.generate import GeneratePipeline
-    from kandinsky_runtime.output import GenerateOutput, InpaintOutput
-    from kandinsky_runtime.pipeline import InpaintPipeline
-    from kandinsky_runtime.prior import PriorOutput, PriorPipeline
-    from kandinsky_runtime.prompts import Mix
+    from kandinsky_runtime.prior.pipeline import PriorOutput, PriorPipeline
+    from kandinsky_runtime.prior.prompts import Mix
 
 __all__ = [
     "Bundle",
@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "kandinsky_runtime.bundle",
-    "GenerateOutput": "kandinsky_runtime.output",
-    "GeneratePipeline": "kandinsky_runtime.generate",
-    "InpaintOutput": "kandinsky_runtime.output",
-    "InpaintPipeline": "kandinsky_runtime.pipeline",
+    "Bundle": "kandinsky_runtime.bundle.bundle",
+    "GenerateOutput": "kandinsky_runtime.decoder.output",
+    "GeneratePipeline": "kandinsky_runtime.decoder.generate",
+    "InpaintOutput": "kandinsky_runtime.decoder.output",
+    "InpaintPipeline": "kandinsky_runtime.decoder.inpaint",
     "Kandinsky22Error": "kandinsky_runtime.errors",
-    "Mix": "kandinsky_runtime.prompts",
-    "PriorOutput": "kandinsky_runtime.prior",
-    "PriorPipeline": "kandinsky_runtime.prior",
+    "Mix": "kandinsky_runtime.prior.prompts",
+    "PriorOutput": "kandinsky_runtime.prior.pipeline",
+    "PriorPipeline": "kandinsky_runtime.prior.pipeline",
 }
 
 

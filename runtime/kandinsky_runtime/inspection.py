@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kandinsky_runtime import engines
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.manifest import Component, Manifest
+from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
-from kandinsky_runtime.geometry import Geometry
-from kandinsky_runtime.manifest import Component, Manifest
-from kandinsky_runtime.request import MIN_SIZE
+from kandinsky_runtime.pictures.sizes import MIN_SIZE
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "files": len(manifest.files),
         "extra_files": bundle.extra_files(),
         "components": {name: _component(manifest, item) for name, item in manifest.components.items()},
-        "engines": {name: _readiness(manifest, name) for name in engines.names()},
+        "engines": {name: _readiness(manifest, name) for name in registry.names()},
         "written_by": dict(manifest.written_by),
         "parity": dict(manifest.parity),
     }
@@ -105,7 +105,7 @@ def _numerics_line(variant: str, numerics: Mapping[str, Any]) -> str:
 
 def _readiness(manifest: Manifest, name: str) -> dict[str, Any]:
     try:
-        selection = engines.select(manifest, name)
+        selection = registry.select(manifest, name)
     except (EngineUnavailable, UsageError) as error:
         return {"ready": False, "why": str(error)}
     return {"ready": True, "precision": selection.precision, "version": selection.engine.version()}

@@ -13,7 +13,7 @@ from benchmarks.gpu import pack as packing
 from benchmarks.gpu.report import markdown
 from benchmarks.gpu.weightless import Placed, join, split, values
 from kandinsky_export.seeded import seeded_tensor
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_pack_has_all_that_the_script_imports(unpacked: Path) -> None:
         "seeded.py",
     ):
         compile((unpacked / name).read_text(), name, "exec")
-    assert (unpacked / "runtime" / "kandinsky_runtime" / "pipeline.py").is_file()
+    assert (unpacked / "runtime" / "kandinsky_runtime" / "decoder" / "inpaint.py").is_file()
     assert (unpacked / "configs" / "unet.json").is_file()
 
 

@@ -31,10 +31,11 @@ from kandinsky_export.static_graph import Traced, trace
 from kandinsky_export.variants import VARIANTS, check_variants
 from kandinsky_export.vendors import paddle
 from kandinsky_export.verify import verify_bundle
-from kandinsky_runtime.bundle import Bundle, file_sha256
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.manifest import FileEntry, Manifest
+from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.manifest import FileEntry, Manifest
-from kandinsky_runtime.spec import GraphSpec
+from kandinsky_runtime.files import file_sha256
 from tests.export.conftest import MICRO
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from kandinsky_export import cli, folders
 from kandinsky_export.cli import main
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
 
 Captured = pytest.CaptureFixture[str]
 

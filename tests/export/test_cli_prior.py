@@ -11,7 +11,7 @@ import pytest
 
 from kandinsky_export.cli import main
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
 
 Captured = pytest.CaptureFixture[str]
 

@@ -19,8 +19,8 @@ from kandinsky_export.bundle_export import export_bundle
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.ort_cuda_graph import fuse, with_cuda_graphs
 from kandinsky_export.rewrites.fused_attention import DOMAIN, fuse_attention
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.engines.onnxruntime_cuda import GRAPH_ROLE
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.engines.onnxruntime.cuda import GRAPH_ROLE
 from kandinsky_runtime.errors import UsageError
 
 HEADS, WIDTH = 2, 4

@@ -24,9 +24,9 @@ from kandinsky_export.rounding import rounded
 from kandinsky_export.sample_checkpoint import write_sample_checkpoint
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.variants import LOWER_VARIANTS
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.errors import EngineUnavailable
-from kandinsky_runtime.generate import GeneratePipeline
 from kandinsky_runtime.inspection import as_text, describe
 from tests.export.conftest import MICRO
 from tests.export.strong_types import type_faults, types_of

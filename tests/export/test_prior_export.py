@@ -19,11 +19,11 @@ from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.prior_export import CONSTANTS, empty_picture_embeds
 from kandinsky_export.sample_prior import write_sample_prior
 from kandinsky_export.vendors import paddle
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.manifest import COMPONENTS, INPAINT, PICTURE_PROMPT, PROMPT
+from kandinsky_runtime.bundle.spec import Range
+from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.errors import TensorError, UsageError
-from kandinsky_runtime.graphs import Graphs
-from kandinsky_runtime.manifest import COMPONENTS, INPAINT, PICTURE_PROMPT, PROMPT
-from kandinsky_runtime.spec import Range
 from tests.export.prior_files import MICRO_PRIOR, change_json
 
 EMBEDS = ("clip_mean", "clip_std", "negative_image_embeds")

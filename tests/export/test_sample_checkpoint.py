@@ -15,8 +15,8 @@ from kandinsky_export.errors import CheckpointError, ExportError
 from kandinsky_export.sample_checkpoint import EMBEDS, write_sample_checkpoint
 from kandinsky_export.seeded import seeded_tensor
 from kandinsky_export.vendors import paddle
-from kandinsky_runtime.embeds import read_embeds
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.prior.embeds import read_embeds
 from tests.export.conftest import MICRO
 from tests.export.weight_files import read_all
 

@@ -11,7 +11,7 @@ from kandinsky_export.signatures import (
     movq_factor,
     unet_signature,
 )
-from kandinsky_runtime.spec import Range
+from kandinsky_runtime.bundle.spec import Range
 
 
 def test_the_published_model() -> None:

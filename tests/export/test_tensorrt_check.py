@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from kandinsky_export.cli import main
 from kandinsky_export.tensorrt_check import Findings, check_bundle, check_graph
 from kandinsky_export.tensorrt_rules import operator_table
-from kandinsky_runtime.build.profiles import GraphProfile, Profile, Span
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
+from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span
 from kandinsky_runtime.errors import BundleError, UsageError
-from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
 
 COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
 WIDE = Profile(Span(512, 768, 1024), Span(512, 768, 1024), Span(1, 2, 8))

@@ -22,7 +22,7 @@ from kandinsky_export.errors import CheckpointError
 from kandinsky_export.report import EngineFigures, Report, TrajectoryFigures
 from kandinsky_export.sample_checkpoint import write_sample_checkpoint
 from kandinsky_export.verify import select_engines, verify_bundle
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.errors import BundleError, EngineUnavailable, UsageError
 from tests.export.conftest import MICRO
 

@@ -23,7 +23,7 @@ from kandinsky_export.report import Report
 from kandinsky_export.sample_prior import write_sample_prior
 from kandinsky_export.verify import verify_bundle
 from kandinsky_export.verify_prior import NEGATIVE_EMBEDS
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.errors import UsageError
 from tests.export.prior_files import MICRO_PRIOR, change_json
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky_runtime.generate import GeneratePipeline
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.decoder.generate import GeneratePipeline
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.prior.pipeline import PriorPipeline
 from scripts.goldens import prior as prior_golden
 from scripts.goldens.trajectories import CASES, SEED
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kandinsky_runtime.pipeline import InpaintPipeline
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from scripts.goldens import trajectories as golden
+from tests.golden import GOLDEN
 from tests.parity.conftest import ENGINES
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 TOLERANCE = 1e-3
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from kandinsky_export.checkpoint import Checkpoint
 from kandinsky_export.verify import verify_bundle
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
 from scripts.goldens.trajectories import CASES, STEPS
 from tests.parity.conftest import ENGINES
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.engines.attention_rows import read_rows_in_place
+from kandinsky_runtime.engines.openvino.attention_rows import read_rows_in_place
 from tests.parity.openvino_models import SHAPES, computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")

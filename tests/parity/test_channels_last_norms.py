@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.engines import channels_last_norms as rewrite
-from kandinsky_runtime.engines.channels_last_norms import keep_channels_last
-from kandinsky_runtime.engines.processor import has_bf16
+from kandinsky_runtime.engines.openvino import channels_last_norms as rewrite
+from kandinsky_runtime.engines.openvino.channels_last_norms import keep_channels_last
+from kandinsky_runtime.engines.openvino.processor import has_bf16
 from tests.parity.openvino_models import SHAPES, computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.engines import doubled_convolutions as rewrite
-from kandinsky_runtime.engines.doubled_convolutions import by_parity, convolve_before_doubling
-from kandinsky_runtime.engines.processor import has_bf16
+from kandinsky_runtime.engines.openvino import doubled_convolutions as rewrite
+from kandinsky_runtime.engines.openvino.doubled_convolutions import by_parity, convolve_before_doubling
+from kandinsky_runtime.engines.openvino.processor import has_bf16
 from tests.parity.openvino_models import computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")

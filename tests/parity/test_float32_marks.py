@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.engines import float32_marks
-from kandinsky_runtime.engines.float32_marks import in_float32, marks_are_heeded
-from kandinsky_runtime.engines.openvino_attributes import give_attribute
-from kandinsky_runtime.engines.processor import has_bf16
+from kandinsky_runtime.engines.openvino import float32_marks
+from kandinsky_runtime.engines.openvino.attributes import give_attribute
+from kandinsky_runtime.engines.openvino.float32_marks import in_float32, marks_are_heeded
+from kandinsky_runtime.engines.openvino.processor import has_bf16
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)

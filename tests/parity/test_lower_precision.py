@@ -15,10 +15,10 @@ from kandinsky_export.decibels import decibels
 from kandinsky_export.sample_picture import sample_picture
 from kandinsky_export.seeded import seeded_embeds
 from kandinsky_export.verify import verify_bundle
-from kandinsky_runtime import engines
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
-from kandinsky_runtime.pipeline import InpaintPipeline
 from tests.runtime import fake_bundle
 
 Array = npt.NDArray[np.float32]
@@ -126,7 +126,7 @@ def test_verify_reports_fp16(tiny_lower_bundle: Path, tiny_checkpoint: Path) -> 
 def test_which_variant_an_engine_takes(
     variants: dict[str, str], engine: str, precision: str | None, chosen: str
 ) -> None:
-    assert engines.select(fake_bundle.manifest(variants=variants), engine, precision).variant == chosen
+    assert registry.select(fake_bundle.manifest(variants=variants), engine, precision).variant == chosen
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_what_a_bundle_of_fp16_alone_cannot_do(
 ) -> None:
     options: dict[str, Any] = {"name": engine, "precision": precision}
     with pytest.raises(error, match=message):
-        engines.select(fake_bundle.manifest(variants={"onnx-fp16": "fp16"}), **options)
+        registry.select(fake_bundle.manifest(variants={"onnx-fp16": "fp16"}), **options)

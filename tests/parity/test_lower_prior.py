@@ -17,8 +17,8 @@ from kandinsky_export.decibels import decibels
 from kandinsky_export.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.sample_prior import write_sample_prior
 from kandinsky_export.signatures import BATCH, TOKENS
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.prior.pipeline import PriorPipeline
 from scripts.goldens.prior import PICTURES
 from tests.export.strong_types import type_faults, types_of
 

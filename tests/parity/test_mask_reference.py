@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky_runtime.image import fit, from_model, read_image, to_model, to_pil
-from kandinsky_runtime.mask import fit_mask, latent_keep_mask, read_mask
+from kandinsky_runtime.pictures.image import fit, from_model, read_image, to_model, to_pil
+from kandinsky_runtime.pictures.mask import fit_mask, latent_keep_mask, read_mask
 
 RNG = np.random.default_rng(22)
 SIZES = [(64, 64), (33, 97), (128, 40), (7, 5), (1, 1), (301, 200)]

@@ -14,19 +14,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from kandinsky_runtime import engines
-from kandinsky_runtime.build.profiles import GraphProfile, Profile, Span
-from kandinsky_runtime.build.records import BuildRecord
+from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
+from kandinsky_runtime.engines import registry
 from kandinsky_runtime.engines.base import EngineOptions
-from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from kandinsky_runtime.engines.onnxruntime_cuda import (
-    CAPTURED_SHAPES,
-    CUDA_PROVIDER,
-    TENSORRT_PROVIDER,
-    cuda_options,
-)
+from kandinsky_runtime.engines.onnxruntime.cuda import CAPTURED_SHAPES, CUDA_PROVIDER, TENSORRT_PROVIDER, cuda_options
+from kandinsky_runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
+from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span
+from kandinsky_runtime.engines.records import BuildRecord
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, TensorError, UsageError
-from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
 from tests.parity.pretend_cuda import CPU, CUDA, PretendOnnxruntime, provider_names
 from tests.runtime import fake_bundle
 
@@ -231,7 +226,7 @@ def test_a_build_without_cuda() -> None:
     if CUDA_PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
     with pytest.raises(EngineUnavailable) as caught:
-        engines.select(fake_bundle.manifest(variants={"onnx-fp32": "fp32"}), "onnxruntime", device="cuda")
+        registry.select(fake_bundle.manifest(variants={"onnx-fp32": "fp32"}), "onnxruntime", device="cuda")
     assert str(caught.value).startswith(
         f"engine onnxruntime: the installed onnxruntime {onnxruntime.__version__} has no CUDAExecutionProvider, only "
     )
@@ -258,7 +253,7 @@ def test_a_provider_that_is_left_out(graph: Path, pretend: PretendOnnxruntime) -
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OnnxRuntimeEngine, "installed", classmethod(lambda cls: False))
     with pytest.raises(EngineUnavailable, match="^engine onnxruntime is not installed: pip install onnxruntime-gpu$"):
-        engines.select(fake_bundle.manifest(), "onnxruntime", device="cuda:1")
+        registry.select(fake_bundle.manifest(), "onnxruntime", device="cuda:1")
 
 
 def test_no_gpu(graph: Path, pretend: PretendOnnxruntime) -> None:
@@ -370,13 +365,13 @@ def test_tensorrt_that_is_left_out(graph: Path, pretend: PretendOnnxruntime, rec
 )
 def test_precision(device: str, precision: str | None, chosen: tuple[str, str], pretend: PretendOnnxruntime) -> None:
     manifest = fake_bundle.manifest(variants={"onnx-fp32": "fp32", "onnx-fp16": "fp16"})
-    selection = engines.select(manifest, "onnxruntime", precision, device)
+    selection = registry.select(manifest, "onnxruntime", precision, device)
     assert (selection.precision, selection.variant) == chosen
 
 
 def test_auto_on_a_gpu_takes_what_runs_there(pretend: PretendOnnxruntime) -> None:
     manifest = fake_bundle.manifest(variants={"onnx-fp32": "fp32", "paddle": "fp32"})
-    assert engines.select(manifest, device="cuda").engine is OnnxRuntimeEngine
+    assert registry.select(manifest, device="cuda").engine is OnnxRuntimeEngine
 
 
 def test_other_device_names(graph: Path) -> None:

@@ -12,18 +12,17 @@ import numpy as np
 import pytest
 
 from kandinsky_export.decibels import decibels
-from kandinsky_runtime import engines
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.engines import compile_cache
-from kandinsky_runtime.engines import openvino as module
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.spec import GraphSpec
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.engines import compile_cache, registry
 from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.engines.float32_waves import split_waves, wave_name
-from kandinsky_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from kandinsky_runtime.engines.openvino import OpenVinoEngine
-from kandinsky_runtime.engines.processor import has_bf16
+from kandinsky_runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
+from kandinsky_runtime.engines.openvino import engine as module
+from kandinsky_runtime.engines.openvino.engine import OpenVinoEngine
+from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_name
+from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.spec import GraphSpec
 from scripts.goldens import trajectories as golden
 from tests.damage import cut_off, empty, scramble
 
@@ -153,9 +152,9 @@ def test_bf16_trajectory(bundle: Bundle, case_checkpoint: Callable[[str], Path])
 
 def test_auto_takes_it_first(bundle: Bundle) -> None:
     best = "bf16" if has_bf16() else "fp32"
-    selection = engines.select(bundle.manifest)
+    selection = registry.select(bundle.manifest)
     assert (selection.engine, selection.precision) == (OpenVinoEngine, best)
-    assert engines.select(bundle.manifest, precision="fp32").engine is OpenVinoEngine
+    assert registry.select(bundle.manifest, precision="fp32").engine is OpenVinoEngine
 
 
 def test_device_that_it_does_not_know(bundle: Bundle) -> None:

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.build.command import build_bundle
-from kandinsky_runtime.build.profiles import Profile, read_profiles
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.build import build_bundle
+from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.cli import main
-from kandinsky_runtime.engines import openvino_compiler, openvino_kept
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.engines.compile_cache import new_entry
-from kandinsky_runtime.engines.openvino import OpenVinoEngine
-from kandinsky_runtime.engines.openvino_compiler import Compiler
-from kandinsky_runtime.engines.processor import has_bf16
+from kandinsky_runtime.engines.openvino import built_shapes, compiler
+from kandinsky_runtime.engines.openvino.compiler import Compiler
+from kandinsky_runtime.engines.openvino.engine import OpenVinoEngine
+from kandinsky_runtime.engines.openvino.processor import has_bf16
+from kandinsky_runtime.engines.profiles import Profile, read_profiles
 from kandinsky_runtime.errors import Kandinsky22Error
-from kandinsky_runtime.prior import PriorPipeline
+from kandinsky_runtime.prior.pipeline import PriorPipeline
 from scripts.goldens.prior import INPAINT
 from tests.damage import cut_off, empty, scramble
 
@@ -124,16 +124,16 @@ def test_rewritten_weights_compute_the_same_bits(
     load: Callable[..., OpenVinoEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the rewrites that small models are too small for: parts and sums of kernels."""
-    from kandinsky_runtime.engines import doubled_convolutions, split_convolutions
+    from kandinsky_runtime.engines.openvino import doubled_convolutions, split_convolutions
 
-    monkeypatch.setattr(openvino_compiler, "has_amx", lambda: True)
+    monkeypatch.setattr(compiler, "has_amx", lambda: True)
     monkeypatch.setattr(doubled_convolutions, "LEAST_CELLS", 1)
     for name, value in {"PART": 16, "BAD_BLOCK": 64, "INPUTS": range(1, 1000), "LEAST_CELLS": 1}.items():
         monkeypatch.setattr(split_convolutions, name, value)
     cut: list[int] = []
-    real = openvino_compiler.split_badly_cut_convolutions
+    real = compiler.split_badly_cut_convolutions
     monkeypatch.setattr(
-        openvino_compiler,
+        compiler,
         "split_badly_cut_convolutions",
         lambda model: (weights := real(model), cut.append(len(weights)))[0],
     )
@@ -228,10 +228,10 @@ def test_stale_entries_are_not_used(
         case "setting":
             engine._compiler.settings["PERFORMANCE_HINT"] = "THROUGHPUT"  # type: ignore[index]
         case "code":
-            monkeypatch.setattr(openvino_compiler, "_code", lambda: ["0" * 64])
+            monkeypatch.setattr(compiler, "_code", lambda: ["0" * 64])
         case "amx":
-            present = openvino_compiler.has_amx()
-            monkeypatch.setattr(openvino_compiler, "has_amx", lambda: not present)
+            present = compiler.has_amx()
+            monkeypatch.setattr(compiler, "has_amx", lambda: not present)
     compiled.clear()
     output(engine, DECODED)
     assert compiled == [DECODED]
@@ -310,7 +310,7 @@ def test_weights_that_cannot_be_kept_again_cost_time_only(
     want = output(load(), DECODED)
     (entry,) = entries(disk, "graph.bin")
     cut_off(entry / "graph.bin")
-    monkeypatch.setattr(openvino_kept.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(built_shapes.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
     compiled.clear()
     np.testing.assert_array_equal(output(load(), DECODED), want)
     assert compiled == [DECODED]
@@ -328,7 +328,7 @@ def fixed(*sides: str) -> tuple[Profile, ...]:
 def test_build_then_inpaint(
     precision: str, bundle: Bundle, case_checkpoint: Callable[[str], Path], disk: Path, compiled: list[object]
 ) -> None:
-    from kandinsky_runtime.pipeline import InpaintPipeline
+    from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 
     embeds = dict(np.load(case_checkpoint("four_blocks") / "image_embeds.npz"))
     rng = np.random.default_rng(0)
@@ -370,7 +370,7 @@ def test_graphs_of_texts_are_left_out_and_run(
 def test_full_disk_is_told_before_anything_is_written(
     bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_kept.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(built_shapes.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 1000))  # type: ignore[attr-defined]
     with pytest.raises(
         Kandinsky22Error, match=r"what is built of unet cannot be kept: .* GB, and 0\.0 GB are free: '.*/openvino'"
     ):
@@ -382,7 +382,7 @@ def test_openvino_that_cannot_load_is_told(bundle: Bundle, disk: Path, monkeypat
     def fail(*_: object) -> None:
         raise RuntimeError("no such setting")
 
-    monkeypatch.setattr(openvino_kept.KeptShapes, "_load", fail)
+    monkeypatch.setattr(built_shapes.KeptShapes, "_load", fail)
     with pytest.raises(Kandinsky22Error, match="unet cannot be built by openvino: no such setting"):
         build_bundle(bundle, "openvino", fixed("64"), precision="fp32")
     assert not entries(disk, "shape.blob")

@@ -11,11 +11,12 @@ import pytest
 
 pytest.importorskip("paddle")
 
-from kandinsky_runtime import InpaintPipeline, engines
-from kandinsky_runtime.build.profiles import GraphProfile, Profile, Span
-from kandinsky_runtime.build.records import BuildRecord
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.engines.paddle import PaddleEngine
+from kandinsky_runtime import InpaintPipeline
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.engines import registry
+from kandinsky_runtime.engines.paddle.engine import PaddleEngine
+from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span
+from kandinsky_runtime.engines.records import BuildRecord
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, TensorError, UsageError
 from tests.parity.pretend_cuda import PretendPaddle
 from tests.runtime import fake_bundle
@@ -75,7 +76,7 @@ def test_the_cpu_is_as_before(tiny_bundle: Path, pretend: PretendPaddle) -> None
 def test_a_build_without_cuda() -> None:
     """The installed one."""
     with pytest.raises(EngineUnavailable) as caught:
-        engines.select(fake_bundle.manifest(variants={"paddle": "fp32"}), "paddle", device="cuda")
+        registry.select(fake_bundle.manifest(variants={"paddle": "fp32"}), "paddle", device="cuda")
     assert str(caught.value).endswith(
         "was built without CUDA: pip uninstall paddlepaddle, then pip install 'paddlepaddle-gpu>=3.0' from"
         " PaddlePaddle's own package index (docs/engines.md)"
@@ -109,14 +110,14 @@ def test_out_of_memory(tiny_bundle: Path, pretend: PretendPaddle) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_cpu_runs_float32_only(precision: str) -> None:
     with pytest.raises(UsageError) as caught:
-        engines.select(fake_bundle.manifest(variants={"paddle": "fp32"}), "paddle", precision)
+        registry.select(fake_bundle.manifest(variants={"paddle": "fp32"}), "paddle", precision)
     assert str(caught.value) == f"engine paddle runs fp32 on cpu; got precision {precision!r}"
 
 
 @pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("cuda", "fp16")])
 def test_default_precision(device: str, precision: str, pretend: PretendPaddle) -> None:
     manifest: Any = fake_bundle.manifest(variants={"paddle": "fp32"})
-    selection = engines.select(manifest, "paddle", device=device)
+    selection = registry.select(manifest, "paddle", device=device)
     assert (selection.precision, selection.variant) == (precision, "paddle")
 
 

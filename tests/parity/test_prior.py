@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from kandinsky_export.tokenizer_files import read_tokenizer
-from kandinsky_runtime.prior import PriorPipeline
-from kandinsky_runtime.prompts import Mix
-from kandinsky_runtime.tokenizer import Tokenizer
+from kandinsky_runtime.prior.pipeline import PriorPipeline
+from kandinsky_runtime.prior.prompts import Mix
+from kandinsky_runtime.prior.tokenizer import Tokenizer
 from scripts.goldens import prior as golden
 from scripts.goldens import tokens as token_golden
+from tests.golden import GOLDEN
 from tests.parity.conftest import ENGINES
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "prior.npz"
+PRIOR_GOLDEN = GOLDEN / "prior.npz"
 EMBEDS, PICTURES = 1e-4, 1e-3
 EVERY_ENGINE = ("inpaint", "text", "image_strong")
 """The pictures that all engines make; the others test what happens around the graphs, and run on one."""
@@ -29,7 +30,7 @@ REMAKE = "remake with scripts/regen_goldens"
 
 def wanted(name: str) -> dict[str, np.ndarray]:
     """The golden arrays of a case."""
-    with np.load(GOLDEN) as arrays:
+    with np.load(PRIOR_GOLDEN) as arrays:
         return {key.removeprefix(f"{name}/"): arrays[key] for key in arrays.files if key.startswith(f"{name}/")}
 
 
@@ -82,12 +83,12 @@ def test_tokens(name: str, prior_checkpoint: Path) -> None:
 def test_tokens_by_way_of_the_exporter(name: str, tmp_path: Path) -> None:
     """The settings that a bundle gets from a checkpoint's files say as much as the files."""
     folder = tmp_path / "tokenizer"
-    token_golden.write_vocabulary(token_golden.read_merges(GOLDEN.parent), folder)
+    token_golden.write_vocabulary(token_golden.read_merges(GOLDEN), folder)
     (folder / "tokenizer_config.json").write_text(json.dumps(token_golden.CONFIGS[name]))
     faults: list[str] = []
     files = read_tokenizer(folder, faults)
     assert files is not None, faults
-    record = json.loads(gzip.decompress((GOLDEN.parent / "tokens.json.gz").read_bytes()))
+    record = json.loads(gzip.decompress((GOLDEN / "tokens.json.gz").read_bytes()))
     texts = [text for text in record["texts"] if name == "plain" or token_golden.special(text)]
     tokens = Tokenizer.from_files(files.paths["vocabulary"], files.paths["merges"], files.config).encode(texts)
     for ids, row in zip(tokens.ids, record["ids"][name]["rows"], strict=True):

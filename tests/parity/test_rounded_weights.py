@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.engines.openvino_nodes import fold_constants, stored_weights
-from kandinsky_runtime.engines.processor import has_bf16
-from kandinsky_runtime.engines.rounded_weights import round_weights, upper_halves
+from kandinsky_runtime.engines.openvino.nodes import fold_constants, stored_weights
+from kandinsky_runtime.engines.openvino.processor import has_bf16
+from kandinsky_runtime.engines.openvino.rounded_weights import round_weights, upper_halves
 from tests.parity.openvino_models import SHAPES, computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime.engines import split_convolutions as rewrite
-from kandinsky_runtime.engines.openvino_nodes import stored_weights
-from kandinsky_runtime.engines.processor import has_bf16
-from kandinsky_runtime.engines.rounded_weights import round_weights
-from kandinsky_runtime.engines.split_convolutions import split_badly_cut_convolutions
+from kandinsky_runtime.engines.openvino import split_convolutions as rewrite
+from kandinsky_runtime.engines.openvino.nodes import stored_weights
+from kandinsky_runtime.engines.openvino.processor import has_bf16
+from kandinsky_runtime.engines.openvino.rounded_weights import round_weights
+from kandinsky_runtime.engines.openvino.split_convolutions import split_badly_cut_convolutions
 from tests.parity.openvino_models import computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kandinsky_export.decibels import decibels
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.tiles import Tiling
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.decoder.tiles import Tiling
 
 TILING = Tiling(factor=8, size=16, overlap=8)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky_runtime import cli, file_stamps
-from kandinsky_runtime.generate import GeneratePipeline
-from kandinsky_runtime.pipeline import InpaintPipeline
-from kandinsky_runtime.prior import PriorPipeline
+import kandinsky_runtime.files
+from kandinsky_runtime import cli
+from kandinsky_runtime.decoder.generate import GeneratePipeline
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.prior.pipeline import PriorPipeline
 from tests.runtime import fake_bundle
 from tests.runtime.command_line import K22, Result, files
 from tests.runtime.fake_bundle import FakeEngine
@@ -32,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were only just written count as settled, so that checks of them are remembered."""
-    monkeypatch.setattr(file_stamps, "_SETTLED_NS", -1)
+    monkeypatch.setattr(kandinsky_runtime.files, "_SETTLED_NS", -1)
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kandinsky_runtime.bundle import Bundle
-from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.manifest import (
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.manifest import (
     IMAGE_TO_IMAGE,
     INPAINT,
     PICTURE_PROMPT,
@@ -31,7 +30,8 @@ from kandinsky_runtime.manifest import (
     PriorEntry,
     Variant,
 )
-from kandinsky_runtime.spec import GraphSpec, Range, TensorSpec
+from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
+from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 
 CHANNELS, FACTOR, UNIT, WIDTH = 4, 8, 2, 6
 MULTIPLE = FACTOR * UNIT

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kandinsky_runtime import schedulers
-from kandinsky_runtime.noise import NoiseSource, TorchNoise
+from kandinsky_runtime.sampling import schedulers
+from kandinsky_runtime.sampling.noise import NoiseSource, TorchNoise
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CONSTANTS, END, SIDE, START, TOKENS, UNCLIP, VOCABULARY, WIDTH
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_runtime import engines
-from kandinsky_runtime.bundle import Bundle
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.engines import registry
 from kandinsky_runtime.inspection import as_text, describe
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import FakeEngine
@@ -50,7 +50,7 @@ largest difference from the checkpoint
 
 @pytest.fixture
 def opened(bundle: Path, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    monkeypatch.setattr(engines, "names", lambda: ("onnxruntime", "fake"))
+    monkeypatch.setattr(registry, "names", lambda: ("onnxruntime", "fake"))
     return Bundle.open(bundle)
 
 

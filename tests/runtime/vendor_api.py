@@ -9,10 +9,11 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-TABLE = json.loads((Path(__file__).parents[1] / "golden" / "tensorrt_api.json").read_text())
+from tests.golden import GOLDEN
+
+TABLE = json.loads((GOLDEN / "tensorrt_api.json").read_text())
 TENSORRT_VERSIONS = tuple(TABLE["tensorrt"])
 CUDA_VERSIONS = tuple(TABLE["cuda"])
 

@@ -52,7 +52,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 def _bundle(args: argparse.Namespace) -> int:
     from kandinsky_export.folders import check_target
     from kandinsky_export.without import check_without
-    from kandinsky_runtime.bundle import MANIFEST
+    from kandinsky_runtime.bundle.bundle import MANIFEST
 
     variants = check_variants(args.variants)
     check_target(args.out, marker=MANIFEST, overwrite=args.overwrite)

@@ -55,8 +55,8 @@ def _count(text: str) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.bundle import Bundle
-    from kandinsky_runtime.image import check_output_path
+    from kandinsky_runtime.bundle.bundle import Bundle
+    from kandinsky_runtime.pictures.image import check_output_path
 
     if args.tensorrt:
         return _check_tensorrt(args)
@@ -84,8 +84,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _check_tensorrt(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.build.profiles import read_profiles
-    from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.bundle.bundle import Bundle
+    from kandinsky_runtime.engines.profiles import read_profiles
 
     others = ("checkpoint", "hub", "revision", "weights", "prior", "engines", "trajectory", "plot")
     if given := [name for name in others if getattr(args, name)]:

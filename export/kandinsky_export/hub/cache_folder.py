@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from kandinsky_export.hub.http import Remote
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.files import cache_folder, write_whole
 
 LEDGER_NAME = ".k22-hub.json"
 LEDGER_SCHEMA = 1
@@ -25,10 +26,15 @@ _LOG = logging.getLogger(__name__)
 
 
 def default_cache_dir() -> Path:
-    """Where checkpoints from the Paddle store are kept."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = configured if configured.is_absolute() else Path.home() / ".cache"
-    return base / "kandinsky22-deploy" / "hub"
+    """Where checkpoints from the Paddle store are kept.
+
+    Raises:
+        UsageError: the user has no home.
+    """
+    folder = cache_folder()
+    if folder is None:
+        raise UsageError("there is no folder to keep checkpoints in: set XDG_CACHE_HOME to one")
+    return folder / "hub"
 
 
 class CacheFolder:
@@ -91,12 +97,7 @@ class CacheFolder:
             "partial": {file: asdict(remote) for file, remote in self._partial.items()},
         }
         ledger = self.path / LEDGER_NAME
-        fresh = ledger.with_name(LEDGER_NAME + ".new")
-        with fresh.open("w", encoding="utf-8") as stream:
-            json.dump(document, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(ledger)
+        write_whole(ledger, json.dumps(document, indent=1))
 
 
 def _read_ledger(path: Path) -> tuple[dict[str, Remote], dict[str, Remote]]:

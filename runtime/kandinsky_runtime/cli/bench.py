@@ -50,12 +50,12 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from kandinsky_runtime import bench, bench_report
-    from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.bench import measure, report
+    from kandinsky_runtime.bundle.bundle import Bundle
 
-    bench_report.check_paths(args.json, args.plot)
-    plan = bench.Plan(
-        engines=tuple(args.engine or bench.Plan.engines),
+    report.check_paths(args.json, args.plot)
+    plan = measure.Plan(
+        engines=tuple(args.engine or measure.Plan.engines),
         precision=args.precision,
         device=args.device,
         threads=args.threads,
@@ -66,10 +66,10 @@ def _bench(args: argparse.Namespace) -> int:
         warmup=args.warmup,
         cold_start=not args.no_cold_start,
     )
-    data = bench_report.as_data(bench.run(Bundle.open(args.bundle), plan, progress=not args.quiet))
+    data = report.as_data(measure.run(Bundle.open(args.bundle), plan, progress=not args.quiet))
     if args.json:
-        bench_report.save_text(json.dumps(data, indent=1) + "\n", args.json)
+        report.save_text(json.dumps(data, indent=1) + "\n", args.json)
     if args.plot:
-        bench_report.save_plot(data, args.plot)
-    sys.stdout.write(bench_report.as_text(data) + "\n")
+        report.save_plot(data, args.plot)
+    sys.stdout.write(report.as_text(data) + "\n")
     return 0

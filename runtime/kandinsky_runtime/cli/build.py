@@ -47,9 +47,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.build.command import build_bundle
-    from kandinsky_runtime.build.profiles import read_profiles
-    from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.build import build_bundle
+    from kandinsky_runtime.bundle.bundle import Bundle
+    from kandinsky_runtime.engines.profiles import read_profiles
     from kandinsky_runtime.errors import UsageError
 
     profiles = read_profiles(args.height, args.width, args.batch)

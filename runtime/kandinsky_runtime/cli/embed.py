@@ -39,12 +39,12 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _embed(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.batch import MAX_RESULTS
     from kandinsky_runtime.checks import whole_number
     from kandinsky_runtime.cli.pictures import check_overwriting
     from kandinsky_runtime.cli.prompting import prompts
-    from kandinsky_runtime.embeds import check_embeds_path, write_embeds
-    from kandinsky_runtime.prior import PriorPipeline
-    from kandinsky_runtime.request import MAX_RESULTS
+    from kandinsky_runtime.prior.embeds import check_embeds_path, write_embeds
+    from kandinsky_runtime.prior.pipeline import PriorPipeline
 
     check_embeds_path(args.out)
     whole_number("--num-images", args.num_images, 1, MAX_RESULTS)

@@ -54,8 +54,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 def _generate(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import Results
     from kandinsky_runtime.cli.prompting import conditions
-    from kandinsky_runtime.generate import GeneratePipeline
-    from kandinsky_runtime.image import read_image
+    from kandinsky_runtime.decoder.generate import GeneratePipeline
+    from kandinsky_runtime.pictures.image import read_image
 
     results = Results(args, ("image",))
     seen, count = conditions(args)

@@ -87,9 +87,9 @@ def _box(text: str) -> tuple[int, ...]:
 def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import Results
     from kandinsky_runtime.cli.prompting import conditions
-    from kandinsky_runtime.image import read_image
-    from kandinsky_runtime.mask import box_mask, read_mask
-    from kandinsky_runtime.pipeline import InpaintPipeline
+    from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+    from kandinsky_runtime.pictures.image import read_image
+    from kandinsky_runtime.pictures.mask import box_mask, read_mask
 
     results = Results(args, ("image", "mask"))
     seen, count = conditions(args)

@@ -24,7 +24,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.bundle import Bundle
+    from kandinsky_runtime.bundle.bundle import Bundle
     from kandinsky_runtime.inspection import as_text, describe
 
     bundle = Bundle.open(args.bundle)

@@ -154,7 +154,7 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: the recording of the noise cannot be used.
     """
-    from kandinsky_runtime.noise import ReplayNoise
+    from kandinsky_runtime.sampling.noise import ReplayNoise
 
     return {
         "height": args.height,

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.prompts import Mix
+from kandinsky_runtime.prior.prompts import Mix
 
 _OF_THE_PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")
 
@@ -29,7 +29,7 @@ def conditions(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
         if getattr(args, option) is not None:
             given = "--prompt" if option == "prompts" else f"--{option.replace('_', '-')}"
             raise UsageError(f"--image-embeds takes the place of {given}; give one of them")
-    from kandinsky_runtime.embeds import read_embeds
+    from kandinsky_runtime.prior.embeds import read_embeds
 
     embeds, negative = read_embeds(args.image_embeds, args.negative_image_embeds)
     return {"image_embeds": embeds, "negative_image_embeds": negative}, len(embeds)

@@ -16,10 +16,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.build import records
-from kandinsky_runtime.build.records import BuildRecord
+from kandinsky_runtime.bundle.spec import GraphSpec, TensorSpec
 from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.cuda import cuda_index
+from kandinsky_runtime.engines.records import BuildRecord
 from kandinsky_runtime.errors import (
     EngineError,
     EngineNotBuilt,
@@ -28,7 +29,6 @@ from kandinsky_runtime.errors import (
     NonFiniteError,
     UsageError,
 )
-from kandinsky_runtime.spec import GraphSpec, TensorSpec
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 

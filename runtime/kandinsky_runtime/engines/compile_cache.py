@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from kandinsky_runtime.bundle import file_sha256
-from kandinsky_runtime.file_stamps import is_settled, stamp
+from kandinsky_runtime.files import file_sha256, is_settled, stamp, write_whole
 
 Compiled = TypeVar("Compiled")
 
@@ -177,10 +176,8 @@ def _is_whole(entry: Path) -> bool:
 
 def _reseal(entry: Path, states: Mapping[str, Mapping[str, object]]) -> None:
     """Remember the state of files that were found good; where it cannot be, they are read again next time."""
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix=_DRAFT, dir=entry.parent) as folder:
-        draft = Path(folder) / _SEAL
-        draft.write_text(json.dumps(states), encoding="utf-8")
-        draft.replace(entry / _SEAL)
+    with contextlib.suppress(OSError):
+        write_whole(entry / _SEAL, json.dumps(states))
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,80 @@
+"""One or many: what a caller gives once or for each sample of a batch."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sized
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_runtime.checks import finite_floats, whole_number
+from kandinsky_runtime.errors import InputError
+
+Array = npt.NDArray[np.float32]
+
+MAX_SEED = 2**64 - 1
+
+
+MAX_RESULTS = 1024  # of one run: the UNet works on all of them at once
+
+
+def as_list(name: str, value: Any) -> list[Any]:
+    """What was given once, or as a list or tuple, as a list.
+
+    Raises:
+        InputError: it is empty.
+    """
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not items:
+        raise InputError(f"{name} is an empty list; give at least one")
+    return items
+
+
+def check_lengths(prompts: int, **inputs: Sized) -> None:
+    """Each input has one entry for all or one for each of `prompts`; none at all is left out.
+
+    Raises:
+        InputError: names every input's length.
+    """
+    lengths = {name: len(value) for name, value in inputs.items() if len(value)}
+    if any(length not in (1, prompts) for length in lengths.values()):
+        listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise InputError(f"got {listed}; expected one for all or one for each of {prompts}")
+
+
+def per_sample(items: npt.NDArray[Any], prompts: int, repeats: int) -> npt.NDArray[Any]:
+    """One entry for each sample: what was given once serves all, and each is repeated `repeats` times in a row."""
+    return np.repeat(np.broadcast_to(items, (prompts, *items.shape[1:])), repeats, axis=0)
+
+
+def seeds_for(seed: Any, batch: int) -> tuple[int, ...]:
+    """A seed for each of `batch` results, from one number, one for each, or None to draw them.
+
+    Raises:
+        InputError: a list of another length.
+        UsageError: not a whole number, or out of range.
+    """
+    if seed is None:
+        seed = secrets.randbits(32)
+    if isinstance(seed, np.ndarray) and seed.ndim == 1:
+        seed = seed.tolist()
+    if isinstance(seed, (list, tuple)):
+        if len(seed) != batch:
+            raise InputError(f"got {len(seed)} seeds for {batch} results; expected one, or one for each result")
+        return tuple(whole_number("seed", item, 0, MAX_SEED) for item in seed)
+    first = whole_number("seed", seed, 0, MAX_SEED - batch + 1)
+    return tuple(range(first, first + batch))
+
+
+def as_latents(name: str, latents: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Latents as a float32 array of `shape`, a copy.
+
+    Raises:
+        InputError: another shape, not numeric, or not finite.
+    """
+    array = finite_floats(name, latents)
+    if array.shape != shape:
+        raise InputError(f"{name}: the shape is {array.shape}; this run takes {shape}")
+    return array

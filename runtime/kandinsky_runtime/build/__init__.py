@@ -1,1 +1,0 @@
-"""Compile a bundle's graphs for this machine before they are run: `k22 build`."""

@@ -1,0 +1,243 @@
+"""A bundle on disk: the only place that knows its file names, and the checks that guard it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from kandinsky_runtime.bundle.manifest import (
+    IMAGE_TO_IMAGE,
+    INPAINT,
+    PICTURE_PROMPT,
+    PROMPT,
+    TEXT_TO_IMAGE,
+    Component,
+    FileEntry,
+    Manifest,
+    Variant,
+    parse,
+)
+from kandinsky_runtime.bundle.manifest import MANIFEST as MANIFEST
+from kandinsky_runtime.errors import BundleError, UsageError
+from kandinsky_runtime.files import cache_folder, file_sha256, is_settled, stamp, write_whole
+
+_PLAIN = "export one from a plain decoder, such as kandinsky-2-2-decoder"
+_REMEDIES = {
+    INPAINT: "export one from an inpainting decoder, such as kandinsky-2-2-decoder-inpaint",
+    TEXT_TO_IMAGE: _PLAIN,
+    IMAGE_TO_IMAGE: _PLAIN,
+    PROMPT: "export it again with --prior, or give image embeddings",
+    PICTURE_PROMPT: "export it again with --prior and its image encoder",
+}
+
+_log = logging.getLogger(__name__)
+_MAX_MANIFEST_BYTES = 16 << 20
+_SECONDS_BEFORE_BAR = 0.5
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle; `Bundle.open` has checked its manifest and that every file is there at its size."""
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open a bundle.
+
+        Raises:
+            BundleError: not a bundle, too new, or it lists every file that is missing, of another size, or outside.
+            UsageError: `path` is no path.
+        """
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError(f"the bundle is a {type(path).__name__}; expected the path of its folder")
+        subject = f"bundle {os.fspath(path)}"
+        root = Path(path).absolute()
+        manifest = parse(_read_manifest(root, subject), subject)
+        if faults := [fault for item in manifest.files.items() if (fault := _presence_fault(root, *item))]:
+            raise BundleError(subject, faults)
+        return cls(root, manifest)
+
+    @property
+    def subject(self) -> str:
+        """How errors name the bundle."""
+        return f"bundle {self.root}"
+
+    def component(self, name: str) -> Component:
+        """The component called `name`.
+
+        Raises:
+            BundleError: the bundle has no such component.
+        """
+        try:
+            return self.manifest.components[name]
+        except KeyError:
+            listed = ", ".join(self.manifest.components)
+            raise BundleError(self.subject, [f"it has no component `{name}`; it has {listed}"]) from None
+
+    def paths(self, variant: Variant) -> dict[str, Path]:
+        """The variant's files by role."""
+        return {role: self.root / path for role, path in variant.files.items()}
+
+    def require(self, task: str) -> None:
+        """Refuse a task, of `manifest.TASKS`, that the bundle cannot do.
+
+        Raises:
+            UsageError: says what it can do, and what to do about it.
+        """
+        if task not in self.manifest.tasks:
+            raise self.cannot(task)
+
+    def cannot(self, task: str) -> UsageError:
+        """The error of a task that the bundle cannot do."""
+        able = ", ".join(self.manifest.tasks) or "nothing"
+        return UsageError(f"{self.subject} cannot do {task}: it does {able}; {_REMEDIES[task]}")
+
+    def constants(self, path: str) -> dict[str, npt.NDArray[np.float32]]:
+        """The arrays of an `.npz` of the bundle, its content checked.
+
+        Raises:
+            BundleError: the file changed, or is no such file.
+        """
+        self.check_files([path])
+        try:
+            with (self.root / path).open("rb") as file:  # which numpy would leave open after some errors
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise ValueError("not an .npz file")
+                return {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(self.subject, [f"{path} cannot be read ({error})"]) from error
+
+    def extra_files(self) -> list[str]:
+        """The files in the folder that the manifest does not name, sorted; nothing reads them."""
+        present = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
+        return sorted(present - {MANIFEST, *self.manifest.files})
+
+    def check_content(self, variants: Iterable[Variant] | None = None, *, progress: bool = False) -> None:
+        """Compare the sha256 of the files of `variants` (None: of all files) with the manifest.
+
+        A file that was found good before and whose size, times and inode are the same is not read again.
+
+        Raises:
+            BundleError: lists every file whose content changed or cannot be read.
+        """
+        if variants is None:
+            self.check_files(self.manifest.files, progress=progress)
+        else:
+            self.check_files({path for item in variants for path in item.files.values()}, progress=progress)
+
+    def check_files(self, paths: Iterable[str], *, progress: bool = False) -> None:
+        """The same for the files at `paths`, as the manifest names them."""
+        files, wanted = self.manifest.files, set(paths)
+        seen = _SeenFiles(self.root)
+        unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
+        total = sum(files[path].bytes for path in unread)
+        with tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc="checking",
+            disable=not progress,
+            leave=False,
+            delay=_SECONDS_BEFORE_BAR,
+        ) as bar:
+            faults = [fault for path in unread if (fault := self._content_fault(path, seen, bar))]
+        seen.save()
+        if faults:
+            raise BundleError(self.subject, faults)
+
+    def _content_fault(self, path: str, seen: _SeenFiles, bar: tqdm) -> str | None:
+        """What is wrong with a file's content, or None; then it is added to `seen`."""
+        entry = self.manifest.files[path]
+        try:
+            taken = stamp(self.root / path)
+            if file_sha256(self.root / path, bar.update) != entry.sha256:
+                return f"{path} has changed since it was written (its sha256 differs): export the bundle again"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        seen.add(path, entry, taken)
+        return None
+
+
+def _read_manifest(root: Path, subject: str) -> str:
+    file = root / MANIFEST
+    try:
+        if not root.is_dir():
+            reason = "is a file, not a bundle's folder" if root.exists() else "there is no such folder"
+            raise BundleError(subject, [f"{reason}; make a bundle with k22-export bundle CHECKPOINT --out DIR"])
+        if not file.is_file():
+            raise BundleError(subject, [f"not a bundle: the folder has no {MANIFEST}"])
+        if (size := file.stat().st_size) > _MAX_MANIFEST_BYTES:
+            raise BundleError(subject, [f"{MANIFEST} has {size:,} bytes; expected at most {_MAX_MANIFEST_BYTES:,}"])
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(subject, [f"{MANIFEST} cannot be read ({error})"]) from error
+
+
+def _presence_fault(root: Path, path: str, entry: FileEntry) -> str | None:
+    file = root / path
+    try:
+        if not file.is_file():
+            return f"{path} is missing"
+        if not file.resolve().is_relative_to(root.resolve()):
+            return f"{path} is a link that leaves the bundle's folder"
+        size = file.stat().st_size
+    except OSError as error:
+        return f"{path} cannot be looked at ({error.strerror})"
+    return None if size == entry.bytes else f"{path} has {size:,} bytes; the manifest says {entry.bytes:,}"
+
+
+class _SeenFiles:
+    """Remembers in the user's cache folder which files were found good, by their stamps."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        folder = cache_folder()
+        key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+        self._file = None if folder is None else folder / "checked" / f"{key}.json"
+        self._entries = self._load()
+        self._changed = False
+
+    def has(self, path: str, entry: FileEntry) -> bool:
+        """Whether the file was found good and has not changed since."""
+        try:
+            return self._entries.get(path) == [*stamp(self._root / path), entry.sha256]
+        except OSError:
+            return False
+
+    def add(self, path: str, entry: FileEntry, taken: list[int]) -> None:
+        """Remember a file that was found good after its stamp was taken, unless it changed only just now."""
+        if is_settled(taken):
+            self._entries[path] = [*taken, entry.sha256]
+            self._changed = True
+
+    def save(self) -> None:
+        """Keep what was added; a cache folder that cannot be used only means reading the files again next time."""
+        if self._file is None or not self._changed:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._file, json.dumps(self._entries))
+        except OSError as error:
+            _log.info("cannot remember the check in %s: %s", self._file, error)
+
+    def _load(self) -> dict[str, object]:
+        if self._file is None:
+            return {}
+        try:
+            data = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}

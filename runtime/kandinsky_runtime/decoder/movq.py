@@ -1,0 +1,54 @@
+"""Pictures to latents and back through MoVQ, one at a time: memory for one, and no sample touches another.
+
+Large ones go in tiles where that is asked for. MoVQ attends over the whole picture and normalises with statistics of
+the whole picture, a tile with its own: the result is another one, without a border between tiles (docs/performance.md).
+
+Legend: B samples · C latent channels · h, w latent height and width · H, W picture height and width (padded)
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_runtime.decoder.tiles import Tiling
+from kandinsky_runtime.engines.graphs import Graphs
+from kandinsky_runtime.pictures.image import from_model
+
+Array = npt.NDArray[np.float32]
+
+
+def encode(graphs: Graphs, pixels: Array, tiling: Tiling | None = None) -> Array:
+    """Latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]; in tiles if a tiling is given.
+
+    Raises:
+        EngineError, NonFiniteError: the graph failed, or returned no finite numbers.
+    """
+    engine, count = graphs.engine("movq_encoder"), len(pixels)
+
+    def run(picture: Array, during: str) -> Array:
+        return engine.run({"image": picture}, during=during)["latents"]
+
+    encode_one = run if tiling is None else partial(tiling.encode, run)
+    latents = [encode_one(picture[None], f"picture {i + 1} of {count}") for i, picture in enumerate(pixels)]
+    graphs.phase_over("movq_encoder")
+    return np.concatenate(latents)
+
+
+def decode(graphs: Graphs, latents: Array, height: int, width: int, tiling: Tiling | None = None) -> Array:
+    """Pictures (B, height, width, 3) in [0, 1] of latents (B, C, h, w), their padding cut off; in tiles as `encode`.
+
+    Raises:
+        EngineError, NonFiniteError: the graph failed, or returned no finite numbers.
+    """
+    engine, count = graphs.engine("movq_decoder"), len(latents)
+
+    def run(sample: Array, during: str) -> Array:
+        return engine.run({"latents": sample}, during=during)["image"]
+
+    decode_one = run if tiling is None else partial(tiling.decode, run)
+    pictures = [decode_one(sample[None], f"result {i + 1} of {count}") for i, sample in enumerate(latents)]
+    graphs.phase_over("movq_decoder")
+    return from_model(np.concatenate(pictures)[:, :, :height, :width])

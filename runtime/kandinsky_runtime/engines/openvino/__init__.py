@@ -1,0 +1,1 @@
+"""OpenVINO on the CPU, with the graph rewrites that make it fast."""

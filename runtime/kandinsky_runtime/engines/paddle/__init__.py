@@ -1,0 +1,1 @@
+"""Paddle Inference, on the CPU, on CUDA, and with TensorRT."""

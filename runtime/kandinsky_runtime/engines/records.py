@@ -1,0 +1,120 @@
+"""What `k22 build` made on this machine: a record for each engine and graph, found by the content of the graph's files.
+
+A record says for which profiles something was built, of what, and in which folder of the cache it lies. It is the last
+thing that a build writes. Losing it costs a build.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span, as_options
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.files import cache_folder, fingerprint, write_whole
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """What was built of one graph for one engine.
+
+    Attributes:
+        engine: its name.
+        component: the graph's name.
+        precision: of the graph that was built.
+        entry: the name of its folder among the engine's.
+        bundle: the bundle's path, as it was given.
+        profiles: the sizes that it takes.
+        made_with: what must be the same where it is used, such as the library's version, by its name in errors.
+    """
+
+    engine: str
+    component: str
+    precision: str
+    entry: str
+    bundle: str
+    profiles: tuple[GraphProfile, ...]
+    made_with: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the engine's files lie."""
+        return engine_folder(self.engine) / self.entry
+
+    @property
+    def command(self) -> str:
+        """The command that builds it, without its profiles."""
+        return build_command(self.bundle, self.engine, self.precision)
+
+    @property
+    def options(self) -> str:
+        """The profiles as options of the command."""
+        return as_options(profile.profile for profile in self.profiles)
+
+    def save(self, digests: Mapping[str, str]) -> None:
+        """Keep the record for the graph whose files have these sha256, by role, in the place of an older one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        file = _file(self.engine, self.component, digests)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(asdict(self), indent=1))
+
+
+def find(engine: str, component: str, digests: Mapping[str, str]) -> BuildRecord | None:
+    """The record of what was built last of a graph for an engine; None if there is none that can be read.
+
+    Args:
+        engine: its name.
+        component: the graph's name.
+        digests: the sha256 of the graph's files by role.
+    """
+    if cache_folder() is None:
+        return None
+    file = _file(engine, component, digests)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        return BuildRecord(**data | {"profiles": tuple(_profile(item) for item in data["profiles"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        _log.warning("the record %s of a build cannot be read (%s): build again", file, error)
+        return None
+
+
+def forget(engine: str, component: str, digests: Mapping[str, str]) -> None:
+    """Remove a record, if there is one."""
+    _file(engine, component, digests).unlink(missing_ok=True)
+
+
+def build_command(bundle: str, engine: str, precision: str) -> str:
+    """The command that builds a bundle's engines, without their profiles."""
+    return f"k22 build {bundle} --engine {engine} --precision {precision}"
+
+
+def engine_folder(engine: str) -> Path:
+    """Where an engine's built files are kept.
+
+    Raises:
+        UsageError: the user has no home.
+    """
+    folder = cache_folder()
+    if folder is None:
+        raise UsageError("there is no folder to keep built engines in: set XDG_CACHE_HOME to one")
+    return folder / engine
+
+
+def _file(engine: str, component: str, digests: Mapping[str, str]) -> Path:
+    return engine_folder("built") / engine / f"{fingerprint({'component': component, 'files': dict(digests)})}.json"
+
+
+def _profile(data: Mapping[str, Any]) -> GraphProfile:
+    spans = {symbol: Span(**span) for symbol, span in data["spans"].items()}
+    return GraphProfile(Profile.from_json(data["profile"]), spans, data["pixels"], data["guided"])

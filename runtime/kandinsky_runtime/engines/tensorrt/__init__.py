@@ -1,0 +1,1 @@
+"""TensorRT without a framework around it."""

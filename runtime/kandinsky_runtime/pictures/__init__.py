@@ -1,0 +1,1 @@
+"""Pictures and masks: reading, sizes, areas, and pasting back."""

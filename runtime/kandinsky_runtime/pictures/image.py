@@ -1,0 +1,264 @@
+"""Pictures in and out: files, Pillow images and arrays become RGB, RGB becomes the model's arrays, and back.
+
+Shapes: B pictures, H and W pixels. "The reference" is the Kandinsky 2.2 inpainting pipeline of diffusers and
+ppdiffusers.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from kandinsky_runtime.errors import InputError, Kandinsky22Error
+from kandinsky_runtime.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+PictureSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte as RGB
+
+# EXIF orientation → what makes the picture upright; 1 is upright already.
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# suffix → Pillow's format and how to save without loss (JPEG: as little as is sensible)
+_OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".bmp": ("BMP", {}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
+}
+
+_READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (FileNotFoundError, "does not exist; give the path of a PNG, JPEG or WebP file"),
+    (IsADirectoryError, "is a directory; give the path of one PNG, JPEG or WebP file"),
+    (PermissionError, "may not be read; give this user the right to read it"),
+    (Image.DecompressionBombError, "has more pixels than Pillow opens; scale it down first"),
+    (UnidentifiedImageError, "is not a picture that Pillow knows; convert it to PNG, JPEG or WebP"),
+)
+
+# Warning filters belong to the whole process: without the lock, two threads that read pictures at the same time
+# could leave each other's filters behind.
+_warning_filters = threading.Lock()
+
+
+def read_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A picture as an upright 8-bit RGB image without metadata; `source` itself is never changed.
+
+    source: a path, the bytes of a file, a Pillow image, or an array.
+        Files and Pillow images: any mode, turned upright by their EXIF orientation. 16 bits (`I;16`, `I` in 0..65535)
+        and float (`F` in [0, 1]) are scaled to 8 bits and rounded. Of several frames a file's first is used. Alpha is
+        dropped, which shows the colours stored beneath, as in the reference; a warning is logged if it hid any.
+        Arrays: (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), uint8 or float in [0, 1], rounded to 8 bits.
+    max_pixels: the most that width x height may be; for files Pillow's own limit (178 million) holds as well.
+
+    Raises InputError for anything else, and for a file that is missing, damaged or no picture.
+    """
+    if isinstance(source, np.ndarray):
+        source = _picture_from_array(source)
+    with open_picture(source, "image", max_pixels) as picture:
+        if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+            logger.warning(
+                "%s is partly transparent: its alpha is ignored, the colours stored beneath are used",
+                _name(source, "image"),
+            )
+        rgb = picture.convert("RGB")  # always a copy
+    rgb.info = {}  # an orientation left here would turn the picture a second time
+    return rgb
+
+
+@contextmanager
+def open_picture(source: PictureSource, what: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Lend a picture upright and with 8 bits per channel, in whatever mode it has, its transparency kept.
+
+    source: a path, the bytes of a file, or a Pillow image, which is taken at the frame where it stands.
+    what: "image" or "mask", for the texts of errors.
+
+    Pillow's warnings are silenced until the caller is done with it. Raises InputError, also in place of whatever
+    Pillow raises meanwhile.
+    """
+    name = _name(source, what)
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if isinstance(source, Image.Image):
+                _check_size(source, name, max_pixels)
+                yield _eight_bit(_upright(source), name)
+            elif isinstance(source, (str, os.PathLike, bytes)):
+                with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                    _check_size(opened, name, max_pixels)
+                    if getattr(opened, "is_animated", False):
+                        logger.warning("%s holds several frames: the first one is used", name)
+                    yield _eight_bit(_upright(opened), name)
+            else:
+                raise InputError(f"{name} is a {type(source).__name__}; expected a path, a Pillow image or an array")
+        except InputError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            reasons = (reason for kind, reason in _READ_FAILURES if isinstance(error, kind))
+            damage = str(error) or type(error).__name__
+            reason = next(reasons, f"cannot be decoded ({damage}); it is damaged or incomplete: make or fetch it again")
+            raise InputError(f"{name} {reason}") from error
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """An RGB image resized to width x height as the reference does: bicubic, after a box reduction of large ones."""
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=1)
+
+
+def to_model(images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """RGB images of one size as float32 (B, 3, H, W) in [-1, 1]: x / 127.5 - 1."""
+    pixels = np.stack([np.asarray(image) for image in images])  # (B, H, W, 3), uint8
+    scaled = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+    scaled /= 127.5
+    scaled -= 1.0
+    return scaled
+
+
+def from_model(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The decoder's float32 (B, 3, H, W), nominally in [-1, 1], as float32 (B, H, W, 3) clipped to [0, 1]."""
+    scaled = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+    return np.clip(scaled * 0.5 + 0.5, 0.0, 1.0)
+
+
+def to_pil(pixels: NDArray[np.float32]) -> list[Image.Image]:
+    """Float (B, H, W, 3) in [0, 1] as B RGB images, rounded to 8 bits."""
+    return [Image.fromarray(picture) for picture in float_to_eight_bit(pixels)]
+
+
+def pad_to_multiple(pixels: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
+    """(B, 3, H, W) with the last row and column repeated until H and W are multiples; `[..., :H, :W]` undoes it."""
+    bottom, right = (-size % multiple for size in pixels.shape[2:])
+    return np.pad(pixels, ((0, 0), (0, 0), (0, bottom), (0, right)), mode="edge")
+
+
+def check_output_path(path: str | os.PathLike[str]) -> None:
+    """Raise InputError, before any work, if `save_image` could not write to `path`."""
+    target = Path(path)
+    if target.suffix.lower() not in _OUTPUT_FORMATS:
+        raise InputError(
+            f"output {target} has the suffix '{target.suffix}'; expected one of {', '.join(_OUTPUT_FORMATS)}"
+        )
+    try:
+        if target.is_dir():
+            raise InputError(f"output {target} is a directory; add a file name to it")
+        if not target.parent.is_dir():
+            raise InputError(f"output {target}: the folder {target.parent} does not exist; create it first")
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise InputError(f"output {target} cannot be written: {error.strerror}; choose another path") from error
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"output {target}: the folder {target.parent} is not writable; choose another one")
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write an RGB image; the suffix of `path` names the format. The file appears whole or not at all.
+
+    All formats but JPEG keep every pixel. Raises InputError as `check_output_path` does, Kandinsky22Error if writing
+    fails.
+    """
+    check_output_path(path)
+    target = Path(path)
+    file_format, options = _OUTPUT_FORMATS[target.suffix.lower()]
+    try:
+        write_whole(target, lambda stream: image.save(stream, file_format, **options))
+    except (OSError, ValueError) as error:  # ValueError: the format has a limit of its own, as WebP's 16383 px
+        raise Kandinsky22Error(f"output {target} cannot be written: {error}") from error
+
+
+def describe_range(values: NDArray[Any]) -> str:
+    """What an error says of an array: its dtype and range."""
+    return f"{values.dtype} values from {values.min():g} to {values.max():g}"
+
+
+def sixteen_to_eight_bit(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Integers in 0..65535 scaled to 0..255 and rounded to nearest."""
+    return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
+
+
+def float_to_eight_bit(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Floats in [0, 1] scaled to 0..255 and rounded to nearest; 0.5 and more becomes 128 and more."""
+    scaled: NDArray[np.floating[Any]] = np.rint(values * 255)
+    return scaled.astype(np.uint8)
+
+
+def _picture_from_array(array: NDArray[Any]) -> Image.Image:
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InputError(
+            f"image is an array of shape {array.shape}; expected (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), none empty"
+        )
+    if array.dtype == np.uint8:
+        pixels = array
+    elif array.dtype.kind != "f":
+        raise InputError(
+            f"image is an array of {array.dtype}; expected uint8 in 0..255 or float in [0, 1]: rescale and cast it"
+        )
+    elif not (array.min() >= 0 and array.max() <= 1):  # also true of NaN
+        raise InputError(
+            f"image is an array of {describe_range(array)}; float arrays must be in [0, 1]: "
+            "rescale [-1, 1] by x / 2 + 0.5, and 0..255 by x / 255"
+        )
+    else:
+        pixels = float_to_eight_bit(array.astype(np.float32))
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _name(source: object, what: str) -> str:
+    return f"{what} {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else what
+
+
+def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = picture.size
+    if width == 0 or height == 0:
+        raise InputError(f"{name} is {width}x{height} pixels; expected at least 1x1")
+    if width * height > max_pixels:
+        raise InputError(
+            f"{name} is {width}x{height} pixels; expected at most {max_pixels} in all: scale it down first"
+        )
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()  # first, because a PNG may hold its EXIF behind its pixels
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a camera's faulty EXIF is no reason to refuse its pixels
+        logger.warning("the EXIF data of a picture cannot be read: it is taken as upright")
+        return picture
+    turn = _TO_UPRIGHT.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _eight_bit(picture: Image.Image, name: str) -> Image.Image:
+    """Scale the deep modes, which Pillow would clip; leave all others as they are."""
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture)
+    top = 1 if picture.mode == "F" else 65535
+    if not (values.min() >= 0 and values.max() <= top):  # also true of NaN
+        raise InputError(
+            f"{name} has {describe_range(values)} (Pillow mode {picture.mode}); expected 0 to {top}: rescale it"
+        )
+    return Image.fromarray(float_to_eight_bit(values) if picture.mode == "F" else sixteen_to_eight_bit(values))

@@ -1,0 +1,50 @@
+"""The sizes of results in pixels: what is asked for, what the pictures have, and what the graphs take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.pictures.image import MAX_PIXELS
+
+MIN_SIZE = 64
+
+
+def padding_for(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns that a picture lacks to a size that the graphs take.
+
+    Raises:
+        InputError: the padded picture would have too many pixels.
+    """
+    bottom, right = -height % geometry.multiple, -width % geometry.multiple
+    if (height + bottom) * (width + right) > MAX_PIXELS:
+        raise InputError(f"the result would be {width}x{height} pixels; expected at most {MAX_PIXELS:,} in all")
+    return bottom, right
+
+
+def picture_size(sizes: Sequence[tuple[int, int]], height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width of the result: those asked for, else the pictures' own.
+
+    Args:
+        sizes: (width, height) of the pictures.
+
+    Raises:
+        InputError: the pictures' sizes differ or are too small, and no size is given.
+        UsageError: a size that cannot be meant.
+    """
+    different = sorted(set(sizes))
+    if len(different) > 1 and (height is None or width is None):
+        listed = ", ".join(f"{across}x{down}" for across, down in different)
+        raise InputError(f"the pictures have several sizes ({listed}); give height and width")
+    own_width, own_height = different[0]
+    if (height is None and own_height < MIN_SIZE) or (width is None and own_width < MIN_SIZE):
+        raise InputError(
+            f"the picture is {own_width}x{own_height} pixels; results have at least {MIN_SIZE}x{MIN_SIZE}: give height"
+            " and width"
+        )
+    return (
+        own_height if height is None else whole_number("height", height, MIN_SIZE),
+        own_width if width is None else whole_number("width", width, MIN_SIZE),
+    )

@@ -1,0 +1,1 @@
+"""The prior: prompts to image embeddings."""

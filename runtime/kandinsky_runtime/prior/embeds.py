@@ -1,0 +1,113 @@
+"""Image embeddings from and to files, and from arrays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_runtime.checks import finite_floats
+from kandinsky_runtime.errors import InputError, Kandinsky22Error
+from kandinsky_runtime.files import write_whole
+
+Array = npt.NDArray[np.float32]
+
+POSITIVE = "image_embeds"
+NEGATIVE = "negative_image_embeds"
+
+
+def read_embeds(
+    path: str | os.PathLike[str], negative_path: str | os.PathLike[str] | None = None
+) -> tuple[Array, Array | None]:
+    """Read image embeddings, and the negative ones where there are any.
+
+    Args:
+        path: an `.npz` with `image_embeds` and perhaps `negative_image_embeds`, or an `.npy` with the former.
+        negative_path: a file of their own for the negative embeddings, an `.npz` with `negative_image_embeds` or an
+            `.npy`; they take the place of those in `path`.
+
+    Returns:
+        Arrays (N, E) and (M, E) or None, float32.
+
+    Raises:
+        InputError: a file cannot be read as that, or an array is not finite (N, E).
+    """
+    arrays = _load(path, POSITIVE)
+    source = path if negative_path is None else negative_path
+    negatives = arrays if negative_path is None else _load(negative_path, NEGATIVE)
+    negative = None
+    if negative_path is not None or NEGATIVE in negatives:
+        negative = _array(negatives, NEGATIVE, source)
+    return _array(arrays, POSITIVE, path), negative
+
+
+def check_embeds_path(path: str | os.PathLike[str]) -> None:
+    """Raise InputError, before any work, if `write_embeds` could not write to `path`."""
+    target = Path(path)
+    if target.suffix != ".npz":
+        raise InputError(f"{target} has the suffix {target.suffix!r}; embeddings are written as .npz")
+    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise InputError(f"{target} cannot be written: its folder is missing or not writable, or it is a folder")
+
+
+def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array) -> None:
+    """Write embeddings (N, E) and negative ones (M, E) to an `.npz`, which appears whole or not at all.
+
+    Raises:
+        InputError: as `check_embeds_path`.
+        Kandinsky22Error: it cannot be written.
+    """
+    check_embeds_path(path)
+    target = Path(path)
+    try:
+        write_whole(target, lambda stream: np.savez(stream, **{POSITIVE: positive, NEGATIVE: negative}))
+    except OSError as error:
+        raise Kandinsky22Error(f"{target} cannot be written: {error.strerror}") from error
+
+
+def as_embeds(value: npt.ArrayLike | None, subject: str, width: int | None = None) -> Array:
+    """Embeddings as a float32 array (N, E), a copy; one of shape (E,) counts as N = 1.
+
+    Args:
+        value: anything that numpy takes for an array of real numbers.
+        subject: how errors name it.
+        width: E of the bundle, or None for any.
+
+    Raises:
+        InputError: not numeric, another shape or width, or not finite.
+    """
+    array = finite_floats(subject, value)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(f"{subject}: the shape is {array.shape}; expected (N, {width or 'E'})")
+    if width is not None and array.shape[1] != width:
+        raise InputError(
+            f"{subject}: the width is {array.shape[1]}; this bundle takes {width}: use the prior that belongs to it"
+        )
+    return array
+
+
+def _array(arrays: dict[str, npt.NDArray[np.generic]], name: str, path: str | os.PathLike[str]) -> Array:
+    if name not in arrays:
+        raise InputError(f"{path} has {', '.join(arrays) or 'no arrays'}; expected `{name}`")
+    return as_embeds(arrays[name], f"`{name}` in {path}")
+
+
+def _load(path: str | os.PathLike[str], name_of_npy: str) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of a file by name; those of an `.npz` that are no embeddings are there but empty."""
+    try:
+        with Path(path).open("rb") as file:  # which numpy would leave open after some errors
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {name_of_npy: loaded}
+            return {name: loaded[name] if name in (POSITIVE, NEGATIVE) else np.empty(0) for name in loaded.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; give an .npz or .npy file of embeddings") from error
+    except Exception as error:  # numpy and zipfile raise nearly anything on damaged files
+        raise InputError(
+            f"{path} cannot be read as .npz or .npy embeddings ({error}); write them with numpy.savez(file,"
+            f" {POSITIVE}=…, {NEGATIVE}=…)"
+        ) from error

@@ -1,0 +1,350 @@
+"""Prompts → image embeddings: text and picture encoders, and the prior, on the same engines.
+
+Ramesh et al. 2022 (arXiv:2204.06125), section 2.2: a diffusion model of CLIP image embeddings given a text.
+
+Legend: B samples · R embeddings that the prior makes at once · N texts · T text tokens · D width of the text encoder
+        E embedding width
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_runtime.batch import MAX_RESULTS, seeds_for
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
+from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.engines.graphs import Graphs
+from kandinsky_runtime.engines.registry import AUTO
+from kandinsky_runtime.errors import BundleError, InputError
+from kandinsky_runtime.observers import Clock, StepCallback, Watch
+from kandinsky_runtime.prior.clip_image import ClipImageProcessor
+from kandinsky_runtime.prior.loop import denoise, padded_length
+from kandinsky_runtime.prior.plan import Job, Plan, jobs_of, truncation_notes
+from kandinsky_runtime.prior.prompts import Prompt, read_negative_prompts, read_prompts
+from kandinsky_runtime.prior.tokenizer import Tokenizer, Tokens
+from kandinsky_runtime.sampling import guidance, schedulers
+from kandinsky_runtime.sampling.noise import NoiseSource, RunNoise
+
+Array = npt.NDArray[np.float32]
+
+STEPS, GUIDANCE_SCALE = 25, 4.0  # as the reference's
+# A text model with this `eos_token_id` pools at the largest token: configs from before transformers 4.31 have it wrong.
+_LARGEST_TOKEN = 2
+_CONSTANTS = ("clip_mean", "clip_std", "negative_image_embeds")
+
+
+@dataclass(frozen=True)
+class PriorOutput:
+    """What the prior returns.
+
+    Attributes:
+        image_embeds, negative_image_embeds: float32 (B, E), for `InpaintPipeline` and `GeneratePipeline`.
+        seeds: the seed of each sample, None where the noise came from a source of the caller's.
+        notes: what the user should know, one sentence each.
+        seconds: time spent in `encode_text`, `encode_pictures` and `prior`, as far as they ran.
+    """
+
+    image_embeds: Array
+    negative_image_embeds: Array
+    seeds: tuple[int | None, ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(eq=False)
+class PriorPipeline:
+    """A bundle's prior with an engine, ready to make embeddings; also a context manager.
+
+    Make one with `PriorPipeline.load`, or share the graphs of another pipeline.
+    """
+
+    graphs: Graphs
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tokenizer: Tokenizer | None = None
+        self._arrays: dict[str, Array] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle,
+        engine: str = AUTO,
+        precision: str | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        *,
+        low_memory: bool = False,
+        progress: bool = False,
+    ) -> PriorPipeline:
+        """Open a bundle and choose the engine; arguments and errors are those of `InpaintPipeline.load`.
+
+        Raises:
+            UsageError: the bundle has no prior.
+        """
+        graphs = Graphs.open(bundle, engine, precision, device, threads, low_memory=low_memory, progress=progress)
+        pipeline = cls(graphs)
+        pipeline.entry  # noqa: B018 (a bundle without a prior is told now)
+        return pipeline
+
+    @property
+    def entry(self) -> PriorEntry:
+        """What the bundle says of its prior.
+
+        Raises:
+            UsageError: it has none.
+        """
+        manifest = self.graphs.bundle.manifest
+        if manifest.prior is None:
+            raise self.graphs.bundle.cannot(PROMPT)
+        return manifest.prior
+
+    def __call__(
+        self,
+        prompt: Any,
+        negative_prompt: str | Sequence[str] | None = None,
+        *,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        noise: str | NoiseSource = "torch",
+        callback_on_step_end: StepCallback | None = None,
+        cancel: threading.Event | None = None,
+        progress: bool = False,
+    ) -> PriorOutput:
+        """Make image embeddings of prompts.
+
+        Args:
+            prompt: a text, a picture, a `Mix` of both, or a list of them; see `prompts.read_prompts`.
+            negative_prompt: what not to show; one for all or one for each. None takes the embedding of no picture.
+            num_images_per_prompt: embeddings of each prompt, each from its own seed.
+            num_inference_steps: of the prior's loop, at least 2; None takes 25.
+            guidance_scale: weight of classifier-free guidance; 1 and below turn it off, None takes 4.
+            seed: of the noise, as in `InpaintPipeline`.
+            noise: "torch" for the numbers of `torch.Generator("cpu")`, "numpy", or a source to draw from.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step.
+            cancel: an event that stops the run between two steps.
+            progress: show a bar of the steps on stderr.
+
+        Returns:
+            The embeddings, seeds, notes and times.
+
+        Raises:
+            InputError: a prompt that cannot be used.
+            UsageError: an option that cannot be meant, or something that the bundle cannot do.
+            EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
+            Cancelled: `cancel` was set.
+        """
+        watch = Watch(callback_on_step_end, cancel, progress, "prior")
+        repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_RESULTS)
+        plan = self.plan(prompt, negative_prompt, num_inference_steps, guidance_scale)
+        batch = whole_number("the number of results", len(plan.prompts) * repeats, 1, MAX_RESULTS)
+        drawn = RunNoise(noise, seeds_for(seed, batch))
+        clock = Clock()
+        with self.graphs.run():
+            positive, negative = self.embed(
+                plan, plan.shared_out(len(plan.prompts), repeats), drawn.samples, watch, clock
+            )
+        return PriorOutput(positive, negative, drawn.seeds, plan.notes, clock.seconds)
+
+    def plan(
+        self,
+        prompt: Any,
+        negative_prompt: str | Sequence[str] | None,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+    ) -> Plan:
+        """Check everything and turn texts into tokens; see `__call__`.
+
+        Raises:
+            BundleError: the tokenizer's files are damaged.
+            EngineUnavailable: the tokenizer's library is not installed.
+            InputError, UsageError: as `__call__`.
+        """
+        bundle, entry = self.graphs.bundle, self.entry
+        prompts = read_prompts(prompt)
+        negatives = read_negative_prompts(negative_prompt, len(prompts))
+        texts = [text for item in prompts for text in item.texts] + [text for text in negatives if text is not None]
+        if texts:
+            bundle.require(PROMPT)
+        pictures = {id(part): part for item in prompts for part in item.pictures}
+        if pictures:
+            bundle.require(PICTURE_PROMPT)
+        scale = guidance.check_scale(GUIDANCE_SCALE if guidance_scale is None else guidance_scale)
+        steps = STEPS if num_inference_steps is None else num_inference_steps
+        steps = whole_number("num_inference_steps of the prior", steps, 2)
+        method = schedulers.load(entry.scheduler)
+        if method.predicts_variance:
+            raise BundleError(bundle.subject, ["its prior's scheduler learns a variance, which no prior predicts"])
+        method.sampler(steps, (1, self._width))  # whether it has so many
+        if texts and guidance.is_guided(scale):
+            texts.append("")
+        used = list(dict.fromkeys(texts))
+        tokens = self._tokens(used) if used else None
+        return Plan(
+            prompts=tuple(prompts),
+            negatives=tuple(negatives),
+            tokens=tokens,
+            rows={text: row for row, text in enumerate(used)},
+            pictures=self._pixels(pictures),
+            method=method,
+            steps=steps,
+            guidance_scale=scale,
+            notes=() if tokens is None else tuple(truncation_notes(tokens)),
+        )
+
+    def embed(
+        self,
+        plan: Plan,
+        samples: Sequence[tuple[Prompt, str | None]],
+        sources: Sequence[NoiseSource],
+        watch: Watch,
+        clock: Clock,
+    ) -> tuple[Array, Array]:
+        """Image embeddings and negative ones, each (B, E).
+
+        Args:
+            plan: what was checked.
+            samples: prompt and negative of each, see `Plan.shared_out`.
+            sources: of each sample's noise; its draws come before those of the decoder.
+            watch, clock: who looks on.
+
+        Raises:
+            InputError: the weights of a mix are so large that it is not finite.
+            EngineError, NonFiniteError, Cancelled: as `__call__`.
+        """
+        constants = self._constants()
+        sampler_shape = (1, self._width)
+        draws = [i for i in range(plan.steps) if plan.method.sampler(plan.steps, sampler_shape).draws_noise(i)]
+        jobs: list[Job] = []
+        for sample, ((prompt, negative), source) in enumerate(zip(samples, sources, strict=True)):
+            jobs += jobs_of(sample, prompt, negative, source, len(draws), self._width)
+
+        positive = np.zeros((len(samples), self._width), np.float32)
+        negatives = np.repeat(constants["negative_image_embeds"], len(samples), axis=0)
+        if plan.pictures:
+            with clock("encode_pictures"):
+                self._add_pictures(plan, [prompt for prompt, _ in samples], positive)
+        if plan.tokens is not None and jobs:
+            with clock("encode_text"):
+                texts = self._encode(plan.tokens)
+            with clock("prior"):
+                latents = denoise(self.graphs, plan, jobs, texts, watch, self)
+            made = latents * constants["clip_std"] + constants["clip_mean"]  # (R, E)
+            for job, embedding in zip(jobs, made, strict=True):
+                if job.weight is None:
+                    negatives[job.sample] = embedding
+                else:
+                    _add(positive[job.sample], job.weight, embedding)
+        if not np.isfinite(positive).all():
+            raise InputError("the mix overflows float32: its weights are too large; give smaller ones")
+        return positive, negatives
+
+    def close(self) -> None:
+        """Release every loaded graph."""
+        self.graphs.close()
+
+    def __enter__(self) -> PriorPipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def negative_image_embeds(self) -> Array:
+        """The embedding of no picture, (1, E)."""
+        return self._constants()["negative_image_embeds"]
+
+    @property
+    def _width(self) -> int:
+        return int(self.negative_image_embeds.shape[1])
+
+    def _constants(self) -> dict[str, Array]:
+        with self._lock:
+            if self._arrays is None:
+                bundle, path = self.graphs.bundle, self.entry.constants
+                arrays = bundle.constants(path)
+                width = Geometry.of(bundle.manifest, bundle.subject).embed_width
+                if faults := [fault for name in _CONSTANTS if (fault := _constant_fault(arrays, name, width))]:
+                    raise BundleError(bundle.subject, [f"{path}: {fault}" for fault in faults])
+                self._arrays = arrays
+            return self._arrays
+
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
+        bundle, entry = self.graphs.bundle, self.entry
+        with self._lock:
+            if self._tokenizer is None:
+                bundle.check_files(entry.tokenizer.values())
+                files = {role: bundle.root / path for role, path in entry.tokenizer.items()}
+                self._tokenizer = Tokenizer.from_files(files["vocabulary"], files["merges"], entry.tokenizer_config)
+            tokens = self._tokenizer.encode(texts)
+            most = self._tokenizer.max_length
+        longest = tokens.ids.shape[1]
+        if entry.eos_token_id not in (_LARGEST_TOKEN, *tokens.ids[0].tolist()):
+            raise BundleError(
+                bundle.subject,
+                [f"the text encoder takes {entry.eos_token_id} for the end of a text, which its tokenizer never gives"],
+            )
+        return tokens.padded(padded_length(longest, most))
+
+    def _pixels(self, pictures: Mapping[int, Any]) -> dict[int, Array]:
+        if not pictures:
+            return {}
+        processor = ClipImageProcessor.from_config(self.entry.image_processor)
+        return {key: processor([picture]) for key, picture in pictures.items()}
+
+    def _encode(self, tokens: Tokens) -> dict[str, Array]:
+        """The prior's inputs of each text: `text_embeds` (N, E), `text_hidden_states` (N, T, D), `text_mask` (N, T)."""
+        pooled = _pooled(tokens.ids, self.entry.eos_token_id)
+        outputs = self.graphs.engine("text_encoder").run({"input_ids": tokens.ids, "pool_mask": pooled})
+        self.graphs.phase_over("text_encoder")
+        return {**outputs, "text_mask": tokens.mask}
+
+    def _add_pictures(self, plan: Plan, prompts: Sequence[Prompt], positive: Array) -> None:
+        """Add the embeddings of the prompts' pictures, weighted; each different picture is encoded once."""
+        made: dict[int, Array] = {}
+        for sample, prompt in enumerate(prompts):
+            for part, weight in zip(prompt.parts, prompt.weights, strict=True):
+                if isinstance(part, str):
+                    continue
+                if id(part) not in made:
+                    outputs = self.graphs.engine("image_encoder").run({"pixel_values": plan.pictures[id(part)]})
+                    made[id(part)] = outputs["image_embeds"][0]
+                _add(positive[sample], weight, made[id(part)])
+        self.graphs.phase_over("image_encoder")
+
+
+def _add(total: Array, weight: float, embedding: Array) -> None:
+    """total += weight · embedding; what overflows is refused when the sum is complete."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total += np.float32(weight) * embedding
+
+
+def _constant_fault(arrays: Mapping[str, npt.NDArray[Any]], name: str, width: int) -> str | None:
+    """What is wrong with a constant of the prior, or None."""
+    if name not in arrays:
+        return f"`{name}` is missing"
+    array = arrays[name]
+    if array.dtype != np.float32 or array.shape != (1, width):
+        return f"`{name}` is {array.dtype} {array.shape}; expected float32 (1, {width}), the decoder's width"
+    return None if np.isfinite(array).all() else f"`{name}` has NaN or infinity"
+
+
+def _pooled(ids: npt.NDArray[np.int64], eos_token_id: int) -> Array:
+    """One-hot (B, T): the token whose state stands for the text, see `PriorEntry.eos_token_id`."""
+    found = ids.argmax(axis=1) if eos_token_id == _LARGEST_TOKEN else (ids == eos_token_id).argmax(axis=1)
+    one_hot: Array = np.eye(ids.shape[1], dtype=np.float32)[found]
+    return one_hot

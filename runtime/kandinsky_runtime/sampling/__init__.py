@@ -1,0 +1,1 @@
+"""The maths of sampling, in numpy only: schedulers, guidance and noise."""

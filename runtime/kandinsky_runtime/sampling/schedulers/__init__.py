@@ -1,0 +1,68 @@
+"""Denoising methods, from the config that diffusers stores beside a checkpoint.
+
+    scheduler = load(config, "dpm++")             which method, its options checked
+    sampler = scheduler.sampler(50, shape)        one trajectory: coefficients and buffers
+    for i, timestep in enumerate(sampler.timesteps):
+        output = model(sampler.scale_model_input(i, latents), timestep)
+        latents = sampler.step(i, output, latents, draw() if sampler.draws_noise(i) else None)
+
+A config made for one method loads another: options that only the first has are left out, and options that it lacks
+take the second's defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kandinsky_runtime.errors import SchedulerError
+from kandinsky_runtime.sampling.schedulers.base import Scheduler
+from kandinsky_runtime.sampling.schedulers.config import given
+from kandinsky_runtime.sampling.schedulers.ddim import DDIM
+from kandinsky_runtime.sampling.schedulers.ddpm import DDPM
+from kandinsky_runtime.sampling.schedulers.dpm_solver import DPMSolver
+from kandinsky_runtime.sampling.schedulers.euler import Euler
+from kandinsky_runtime.sampling.schedulers.euler_ancestral import EulerAncestral
+from kandinsky_runtime.sampling.schedulers.sampler import Sampler
+from kandinsky_runtime.sampling.schedulers.unclip import UnCLIP
+from kandinsky_runtime.sampling.schedulers.unipc import UniPC
+
+__all__ = ["NAMES", "Sampler", "Scheduler", "load"]
+
+# Short name → the method, and the options that the name itself settles.
+_METHODS: Mapping[str, tuple[type[Scheduler], Mapping[str, Any]]] = {
+    "ddpm": (DDPM, {}),
+    "ddim": (DDIM, {}),
+    "dpm++": (DPMSolver, {}),
+    "dpm++karras": (DPMSolver, {"use_karras_sigmas": True}),
+    "dpm++sde": (DPMSolver, {"algorithm_type": "sde-dpmsolver++"}),
+    "dpm++sde-karras": (DPMSolver, {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
+    "unipc": (UniPC, {}),
+    "euler": (Euler, {}),
+    "euler-a": (EulerAncestral, {}),
+    "unclip": (UnCLIP, {}),
+}
+
+NAMES = tuple(_METHODS)
+
+_CLASSES = {method.class_name: method for method, _ in _METHODS.values()}
+
+
+def load(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
+    """The scheduler that `config` describes, or another one with its options.
+
+    Args:
+        config: a diffusers scheduler config.
+        name: one of `NAMES`, or a diffusers class name; None takes the config's `_class_name`.
+
+    Raises:
+        SchedulerError: the name is unknown, or an option is unknown, unsupported or has a bad value.
+    """
+    wanted = config.get("_class_name") if name is None else name
+    if isinstance(wanted, str) and wanted in _METHODS:
+        method, settled = _METHODS[wanted]
+        return method({**given(config), **settled})
+    if isinstance(wanted, str) and wanted in _CLASSES:
+        return _CLASSES[wanted](config)
+    asked = "the scheduler config has no `_class_name`" if wanted is None else f"scheduler {wanted!r} is not supported"
+    raise SchedulerError(f"{asked}; choose one of {', '.join(NAMES)}, or {', '.join(_CLASSES)}")

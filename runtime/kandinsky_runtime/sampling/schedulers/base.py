@@ -1,0 +1,85 @@
+"""What a scheduler is: options, a table of coefficients, and the samplers made of it."""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from kandinsky_runtime.errors import SchedulerError, UsageError
+from kandinsky_runtime.sampling.schedulers.config import Options, SchedulerConfig
+from kandinsky_runtime.sampling.schedulers.limits import Clip, Threshold
+from kandinsky_runtime.sampling.schedulers.sampler import Sampler, Source
+from kandinsky_runtime.sampling.schedulers.table import Table
+
+
+class Scheduler(ABC):
+    """A denoising method and its options; makes a sampler per trajectory.
+
+    Attributes:
+        config: the options that this scheduler reads.
+
+    Raises:
+        SchedulerError: an option is unknown, unsupported or has a bad value; the message names each one.
+    """
+
+    class_name: ClassVar[str]
+    options: ClassVar[Options]
+    source: ClassVar[Source] = Source("unet", "noise_pred")
+    takes_eta: ClassVar[bool] = False
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config: SchedulerConfig = self.options.read(config, self.class_name)
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the model's second half of channels, a variance, is used: `step` then wants 2C channels, else C."""
+        return False
+
+    def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, eta: float = 0.0, first: int = 0) -> Sampler:
+        """Prepare one trajectory.
+
+        Args:
+            num_inference_steps: from 1 to `num_train_timesteps`.
+            shape: (B, C, …) of the latents.
+            eta: share of DDPM's noise that DDIM adds, 0 to 1; other schedulers have none.
+            first: the step to begin with, from 0; the ones before it are left out, as image-to-image does.
+
+        Raises:
+            SchedulerError: the number of steps cannot be used with these options, or `eta` with this scheduler; or
+                there is no step `first`.
+            UsageError: `shape` is not that of latents.
+        """
+        shape = tuple(operator.index(extent) for extent in shape)
+        if len(shape) < 2 or min(shape) < 1:
+            raise UsageError(f"shape is {shape}; expected (batch, channels, …), each at least 1")
+        first = operator.index(first)
+        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta), max(first, 0))
+        if not 0 <= first < len(table.timesteps):
+            raise SchedulerError(f"step {first} cannot be the first of {len(table.timesteps)}")
+        return Sampler(table, shape, self._limit(), self.source, first)
+
+    @abstractmethod
+    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+        """The coefficients of a trajectory of `steps` steps, of which those before `first` are never taken."""
+
+    def _limit(self) -> Clip | Threshold | None:
+        if self.config.thresholding and "thresholding" in self.options.reads:
+            return Threshold(self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
+        if self.config.clip_sample and "clip_sample" in self.options.reads:
+            return Clip(self.config.clip_sample_range)
+        return None
+
+    def _checked_steps(self, steps: int) -> int:
+        most = self.config.num_train_timesteps
+        if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= operator.index(steps) <= most:
+            raise SchedulerError(f"num_inference_steps is {steps!r}; expected an integer from 1 to {most}")
+        return operator.index(steps)
+
+    def _checked_eta(self, eta: float) -> float:
+        if eta != 0 and not self.takes_eta:
+            raise SchedulerError(f"eta is {eta}; {self.class_name} has no such option, only DDIMScheduler has")
+        if not 0 <= eta <= 1:
+            raise SchedulerError(f"eta is {eta}; expected a number from 0 to 1")
+        return float(eta)

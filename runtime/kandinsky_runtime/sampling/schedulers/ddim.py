@@ -1,0 +1,49 @@
+"""DDIM: the non-Markovian process that shares DDPM's marginals (Song et al. 2021, arXiv:2010.02502)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kandinsky_runtime.sampling.schedulers import schedule
+from kandinsky_runtime.sampling.schedulers.base import Scheduler
+from kandinsky_runtime.sampling.schedulers.config import CLIP_OPTIONS, SCHEDULE_OPTIONS, THRESHOLD_OPTIONS, Options
+from kandinsky_runtime.sampling.schedulers.ddpm import posterior_variance
+from kandinsky_runtime.sampling.schedulers.table import Table
+
+
+class DDIM(Scheduler):
+    """DDIM with the noise of eq. 16 scaled by eta: 0 is deterministic, 1 is DDPM.
+
+    Every step goes T // n timesteps back, as in diffusers, whatever the spacing; below 0 that is ᾱ = 1, or ᾱ_0 unless
+    `set_alpha_to_one`.
+    """
+
+    class_name = "DDIMScheduler"
+    options = Options(reads=SCHEDULE_OPTIONS | CLIP_OPTIONS | THRESHOLD_OPTIONS | {"set_alpha_to_one"})
+    takes_eta = True
+
+    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+        """See `Scheduler.table`."""
+        config = self.config
+        timesteps = schedule.timesteps(config, steps)
+        alphas = schedule.alphas_cumprod(config).astype(np.float64)
+        previous = timesteps - config.num_train_timesteps // steps
+        alpha = alphas[timesteps]
+        final = 1.0 if config.set_alpha_to_one else alphas[0]
+        alpha_prev = np.where(previous >= 0, alphas[np.maximum(previous, 0)], final)
+        beta = 1 - schedule.alpha_ratio(alpha, alpha_prev)
+        variance = posterior_variance(alpha, alpha_prev, beta)
+        deviation = eta * np.sqrt(variance)
+
+        # Eq. 12: next = sqrt(ᾱ_prev)·x̂_0 + sqrt(1 - ᾱ_prev - s²)·ε̂ + s·noise
+        direction = np.sqrt(1 - alpha_prev - np.square(deviation))
+        signal, spread = np.sqrt(alpha), np.sqrt(1 - alpha)
+        of_epsilon = schedule.prediction_to_epsilon(config.prediction_type, signal, spread)
+        return Table(
+            timesteps=timesteps,
+            prediction=schedule.prediction_to_x0(config.prediction_type, signal, spread),
+            update=np.column_stack([direction[:, None] * of_epsilon, np.sqrt(alpha_prev)]),
+            noise=deviation,
+            draws=np.full(len(timesteps), eta > 0),
+            forward=np.stack([signal, spread], axis=1),
+        )

@@ -1,0 +1,300 @@
+"""A caller's inputs become one request, or a sentence that says what is wrong, before any graph runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kandinsky_runtime.batch import MAX_SEED
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.decoder.inpaint_inputs import Request, prepare
+from kandinsky_runtime.errors import InputError, UsageError
+from tests.runtime import fake_bundle
+from tests.runtime.fake_bundle import CHANNELS, FACTOR, MULTIPLE, WIDTH
+
+RNG = np.random.default_rng(0)
+GEOMETRY = Geometry.of(fake_bundle.manifest())
+EMBEDS, NEGATIVE = RNG.standard_normal((1, WIDTH), np.float32), RNG.standard_normal((1, WIDTH), np.float32)
+
+
+def picture(height: int = 64, width: int = 80) -> np.ndarray:
+    return RNG.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def mask(height: int = 64, width: int = 80) -> np.ndarray:
+    """The middle is repainted."""
+    array = np.zeros((height, width), np.uint8)
+    array[height // 4 : -height // 4, width // 4 : -width // 4] = 255
+    return array
+
+
+SOUND: dict[str, Any] = {
+    "image": picture(),
+    "mask_image": mask(),
+    "image_embeds": EMBEDS,
+    "negative_image_embeds": NEGATIVE,
+    "height": None,
+    "width": None,
+    "guidance_scale": 4.0,
+    "num_images_per_prompt": 1,
+    "seed": 0,
+    "latents": None,
+    "invert_mask": False,
+}
+
+
+def request(**changes: Any) -> Request:
+    return prepare(GEOMETRY, **{**SOUND, **changes})
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        request(**changes)
+    return str(caught.value)
+
+
+def test_sound() -> None:
+    made = request()
+    assert (made.batch, made.height, made.width) == (1, 64, 80)
+    assert made.pixels.shape == (1, 3, 64, 80)
+    assert made.latent_shape == (1, CHANNELS, 8, 10)
+    assert made.keep.shape == (1, 1, 8, 10)
+    assert made.seeds == (0,)
+    assert made.guided
+    assert not made.keeps_everything
+    assert made.notes == ()
+
+
+def test_everything_is_float32() -> None:
+    made = request(
+        image=picture() / 255,
+        mask_image=mask().astype(np.float64) / 255,
+        image_embeds=EMBEDS.astype(np.float64),
+        negative_image_embeds=NEGATIVE.astype(np.float16),
+        latents=np.zeros((1, CHANNELS, 8, 10)),
+    )
+    arrays = [value for value in vars(made).values() if isinstance(value, np.ndarray)]
+    assert len(arrays) == 6
+    assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
+
+
+def test_nothing_that_came_in_is_modified_or_kept() -> None:
+    arrays = {
+        "image": picture(),
+        "mask_image": mask() / np.float32(255),
+        "image_embeds": EMBEDS.copy(),
+        "negative_image_embeds": NEGATIVE.copy(),
+        "latents": RNG.standard_normal((1, CHANNELS, 8, 10), np.float32),
+    }
+    before = {name: array.copy() for name, array in arrays.items()}
+    made = request(**arrays, invert_mask=True)
+    for value in vars(made).values():
+        if isinstance(value, np.ndarray):
+            value[...] = 7
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, before[name], name)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(64, 200), st.integers(64, 200))
+def test_any_size_is_padded_to_the_grid(height: int, width: int) -> None:
+    made = request(image=picture(height, width), mask_image=mask(height, width))
+    assert (made.height, made.width) == (height, width)
+    _, _, padded_height, padded_width = made.pixels.shape
+    assert 0 <= padded_height - height < MULTIPLE
+    assert 0 <= padded_width - width < MULTIPLE
+    assert padded_height % MULTIPLE == padded_width % MULTIPLE == 0
+    assert made.latent_shape[2:] == made.keep.shape[2:] == (padded_height // FACTOR, padded_width // FACTOR)
+
+
+def test_padding_repeats_the_edge() -> None:
+    half = np.zeros((65, 130), np.uint8)
+    half[:, 40:] = 255
+    made = request(image=picture(65, 130), mask_image=half)
+    assert made.pixels.shape == (1, 3, 80, 144)
+    np.testing.assert_array_equal(made.pixels[:, :, 65:], np.repeat(made.pixels[:, :, 64:65], 15, axis=2))
+    assert made.keep[0, 0, :, :4].all()
+    assert not made.keep[0, 0, :, 4:].any()
+
+
+def test_picture_and_mask_of_other_sizes_are_fitted() -> None:
+    made = request(image=picture(100, 50), mask_image=mask(33, 44), height=96, width=64)
+    assert made.pictures[0].size == (64, 96)
+    assert made.masks.shape == (1, 96, 64)
+    assert request(image=picture(100, 150), mask_image=mask(33, 44)).masks.shape == (1, 100, 150)
+
+
+def test_height_and_width_are_not_swapped() -> None:
+    made = request(height=64, width=128)
+    assert (made.height, made.width) == (64, 128)
+    assert made.pictures[0].size == (128, 64)
+    made = request(height=np.int64(96))
+    assert (made.height, made.width) == (96, 80)
+
+
+def test_files_arrays_and_pillow_images(tmp_path: Path) -> None:
+    array, path = picture(), tmp_path / "a.png"
+    Image.fromarray(array).save(path)
+    made = request(image=[array, path, str(path), Image.fromarray(array)], image_embeds=EMBEDS)
+    assert made.batch == 4
+    for pixels in made.pixels[1:]:
+        np.testing.assert_array_equal(pixels, made.pixels[0])
+
+
+def test_each_sample_has_its_own() -> None:
+    pictures, masks = [picture(), picture()], [mask(), mask()[::-1].copy()]
+    masks[1][:20] = 255
+    embeds = RNG.standard_normal((2, WIDTH), np.float32)
+    made = request(
+        image=pictures, mask_image=masks, image_embeds=embeds, num_images_per_prompt=2, seed=[5, 3, np.int64(2), 9]
+    )
+    assert made.batch == 4
+    assert made.picture_of == (0, 0, 1, 1)
+    assert [np.asarray(item).tolist() for item in made.originals] == [pictures[i].tolist() for i in (0, 0, 1, 1)]
+    assert len(made.pixels) == 2, "a picture is encoded once"
+    np.testing.assert_array_equal(made.image_embeds, embeds[[0, 0, 1, 1]])
+    np.testing.assert_array_equal(made.negative_image_embeds, NEGATIVE[[0, 0, 0, 0]])
+    np.testing.assert_array_equal(made.masks, np.stack([masks[i] for i in (0, 0, 1, 1)]) / 255)
+    assert made.seeds == (5, 3, 2, 9)
+
+
+def test_one_seed_has_successors() -> None:
+    assert request(num_images_per_prompt=3, seed=np.uint8(7)).seeds == (7, 8, 9)
+    assert request(num_images_per_prompt=3, seed=np.array([1, 1, 4])).seeds == (1, 1, 4)
+    assert request(num_images_per_prompt=2, seed=MAX_SEED - 1).seeds == (MAX_SEED - 1, MAX_SEED)
+
+
+def test_drawn_seeds_differ() -> None:
+    assert len({request(seed=None).seeds for _ in range(5)}) > 1
+
+
+def test_without_guidance_negatives_are_not_needed() -> None:
+    for scale in (0, 0.5, 1, np.float32(1)):
+        made = request(guidance_scale=scale, negative_image_embeds=None)
+        assert not made.guided
+        assert made.negative_image_embeds.shape == (0, WIDTH)
+
+
+def test_invert_mask() -> None:
+    np.testing.assert_array_equal(request(invert_mask=True).masks, 1 - request().masks)
+
+
+def test_note_on_a_mask_that_keeps_everything() -> None:
+    made = request(mask_image=np.zeros((64, 80), np.uint8))
+    assert made.keeps_everything
+    assert made.notes == ("the mask has nothing to repaint: the picture is returned as it is",)
+
+
+def test_notes_on_single_masks() -> None:
+    black, dot = np.zeros((64, 80), np.uint8), np.zeros((64, 80), np.uint8)
+    dot[9, 9] = 255
+    made = request(mask_image=[black, mask(), dot, black])
+    assert not made.keeps_everything
+    assert made.notes == (
+        "the mask of results 1, 4 of 4 has nothing to repaint",
+        "the mask of result 3 of 4 is so small that it falls between the latent cells: nothing is generated for it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"image": []}, "image is an empty list; give at least one"),
+        ({"mask_image": ()}, "mask_image is an empty list; give at least one"),
+        ({"image": 3}, "image is a int; expected a path, a Pillow image or an array"),
+        ({"image": [picture().tolist()]}, "image is a list; expected a path, a Pillow image or an array"),
+        ({"image": "nowhere.png"}, "image nowhere.png does not exist"),
+        ({"mask_image": np.full((64, 80), np.nan)}, "float masks must be in [0, 1]"),
+        ({"image": picture(63, 80)}, "the picture is 80x63 pixels; results have at least 64x64: give height and width"),
+        ({"image": picture(63, 80), "width": 64}, "the picture is 80x63 pixels; results have at least 64x64"),
+        ({"height": 63}, "height is 63; expected a whole number of at least 64"),
+        ({"width": 0}, "width is 0; expected a whole number of at least 64"),
+        ({"width": 64.0}, "width is 64.0; expected a whole number of at least 64"),
+        ({"height": True}, "height is True; expected a whole number of at least 64"),
+        ({"height": "64"}, "height is '64'; expected a whole number of at least 64"),
+        ({"height": 10**6, "width": 10**6}, "the result would be 1000000x1000000 pixels; expected at most 89,478,485"),
+        ({"image": [picture(), picture(70)]}, "the pictures have several sizes (80x64, 80x70); give height and width"),
+        ({"image": [picture(), picture(70)], "width": 64}, "several sizes"),
+        ({"image_embeds": None}, "image_embeds: got NoneType of dtype object; expected real numbers"),
+        ({"image_embeds": np.zeros(5)}, "image_embeds: the width is 5; this bundle takes 6"),
+        ({"negative_image_embeds": np.zeros((1, 7))}, "negative_image_embeds: the width is 7; this bundle takes 6"),
+        (
+            {"negative_image_embeds": None},
+            "guidance_scale is 4, which needs negative_image_embeds: give them, or a guidance_scale of 1",
+        ),
+        ({"guidance_scale": "4"}, "guidance_scale is '4'; expected a finite number of at least 0"),
+        (
+            {"image": [picture()] * 2, "image_embeds": np.zeros((3, WIDTH))},
+            "2 image, 1 mask_image, 3 image_embeds, 1 negative_image_embeds; expected one for all or one for each of 3",
+        ),
+        (
+            {"negative_image_embeds": np.zeros((2, WIDTH))},
+            "1 image, 1 mask_image, 1 image_embeds, 2 negative_image_embeds; expected one for all or one for each of 1",
+        ),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0; expected a whole number from 1 to 1024"),
+        ({"num_images_per_prompt": 10**12}, "num_images_per_prompt is 1000000000000; expected a whole number from 1"),
+        ({"num_images_per_prompt": 1.0}, "num_images_per_prompt is 1.0; expected a whole number"),
+        (
+            {"num_images_per_prompt": 1024, "image_embeds": np.zeros((2, WIDTH))},
+            "the number of results is 2048; expected a whole number from 1 to 1024",
+        ),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0 to 18446744073709551615"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; expected a whole number from 0 to 18446744073709551615"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number"),
+        ({"seed": "1"}, "seed is '1'; expected a whole number"),
+        ({"seed": True}, "seed is True; expected a whole number"),
+        ({"seed": []}, "got 0 seeds for 1 results; expected one, or one for each result"),
+        ({"seed": [1, 2]}, "got 2 seeds for 1 results; expected one, or one for each result"),
+        ({"seed": [None]}, "seed is None; expected a whole number"),
+        ({"seed": np.array([1.5])}, "seed is 1.5; expected a whole number"),
+        ({"latents": np.zeros((1, 4, 8, 8))}, "latents: the shape is (1, 4, 8, 8); this run takes (1, 4, 8, 10)"),
+        ({"latents": np.zeros((2, 4, 8, 10))}, "latents: the shape is (2, 4, 8, 10); this run takes (1, 4, 8, 10)"),
+        ({"latents": np.full((1, 4, 8, 10), np.inf)}, "latents: has NaN, infinity or numbers too large"),
+        ({"invert_mask": "no"}, "invert_mask is 'no'; expected True or False"),
+        ({"latents": "noise"}, "latents: got str of dtype <U5; expected real numbers"),
+    ],
+)
+def test_what_is_wrong(changes: dict[str, Any], text: str) -> None:
+    assert text in refusal(**changes)
+
+
+NONSENSE = [
+    None,
+    True,
+    -3,
+    2.5,
+    "x",
+    b"x",
+    [],
+    [None],
+    {},
+    object(),
+    np.zeros(3, object),
+    np.zeros((2, 2, 2, 2)),
+    np.nan,
+]
+
+
+@pytest.mark.parametrize("name", sorted(SOUND))
+def test_nonsense_is_an_error_of_ours(name: str) -> None:
+    for value in NONSENSE:
+        try:
+            request(**{name: value})
+        except UsageError as error:
+            assert str(error)
+
+
+def test_latents_from_a_callback() -> None:
+    made = request()
+    given_array = np.ones(made.latent_shape)
+    checked = made.checked_latents(given_array)
+    assert checked.dtype == np.float32
+    assert not np.shares_memory(checked, made.checked_latents(checked))
+    with pytest.raises(InputError, match="latents from callback_on_step_end: the shape is"):
+        made.checked_latents(given_array[0])

@@ -1,0 +1,65 @@
+"""Classifier-free guidance: equation 2 of Imagen, on the halves of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.sampling.guidance import check_scale, combine, is_guided
+
+RNG = np.random.default_rng(0)
+
+
+def output(channels: int = 8) -> np.ndarray:
+    array = RNG.standard_normal((4, channels, 3, 5)).astype(np.float32)
+    array.setflags(write=False)
+    return array
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 4.0, 7.5])
+def test_equation(scale: float) -> None:
+    both = output()
+    mixed = combine(both, scale, 4, np.empty((2, 4, 3, 5), np.float32))
+    negative, positive = both[:2, :4].astype(np.float64), both[2:, :4].astype(np.float64)
+    np.testing.assert_allclose(mixed, negative + scale * (positive - negative), rtol=0, atol=1e-5)
+    assert mixed.dtype == np.float32
+
+
+def test_variance_is_that_of_the_conditional_half() -> None:
+    both = output()
+    out = np.empty((2, 8, 3, 5), np.float32)
+    assert combine(both, 4.0, 4, out) is out
+    np.testing.assert_array_equal(out[:, 4:], both[2:, 4:])
+    np.testing.assert_array_equal(out[:, :4], combine(both, 4.0, 4, np.empty((2, 4, 3, 5), np.float32)))
+
+
+def test_without_variance_channels() -> None:
+    both = output(4)
+    np.testing.assert_array_equal(combine(both, 0.0, 4, np.empty((2, 4, 3, 5), np.float32)), both[:2])
+
+
+def test_overflow_is_left_for_the_scheduler_to_tell() -> None:
+    both = np.full((2, 4, 1, 1), 1e38, np.float32)
+    both[0] = 0
+    assert np.isinf(combine(both, 100.0, 4, np.empty((1, 4, 1, 1), np.float32))).all()
+
+
+@pytest.mark.parametrize(("scale", "guided"), [(0, False), (0.5, False), (1, False), (1.0001, True), (4, True)])
+def test_on_above_one(scale: float, guided: bool) -> None:
+    assert is_guided(scale) is guided
+
+
+@pytest.mark.parametrize("scale", [0, 1, 4.5, np.float32(4.5), np.int64(3), 3e38])
+def test_scale(scale: Any) -> None:
+    checked = check_scale(scale)
+    assert type(checked) is float
+    assert checked == scale
+
+
+@pytest.mark.parametrize("scale", [-1, -1e-9, np.nan, np.inf, 1e39, 10**400, "4", None, True, [4.0], 4j, np.ones(2)])
+def test_no_scale(scale: Any) -> None:
+    with pytest.raises(InputError, match=r"guidance_scale is .*; expected a finite number of at least 0"):
+        check_scale(scale)
