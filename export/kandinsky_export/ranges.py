@@ -7,6 +7,7 @@ memory of the stored weights and no more.
 
 from __future__ import annotations
 
+from kandinsky_runtime.limits import MIN_SIZE
 import importlib.util
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import Selection
 from kandinsky_runtime.errors import EngineUnavailable
 from kandinsky_runtime.files import file_sha256
-from kandinsky_runtime.pictures.sizes import MIN_SIZE
+
 from kandinsky_runtime.prior.pipeline import STEPS as PRIOR_STEPS
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kandinsky_runtime.limits import MIN_SIZE
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.files import file_sha256, write_whole
-from kandinsky_runtime.pictures.sizes import MIN_SIZE
+
 from kandinsky_runtime.sampling.noise import NumpyNoise, ReplayNoise
 
 Array = npt.NDArray[np.float32]

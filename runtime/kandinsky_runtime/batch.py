@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.checks import finite_floats, whole_number
+from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.limits import MAX_SEED
 
 Array = npt.NDArray[np.float32]
-
-MAX_SEED = 2**64 - 1
-
-
-MAX_RESULTS = 1024  # of one run: the UNet works on all of them at once
 
 
 def as_list(name: str, value: Any) -> list[Any]:
@@ -78,3 +74,26 @@ def as_latents(name: str, latents: npt.ArrayLike, shape: tuple[int, ...]) -> Arr
     if array.shape != shape:
         raise InputError(f"{name}: the shape is {array.shape}; this run takes {shape}")
     return array
+
+
+def finite_floats(subject: str, value: Any) -> Array:
+    """A copy of `value` as a float32 array of any shape.
+
+    Args:
+        subject: the name of the value in errors.
+        value: anything that numpy turns into an array of real numbers.
+
+    Raises:
+        InputError: numpy cannot turn it into one, or a number is NaN, infinite or too large for float32.
+    """
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # ragged lists, and whatever another library's arrays raise
+        raise InputError(f"{subject}: no array can be made from {type(value).__name__} ({error})") from error
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{subject}: got {type(value).__name__} of dtype {array.dtype}; expected real numbers")
+    with np.errstate(over="ignore"):
+        floats = array.astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise InputError(f"{subject}: has NaN, infinity or numbers too large for float32; expected finite numbers")
+    return floats

@@ -6,7 +6,6 @@ import importlib
 import time
 from collections.abc import Callable, Sequence
 
-from kandinsky_runtime.batch import MAX_RESULTS
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.engines import registry
@@ -14,8 +13,7 @@ from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.engines.build_job import Built, Job, LeftOut
 from kandinsky_runtime.engines.profiles import Profile, graph_profiles
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
-from kandinsky_runtime.pictures.image import MAX_PIXELS
-from kandinsky_runtime.pictures.sizes import MIN_SIZE
+from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS, MIN_SIZE
 
 # Engine → the module whose `build(job)` builds a graph for it.
 _BUILDERS = {

@@ -1,16 +1,14 @@
-"""Checks of a caller's single values: whole numbers, flags, choices, and arrays of real numbers."""
+"""Checks of a caller's single values: numbers, flags and choices. They load nothing but the standard library."""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from kandinsky_runtime.errors import InputError, UsageError
 
-Array = npt.NDArray[np.float32]
+_LARGEST_FLOAT32 = float(2**128 - 2**104)
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -19,7 +17,7 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     Raises:
         UsageError: not a whole number from `least` to `most`.
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         number = int(value)
         if number >= least and (most is None or number <= most):
             return number
@@ -27,13 +25,28 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     raise UsageError(f"{name} is {value!r}; expected a whole number {span}")
 
 
+def real_number(name: str, value: Any, least: float, most: float | None = None, *, exclusive: bool = False) -> float:
+    """`value` as a float that float32 can hold; numpy's numbers count, bools do not.
+
+    Raises:
+        InputError: not a finite number from `least` to `most`; with `exclusive`, `least` itself is refused, too.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+        if least <= number <= (_LARGEST_FLOAT32 if most is None else most) and not (exclusive and number == least):
+            return number
+    low = f"above {least:g}" if exclusive else f"of at least {least:g}"
+    high = "" if most is None else f" and up to {most:g}"
+    raise InputError(f"{name} is {value!r}; expected a finite number {low}{high}")
+
+
 def flag(name: str, value: Any) -> bool:
-    """`value` as a bool.
+    """`value` as a bool; numpy's count.
 
     Raises:
         UsageError: it is none.
     """
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool) or (str(getattr(value, "dtype", "")) == "bool" and getattr(value, "shape", None) == ()):
         return bool(value)
     raise UsageError(f"{name} is {value!r}; expected True or False")
 
@@ -46,26 +59,3 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
     if not isinstance(value, str) or value not in choices:
         raise UsageError(f"{name} is {value!r}; choose from {', '.join(choices)}")
-
-
-def finite_floats(subject: str, value: Any) -> Array:
-    """A copy of `value` as a float32 array of any shape.
-
-    Args:
-        subject: how errors name it.
-        value: whatever numpy makes an array of real numbers from.
-
-    Raises:
-        InputError: numpy makes no such array from it, or a number is NaN, infinite or too large for float32.
-    """
-    try:
-        array = np.asarray(value)
-    except Exception as error:  # ragged lists, and whatever another library's arrays raise
-        raise InputError(f"{subject}: no array can be made from {type(value).__name__} ({error})") from error
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{subject}: got {type(value).__name__} of dtype {array.dtype}; expected real numbers")
-    with np.errstate(over="ignore"):
-        floats = array.astype(np.float32)
-    if not np.isfinite(floats).all():
-        raise InputError(f"{subject}: has NaN, infinity or numbers too large for float32; expected finite numbers")
-    return floats

@@ -10,7 +10,7 @@ from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import Component, Manifest
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
-from kandinsky_runtime.pictures.sizes import MIN_SIZE
+from kandinsky_runtime.limits import MIN_SIZE
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

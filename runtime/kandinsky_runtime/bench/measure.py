@@ -23,8 +23,7 @@ from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines.registry import AUTO
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.pictures.image import MAX_PIXELS
-from kandinsky_runtime.pictures.sizes import MIN_SIZE
+from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
 
 COMPONENTS = ("movq_encoder", "unet", "movq_decoder")
 WHOLE = "inpaint"

@@ -15,6 +15,7 @@ from kandinsky_runtime.cli.options import (
     engine_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.limits import MAX_RESULTS
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -39,7 +40,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.batch import MAX_RESULTS
+
     from kandinsky_runtime.checks import whole_number
     from kandinsky_runtime.cli.pictures import check_overwriting
     from kandinsky_runtime.cli.prompting import prompts

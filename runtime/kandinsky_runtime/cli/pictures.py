@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kandinsky_runtime.batch import MAX_RESULTS
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.decoder.output import PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.pictures.image import check_output_path, save_image
 
 _READ = ("image_embeds", "negative_image_embeds", "replay_noise")

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.batch import MAX_RESULTS, as_latents, as_list, check_lengths, per_sample, seeds_for
+from kandinsky_runtime.batch import as_latents, as_list, check_lengths, per_sample, seeds_for
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.decoder.request import SampleRequest, check_embeds, embeds_per_sample
 from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.pictures.image import fit, pad_to_multiple, read_image, to_model
 from kandinsky_runtime.pictures.sizes import padding_for, picture_size
 from kandinsky_runtime.sampling import guidance

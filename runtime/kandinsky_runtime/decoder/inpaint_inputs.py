@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky_runtime.batch import MAX_RESULTS, as_latents, as_list, check_lengths, per_sample, seeds_for
+from kandinsky_runtime.batch import as_latents, as_list, check_lengths, per_sample, seeds_for
 from kandinsky_runtime.bundle.geometry import Geometry as Geometry
 from kandinsky_runtime.checks import flag, whole_number
 from kandinsky_runtime.decoder.request import SampleRequest, check_embeds, embeds_per_sample
+from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.pictures.image import fit, pad_to_multiple, read_image, to_model
 from kandinsky_runtime.pictures.mask import fit_mask, is_all_keep, latent_keep_mask, read_mask
 from kandinsky_runtime.pictures.sizes import padding_for, picture_size

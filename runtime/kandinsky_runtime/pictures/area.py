@@ -18,9 +18,9 @@ from PIL import Image
 from kandinsky_runtime.batch import as_list, check_lengths
 from kandinsky_runtime.checks import flag, whole_number
 from kandinsky_runtime.errors import InputError, UsageError
-from kandinsky_runtime.pictures.image import MAX_PIXELS, fit, read_image, to_pil
+from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
+from kandinsky_runtime.pictures.image import fit, read_image, to_pil
 from kandinsky_runtime.pictures.mask import fit_mask, paste_pixels, read_mask
-from kandinsky_runtime.pictures.sizes import MIN_SIZE
 
 Array = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]

@@ -22,12 +22,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
 from kandinsky_runtime.files import write_whole
+from kandinsky_runtime.limits import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 
 PictureSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
-
-MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte as RGB
 
 # EXIF orientation → what makes the picture upright; 1 is upright already.
 _TO_UPRIGHT = {

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.limits import MAX_PIXELS
 from kandinsky_runtime.pictures.image import (
-    MAX_PIXELS,
     PictureSource,
     describe_range,
     float_to_eight_bit,

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.errors import InputError
-from kandinsky_runtime.pictures.image import MAX_PIXELS
-
-MIN_SIZE = 64
+from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
 
 
 def padding_for(geometry: Geometry, height: int, width: int) -> tuple[int, int]:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from kandinsky_runtime.errors import BundleError, InputError
-from kandinsky_runtime.pictures.image import MAX_PIXELS, PictureSource, open_picture, read_image
+from kandinsky_runtime.limits import MAX_PIXELS
+from kandinsky_runtime.pictures.image import PictureSource, open_picture, read_image
 
 Array = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.checks import finite_floats
+from kandinsky_runtime.batch import finite_floats
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
 from kandinsky_runtime.files import write_whole
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.batch import MAX_RESULTS, seeds_for
+from kandinsky_runtime.batch import seeds_for
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
@@ -26,6 +26,7 @@ from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import AUTO
 from kandinsky_runtime.errors import BundleError, InputError
+from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.observers import Clock, StepCallback, Watch
 from kandinsky_runtime.prior.clip_image import ClipImageProcessor
 from kandinsky_runtime.prior.loop import denoise, padded_length

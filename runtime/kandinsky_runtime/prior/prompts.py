@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kandinsky_runtime.checks import finite_floats
+from kandinsky_runtime.batch import finite_floats
 from kandinsky_runtime.errors import InputError
 
 MAX_CHARACTERS = 100_000  # of one prompt: thousands of times what the text encoder takes

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kandinsky_runtime.batch import MAX_SEED
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.decoder.inpaint_inputs import Request, prepare
 from kandinsky_runtime.errors import InputError, UsageError
+from kandinsky_runtime.limits import MAX_SEED
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, FACTOR, MULTIPLE, WIDTH
 

@@ -1,0 +1,347 @@
+"""The options of a run: one frozen object for each task.
+
+Every option is declared once, with its default, its text, its check and its spelling on the command line. The Python
+call, the command line and the benchmark fill these objects. docs/developing.md tells how to add an option.
+
+The module loads nothing but the standard library, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from kandinsky_runtime.checks import choice, flag, real_number, whole_number
+from kandinsky_runtime.errors import InputError, UsageError
+from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS, MIN_SIZE
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from kandinsky_runtime.sampling.noise import NoiseSource
+
+OUTPUT_TYPES = ("pil", "np", "latent")
+COMPOSITES = ("paste", "none")
+INPAINT_AREAS = ("picture", "mask")
+
+Options = TypeVar("Options", bound="DecoderOptions")
+Check = Callable[[str, Any], Any]
+"""(name, value) → the value to use; raises UsageError."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is declared of an option besides its type and default.
+
+    Attributes:
+        text: the documentation, in Python and on the command line.
+        check: the check of a value; None is never checked, it means the default.
+        spelling: the flag on the command line; None for an option that only Python has.
+        metavar: the value's name in `--help`.
+        parse: text of the command line → value.
+        choices: the only values.
+        python: documentation for Python alone, after `text`.
+    """
+
+    text: str
+    check: Check | None = None
+    spelling: str | None = None
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None
+    choices: tuple[str, ...] | None = None
+    python: str = ""
+
+
+def option(default: Any, text: str, **declared: Any) -> Any:
+    """Declare an option; keyword arguments are those of `Declaration`."""
+    return field(default=default, metadata={"declaration": Declaration(text, **declared)})
+
+
+def declarations(options: type[DecoderOptions]) -> dict[str, tuple[Field[Any], Declaration]]:
+    """The options of a task by name."""
+    return {item.name: (item, item.metadata["declaration"]) for item in fields(options)}
+
+
+def _whole(least: int, most: int | None = None) -> Check:
+    return partial(whole_number, least=least, most=most)
+
+
+def _one_of(choices: Sequence[str]) -> Check:
+    def check(name: str, value: Any) -> Any:
+        choice(name, value, choices)
+        return value
+
+    return check
+
+
+def _scale(name: str, value: Any) -> float:
+    return real_number(name, value, 0)
+
+
+def _strength(name: str, value: Any) -> float:
+    return real_number(name, value, 0, 1, exclusive=True)
+
+
+def _writable(name: str, path: Any) -> Any:
+    if isinstance(path, (str, os.PathLike)):
+        folder = Path(path).parent
+        if folder.is_dir() and os.access(folder, os.W_OK) and not Path(path).is_dir():
+            return path
+    raise UsageError(f"{name} is {path!r}; expected the path of a file in a folder that can be written to")
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(item) for item in text.split(":"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not two noise levels, such as 0.3:5") from None
+    return low, high
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecoderOptions:
+    """What every run of the decoder can be asked for.
+
+    Raises:
+        InputError: an input that cannot be used.
+        UsageError: an option with an invalid value, or options that exclude each other.
+    """
+
+    title: ClassVar[str]
+    """The name of the progress bar."""
+
+    prompt: Any = option(
+        None,
+        "a text, a picture (no path), or a `Mix` of both; the bundle's prior turns it into embeddings, with the first"
+        " numbers of each seed's noise",
+    )
+    negative_prompt: str | Sequence[str] | None = option(None, "what not to show; needs a prompt")
+    image_embeds: npt.ArrayLike | None = option(None, "CLIP image embeddings, (E,) or (B, E), instead of a prompt")
+    negative_image_embeds: npt.ArrayLike | None = option(
+        None,
+        "embeddings of the negative prompt; needed if `guidance_scale` is above 1, unless the bundle has those of an"
+        " empty picture",
+    )
+    prior_num_inference_steps: int | None = option(
+        None,
+        "steps of the prior (default: 25)",
+        check=_whole(2),
+        spelling="--prior-num-inference-steps",
+        metavar="N",
+        parse=int,
+    )
+    prior_guidance_scale: float | None = option(
+        None,
+        "guidance scale of the prior; 1 turns guidance off (default: 4)",
+        check=_scale,
+        spelling="--prior-guidance-scale",
+        metavar="W",
+        parse=float,
+    )
+    height: int | None = option(
+        None,
+        "height of the result in pixels, at least 64 (default: the picture's)",
+        check=_whole(MIN_SIZE),
+        spelling="--height",
+        metavar="PX",
+        parse=int,
+    )
+    width: int | None = option(
+        None,
+        "width of the result in pixels, at least 64 (default: the picture's)",
+        check=_whole(MIN_SIZE),
+        spelling="--width",
+        metavar="PX",
+        parse=int,
+    )
+    num_inference_steps: int = option(
+        100, "number of denoising steps", check=_whole(1), spelling="--num-inference-steps", metavar="N", parse=int
+    )
+    guidance_scale: float = option(
+        4.0,
+        "weight of classifier-free guidance; 1 and below turn it off",
+        check=_scale,
+        spelling="--guidance-scale",
+        metavar="W",
+        parse=float,
+    )
+    guidance_interval: tuple[float, float] | None = option(
+        None,
+        "noise levels (low, high] that are guided, such as 0.3:5; the other steps cost half as much (default: all)",
+        spelling="--guidance-interval",
+        metavar="LOW:HIGH",
+        parse=_interval,
+        python="a pair such as (0.3, 5)",
+    )
+    scheduler: str | None = option(
+        None,
+        "one of `SCHEDULERS` or a diffusers class name (default: the checkpoint's)",
+    )
+    num_images_per_prompt: int = option(
+        1,
+        "number of results for each prompt or picture",
+        check=_whole(1, MAX_RESULTS),
+        spelling="--num-images",
+        metavar="N",
+        parse=int,
+    )
+    seed: int | Sequence[int] | npt.NDArray[Any] | None = option(
+        None,
+        "seed of the first result's noise; the other results take the numbers after it (default: random, and printed)",
+        spelling="--seed",
+        metavar="N",
+        parse=int,
+        python="a list has one seed for each result; the output has the seeds that were used",
+    )
+    noise: str | NoiseSource = option(
+        "torch", 'the kind of noise: "torch" (the numbers of `torch.Generator("cpu")`), "numpy", or a `NoiseSource`'
+    )
+    record_noise: str | os.PathLike[str] | None = option(
+        None, "an .npz file to write every draw of the noise to, for `ReplayNoise`", check=_writable
+    )
+    latents: npt.ArrayLike | None = option(
+        None, "initial noise (B, C, h, w) instead of a drawn one; the later draws are those of the seed"
+    )
+    output_type: Literal["pil", "np", "latent"] = option(
+        "pil",
+        'results as "pil" pictures, "np" arrays (B, H, W, 3) in [0, 1], or "latent" arrays (B, C, h, w)',
+        check=_one_of(OUTPUT_TYPES),
+    )
+
+    def __post_init__(self) -> None:
+        for name, (item, declared) in declarations(type(self)).items():
+            value = getattr(self, name)
+            if declared.check is not None and not (value is None and item.default is None):
+                object.__setattr__(self, name, declared.check(name, value))
+        self._check_conditioning()
+
+    def _check_conditioning(self) -> None:
+        """A prompt or embeddings, not both, and nothing that belongs to the other."""
+        if self.prompt is None:
+            if self.image_embeds is None:
+                raise InputError("there is no prompt and no image_embeds; give one of them")
+            if self.negative_prompt is not None:
+                raise UsageError("negative_prompt goes with a prompt; give negative_image_embeds with image_embeds")
+            if self.prior_num_inference_steps is not None or self.prior_guidance_scale is not None:
+                raise UsageError("prior_num_inference_steps and prior_guidance_scale go with a prompt; leave them out")
+        elif self.image_embeds is not None or self.negative_image_embeds is not None:
+            raise UsageError("a prompt takes the place of image_embeds and negative_image_embeds; give one of the two")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InpaintOptions(DecoderOptions):
+    """What a run of inpainting can be asked for.
+
+    A list of prompts, pictures, masks, embeddings or seeds is a batch, each sample with its own. A single one is used
+    for every sample.
+    """
+
+    title: ClassVar[str] = "inpainting"
+
+    image: Any = option(None, "the picture: a path, a Pillow picture or an array; or a list of them")
+    mask_image: Any = option(
+        None, "the mask: white (1) is repainted, black (0) is kept; a path, a Pillow picture or an array; or a list"
+    )
+    invert_mask: bool = option(
+        False,
+        "repaint what is black in the mask, the meaning in diffusers before 0.19",
+        check=flag,
+        spelling="--invert-mask",
+    )
+    composite: Literal["paste", "none"] = option(
+        "paste",
+        "paste keeps the pixels outside the mask bit for bit; none returns the decoder's picture",
+        check=_one_of(COMPOSITES),
+        spelling="--composite",
+        choices=COMPOSITES,
+    )
+    inpaint_area: Literal["picture", "mask"] = option(
+        "picture",
+        "mask works on a crop around the mask and pastes it back; height and width are then the crop's working size"
+        " (default: its own)",
+        check=_one_of(INPAINT_AREAS),
+        spelling="--inpaint-area",
+        choices=INPAINT_AREAS,
+    )
+    padding_mask_crop: int | None = option(
+        None,
+        "pixels of the picture around the mask that a crop includes (default: 32)",
+        check=_whole(0, MAX_PIXELS),
+        spelling="--padding-mask-crop",
+        metavar="PX",
+        parse=int,
+    )
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in ("image", "mask_image") if getattr(self, name) is None]:
+            raise UsageError(f"{' and '.join(missing)} must be given")
+        super().__post_init__()
+        if self.inpaint_area == "picture" and self.padding_mask_crop is not None:
+            raise UsageError("padding_mask_crop is for inpaint_area 'mask' only; leave it out or ask for that area")
+        if self.inpaint_area == "mask" and (self.height is None) != (self.width is None):
+            raise UsageError(
+                f"height is {self.height} and width is {self.width}; with inpaint_area 'mask' give both, the size to"
+                " work at, or none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerateOptions(DecoderOptions):
+    """What a run of text-to-image or image-to-image can be asked for.
+
+    A list of prompts, pictures, embeddings or seeds is a batch, each sample with its own. A single one is used for
+    every sample. Without a picture, a result has 512x512 pixels unless `height` and `width` are given.
+    """
+
+    title: ClassVar[str] = "generating"
+
+    image: Any = option(
+        None, "a picture to change (image-to-image): a path, a Pillow picture or an array; or a list of them"
+    )
+    strength: float | None = option(
+        None,
+        "strength of the change to the picture, above 0 and up to 1: the share of the steps taken (default: 0.3)",
+        check=_strength,
+        spelling="--strength",
+        metavar="S",
+        parse=float,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.strength is not None and self.image is None:
+            raise InputError("strength goes with a picture to change; give image, or leave strength out")
+
+
+def documented(options: type[Options]) -> type[Options]:
+    """Append every option's text to the class's documentation."""
+    lines = [
+        f"        {name}: {declared.text}{declared.python and f'; {declared.python}'}"
+        for name, (_, declared) in declarations(options).items()
+    ]
+    options.__doc__ = inspect.cleandoc(options.__doc__ or "") + "\n\n    Options:\n" + "\n".join(lines) + "\n"
+    return options
+
+
+def call_signature(options: type[DecoderOptions], more: Mapping[str, Any]) -> inspect.Signature:
+    """The signature of a pipeline's call: a task's options by keyword, then `more` with their defaults."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    defaults = {
+        name: item.default for name, (item, _) in declarations(options).items() if item.default is not MISSING
+    } | dict(more)
+    return inspect.Signature(
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+            inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL),
+            *(inspect.Parameter(name, keyword, default=default) for name, default in defaults.items()),
+        ]
+    )
+
+
+documented(InpaintOptions)
+documented(GenerateOptions)
