@@ -36,8 +36,9 @@ def real_number(name: str, value: Any, least: float, most: float | None = None, 
         if least <= number <= (_LARGEST_FLOAT32 if most is None else most) and not (exclusive and number == least):
             return number
     low = f"above {least:g}" if exclusive else f"of at least {least:g}"
-    high = "" if most is None else f" and up to {most:g}"
-    raise InputError(f"{name} is {value!r}; expected a finite number {low}{high}")
+    if most is None:
+        raise InputError(f"{name} is {value!r}; expected a finite number {low}")
+    raise InputError(f"{name} is {value!r}; expected a number {low} and up to {most:g}")
 
 
 def flag(name: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Who looks on while a run goes on: a clock, a progress bar, a callback, and an event that stops it."""
+"""The observers of a run: clock, progress bar, callback, and cancellation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ StepCallback = Callable[[Any, int, float, dict[str, Array]], Mapping[str, npt.Ar
 
 
 class Clock:
-    """Adds up the seconds spent in named parts, which may lie within one another."""
+    """Adds up the seconds spent in named parts; one part may contain another."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -37,11 +37,18 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """The onlookers of one run.
+class RunObserver:
+    """The observers of one run.
+
+    Attributes:
+        callback: called as (pipeline, step, timestep, {"latents": …}) after each step, with a copy of the latents. It
+            may change them, or return {"latents": …} to go on with.
+        cancel: an event that stops the run between two steps.
+        progress: whether to show a bar of the steps on stderr.
+        title: the bar's name.
 
     Raises:
-        UsageError: one of them is not what its type says.
+        UsageError: a value of another type.
     """
 
     callback: StepCallback | None = None
@@ -55,20 +62,29 @@ class Watch:
         if self.cancel is not None and not isinstance(self.cancel, threading.Event):
             raise UsageError(f"cancel is {self.cancel!r}; expected a threading.Event")
 
-    def steps(self, timesteps: Sequence[float], first: int = 0) -> Iterator[tuple[int, float]]:
-        """Every step's number, from `first`, and timestep, under a progress bar.
+    def bar(self, steps: int) -> tqdm:
+        """A progress bar of so many steps; hidden without `progress`."""
+        return tqdm(total=steps, desc=self.title, unit="step", disable=not self.progress)
+
+    def check_cancelled(self, step: int, steps: int) -> None:
+        """Raise Cancelled if the event was set before step `step`, from 0, of `steps`."""
+        if self.cancel is not None and self.cancel.is_set():
+            raise Cancelled(f"cancelled before step {step + 1} of {steps}")
+
+    def steps(self, timesteps: Sequence[float]) -> Iterator[tuple[int, float]]:
+        """Every step's number, from 0, and timestep, under a progress bar.
 
         Raises:
             Cancelled: the event was set before the step.
         """
-        bar = tqdm(timesteps[first:], desc=self.title, unit="step", disable=not self.progress)
-        for step, timestep in enumerate(bar, first):
-            if self.cancel is not None and self.cancel.is_set():
-                raise Cancelled(f"cancelled before step {step + 1} of {len(timesteps)}")
-            yield step, timestep
+        with self.bar(len(timesteps)) as bar:
+            for step, timestep in enumerate(timesteps):
+                self.check_cancelled(step, len(timesteps))
+                yield step, timestep
+                bar.update()
 
     def after_step(self, pipeline: object, step: int, timestep: float, latents: Array) -> npt.ArrayLike:
-        """The latents to go on with, unchecked: those given, or what the callback makes of a copy of them.
+        """The latents to go on with, unchecked: those given, or the callback's version of a copy of them.
 
         Raises:
             UsageError: the callback returned something else than None or a mapping.

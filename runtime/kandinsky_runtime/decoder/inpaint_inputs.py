@@ -1,140 +1,108 @@
-"""A caller's pictures, masks, embeddings and seeds become one checked request, before any graph runs.
+"""Inpainting's pictures, masks, embeddings and seeds become one checked request, before any graph runs.
 
-Legend: B samples · U different pictures · C latent channels · h, w latent height and width
-        H, W height and width padded to what the graphs take · E embedding width
+Legend: B samples · C latent channels · h, w latent height and width · H, W working height and width in pixels
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky_runtime.batch import as_latents, as_list, check_lengths, per_sample, seeds_for
-from kandinsky_runtime.bundle.geometry import Geometry as Geometry
-from kandinsky_runtime.checks import flag, whole_number
-from kandinsky_runtime.decoder.request import SampleRequest, check_embeds, embeds_per_sample
-from kandinsky_runtime.limits import MAX_RESULTS
-from kandinsky_runtime.pictures.image import fit, pad_to_multiple, read_image, to_model
-from kandinsky_runtime.pictures.mask import fit_mask, is_all_keep, latent_keep_mask, read_mask
-from kandinsky_runtime.pictures.sizes import padding_for, picture_size
-from kandinsky_runtime.sampling import guidance
+from kandinsky_runtime.batch import as_list
+from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.decoder.kept_area import KeptArea
+from kandinsky_runtime.decoder.options import InpaintOptions
+from kandinsky_runtime.decoder.request import Request, Samples
+from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
+from kandinsky_runtime.pictures.image import read_image
+from kandinsky_runtime.pictures.mask import is_all_keep, latent_keep_mask, read_mask
+from kandinsky_runtime.pictures.sizes import padding_for
+from kandinsky_runtime.sampling.schedulers import Sampler
 
 Array = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Request(SampleRequest):
+@dataclass(frozen=True, kw_only=True)
+class InpaintRequest(Request):
     """What one run of inpainting works on; every array is float32.
 
     Attributes:
-        pictures: U RGB pictures of the result's size; `picture_of` tells which of them a sample has.
-        pixels: (U, 3, H, W) in [-1, 1], padded.
-        masks: (B, height, width), 1 to repaint, 0 to keep.
+        areas: the part of each picture that is worked on.
+        composite: "paste" or "none", see `InpaintOptions`.
+        masks: (B, H, W), 1 to repaint, 0 to keep.
         keep: (B, 1, h, w), 1 to keep, on the latent grid.
-        notes: what the user should know, one sentence each.
     """
 
-    pictures: tuple[Image.Image, ...]
-    picture_of: tuple[int, ...]
-    pixels: Array
+    areas: Areas
+    composite: str
     masks: Array
     keep: Array
-    notes: tuple[str, ...]
-
-    @property
-    def height(self) -> int:
-        """Of the result, in pixels."""
-        return int(self.masks.shape[1])
-
-    @property
-    def width(self) -> int:
-        """Of the result, in pixels."""
-        return int(self.masks.shape[2])
 
     @property
     def keeps_everything(self) -> bool:
         """Whether no mask has anything to repaint."""
         return is_all_keep(self.masks)
 
-    @property
-    def originals(self) -> list[Image.Image]:
-        """The picture of each sample."""
-        return [self.pictures[index] for index in self.picture_of]
+    def begin(self, noise: Array, encoded: Array, sampler: Sampler) -> tuple[Array, KeptArea | None]:
+        """Noise, and the pictures' latents outside the masks; see `Request.begin`."""
+        kept = KeptArea(encoded, self.keep, noise, sampler)
+        return noise * np.float32(sampler.init_noise_sigma), kept
+
+    def finished(self, decoded: Array, output_type: str) -> list[Image.Image] | Array:
+        """The whole pictures with their areas repainted; see `Request.finished`."""
+        return self.areas.finished(decoded, output_type, self.composite)
+
+    def untouched(self, output_type: str) -> list[Image.Image] | Array:
+        """Copies of the whole pictures, so that no two results are one object."""
+        return self.areas.unchanged(self.batch, output_type)
 
 
-def prepare(
-    geometry: Geometry,
-    *,
-    image: Any,
-    mask_image: Any,
-    image_embeds: npt.ArrayLike | None,
-    negative_image_embeds: npt.ArrayLike | None,
-    height: int | None,
-    width: int | None,
-    guidance_scale: float,
-    num_images_per_prompt: int,
-    seed: int | Sequence[int] | npt.NDArray[np.integer[Any]] | None,
-    latents: npt.ArrayLike | None,
-    invert_mask: bool,
-    prompt_count: int = 0,
-) -> Request:
-    """Check a caller's inputs and bring them to the shapes of the loop; see `InpaintPipeline.__call__`.
+def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: int = 0) -> InpaintRequest:
+    """Check a run's inputs and bring them to the shapes of the loop.
 
-    `prompt_count` prompts, where it is not 0, take the place of the embeddings, which a prior makes afterwards.
+    Args:
+        geometry: the bundle's.
+        options: the run's.
+        prompt_count: prompts whose embeddings a prior makes afterwards; 0 if embeddings are given.
 
     Raises:
         InputError: names the input, what was got, and what is expected.
         UsageError: the same for an option.
     """
-    scale = guidance.check_scale(guidance_scale)
-    repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_RESULTS)
-    invert = flag("invert_mask", invert_mask)
-    images, mask_images = as_list("image", image), as_list("mask_image", mask_image)
-    positive = negative = np.empty((0, geometry.embed_width), np.float32)
-    if not prompt_count:
-        positive, negative = check_embeds(image_embeds, negative_image_embeds, geometry.embed_width, scale)
-    prompts = max(len(images), len(mask_images), len(positive), prompt_count)
-    check_lengths(
-        prompts,
-        image=images,
-        mask_image=mask_images,
-        image_embeds=positive,
-        negative_image_embeds=negative,
-        prompt=range(prompt_count),
-    )
-    batch = whole_number("the number of results", prompts * repeats, 1, MAX_RESULTS)
-    seeds = seeds_for(seed, batch)
-
-    read = [read_image(source) for source in images]
-    rows, columns = picture_size([picture.size for picture in read], height, width)
-    bottom, right = padding_for(geometry, rows, columns)
-    grid = (rows + bottom) // geometry.factor, (columns + right) // geometry.factor
-    shape = (batch, geometry.channels, *grid)
-    initial = None if latents is None else as_latents("latents", latents, shape)
-
-    pictures = tuple(fit(picture, width=columns, height=rows) for picture in read)
-    fitted = [fit_mask(read_mask(source, invert=invert), width=columns, height=rows) for source in mask_images]
-    masks = per_sample(np.stack(fitted), prompts, repeats)
-    # Like the picture's, the mask's padding repeats the edge: beside repainted pixels there is nothing to keep.
-    keep = latent_keep_mask(np.pad(masks, ((0, 0), (0, bottom), (0, right)), mode="edge"), *grid)
-    return Request(
-        pictures=pictures,
-        picture_of=tuple(per_sample(np.arange(len(pictures)), prompts, repeats).tolist()),
-        pixels=pad_to_multiple(to_model(pictures), geometry.multiple),
-        masks=masks,
+    images, mask_images = as_list("image", options.image), as_list("mask_image", options.mask_image)
+    samples = Samples.of(geometry, options, prompt_count, image=images, mask_image=mask_images)
+    pictures = [read_image(source) for source in images]
+    masks = [read_mask(source, invert=options.invert_mask) for source in mask_images]
+    if options.inpaint_area == "mask":
+        areas = around_masks(
+            pictures,
+            masks,
+            multiple=geometry.multiple,
+            height=options.height,
+            width=options.width,
+            padding=options.padding_mask_crop,
+        )
+    else:
+        areas = whole_pictures(pictures, masks, height=options.height, width=options.width)
+    areas.check_output_type(options.output_type)
+    width, height = areas.working
+    crops, crop_of = areas.crops()
+    common = samples.common(geometry, options, crops, crop_of, height, width)
+    repainted = samples.spread(areas.masks())  # (B, H, W)
+    bottom, right = padding_for(geometry, height, width)
+    # Like the picture's, the mask's padding repeats the edge: next to repainted pixels there is nothing to keep.
+    padded = np.pad(repainted, ((0, 0), (0, bottom), (0, right)), mode="edge")
+    keep = latent_keep_mask(padded, *common["latent_shape"][2:])
+    return InpaintRequest(
+        **common,
+        areas=areas,
+        composite=options.composite,
+        masks=repainted,
         keep=keep,
-        image_embeds=embeds_per_sample(positive, prompts, repeats),
-        negative_image_embeds=embeds_per_sample(negative, prompts, repeats),
-        guidance_scale=scale,
-        seeds=seeds,
-        latents=initial,
-        latent_shape=shape,
-        notes=_notes(masks, keep),
+        notes=_notes(repainted, keep),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -130,7 +130,6 @@ class DecoderOptions:
     prior_num_inference_steps: int | None = option(
         None,
         "steps of the prior (default: 25)",
-        check=_whole(2),
         spelling="--prior-num-inference-steps",
         metavar="N",
         parse=int,
@@ -138,7 +137,6 @@ class DecoderOptions:
     prior_guidance_scale: float | None = option(
         None,
         "guidance scale of the prior; 1 turns guidance off (default: 4)",
-        check=_scale,
         spelling="--prior-guidance-scale",
         metavar="W",
         parse=float,
@@ -328,19 +326,23 @@ def documented(options: type[Options]) -> type[Options]:
     return options
 
 
-def call_signature(options: type[DecoderOptions], more: Mapping[str, Any]) -> inspect.Signature:
-    """The signature of a pipeline's call: a task's options by keyword, then `more` with their defaults."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    defaults = {
-        name: item.default for name, (item, _) in declarations(options).items() if item.default is not MISSING
-    } | dict(more)
-    return inspect.Signature(
-        [
-            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
-            inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL),
-            *(inspect.Parameter(name, keyword, default=default) for name, default in defaults.items()),
-        ]
-    )
+def call_signature(
+    options: type[DecoderOptions], more: Mapping[str, Any], by_position: str | None = None
+) -> inspect.Signature:
+    """The signature of a pipeline's call, for `help` and editors.
+
+    Args:
+        options: the task's, all by keyword.
+        more: further keywords with their defaults.
+        by_position: the one option that may also be given by position; None for any inputs by position.
+    """
+    kinds = inspect.Parameter
+    defaults = {name: item.default for name, (item, _) in declarations(options).items()} | dict(more)
+    first = kinds("inputs", kinds.VAR_POSITIONAL)
+    if by_position is not None:
+        first = kinds(by_position, kinds.POSITIONAL_OR_KEYWORD, default=defaults.pop(by_position))
+    keywords = [kinds(name, kinds.KEYWORD_ONLY, default=default) for name, default in defaults.items()]
+    return inspect.Signature([kinds("self", kinds.POSITIONAL_OR_KEYWORD), first, *keywords])
 
 
 documented(InpaintOptions)

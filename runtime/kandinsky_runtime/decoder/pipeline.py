@@ -1,34 +1,34 @@
-"""What every pipeline of the decoder shares: bundle and engine, prompts or embeddings, noise, and the UNet's loop."""
+"""What every pipeline of the decoder shares: bundle, engine, and the checks that turn options into a run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
-
-import numpy.typing as npt
+from typing import ClassVar, TypeVar
 
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import COMPONENTS
 from kandinsky_runtime.checks import flag
-from kandinsky_runtime.decoder.request import SampleRequest
+from kandinsky_runtime.decoder.options import DecoderOptions
+from kandinsky_runtime.decoder.request import Request
+from kandinsky_runtime.decoder.run import Run
 from kandinsky_runtime.decoder.tiles import Tiling
 from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import AUTO, Selection
-from kandinsky_runtime.errors import BundleError, InputError, Kandinsky22Error, UsageError
-from kandinsky_runtime.observers import Clock, Watch
+from kandinsky_runtime.errors import BundleError, UsageError
+from kandinsky_runtime.observers import RunObserver
 from kandinsky_runtime.prior.pipeline import PriorPipeline
-from kandinsky_runtime.prior.plan import Plan
-from kandinsky_runtime.sampling import schedulers
+from kandinsky_runtime.sampling import guidance, schedulers
 from kandinsky_runtime.sampling.noise import RunNoise
 
 Self = TypeVar("Self", bound="DecoderPipeline")
-Checked = TypeVar("Checked", bound=SampleRequest)
+Options = TypeVar("Options", bound=DecoderOptions)
+Prepare = Callable[[Geometry, Options, int], Request]
+"""(geometry, options, number of prompts) → checked request"""
 
 
 @dataclass(eq=False)
@@ -127,77 +127,45 @@ class DecoderPipeline:
     ) -> None:
         self.close()
 
-    def _method(self, name: str | None) -> schedulers.Scheduler:
-        """The scheduler called `name`, or the checkpoint's own, where the UNet has what it needs."""
-        method = schedulers.load(self.bundle.manifest.scheduler, name)
-        if method.predicts_variance and self.geometry.out_channels == self.geometry.channels:
+    def _prepared(self, options: Options, observer: RunObserver, prepare: Prepare[Options]) -> Run:
+        """Check everything that a run is asked for, before any graph runs.
+
+        Args:
+            options: the run's options.
+            observer: progress, callback and cancellation.
+            prepare: the task's function that makes a request of options.
+
+        Raises:
+            InputError: an input that cannot be used.
+            UsageError: an option with an invalid value, or something that the bundle cannot do.
+        """
+        scheduler = self._scheduler(options.scheduler)
+        plan = None
+        if options.prompt is not None:
+            plan = self.prior.plan(
+                options.prompt,
+                options.negative_prompt,
+                options.prior_num_inference_steps,
+                options.prior_guidance_scale,
+            )
+        elif options.negative_image_embeds is None and self.bundle.manifest.prior is not None:
+            options = replace(options, negative_image_embeds=self.prior.negative_image_embeds)
+        request = prepare(self.geometry, options, 0 if plan is None else len(plan.prompts))
+        sampler = scheduler.sampler(options.num_inference_steps, request.latent_shape, first=request.first_step)
+        interval = guidance.Interval.checked(options.guidance_interval, options.guidance_scale)
+        if interval is not None:
+            interval.check_steps([sampler.sigma(i) for i in range(sampler.first, len(sampler.timesteps))])
+        noise = RunNoise(options.noise, request.seeds, recorded=options.record_noise is not None)
+        return Run(
+            self.graphs, self.prior, self.tiling, options, request, plan, sampler, interval, noise, observer, self
+        )
+
+    def _scheduler(self, name: str | None) -> schedulers.Scheduler:
+        """The scheduler called `name`, or the checkpoint's own, if the UNet has what it needs."""
+        scheduler = schedulers.load(self.bundle.manifest.scheduler, name)
+        if scheduler.predicts_variance and self.geometry.out_channels == self.geometry.channels:
             raise UsageError(
                 f"the scheduler config learns its variance; this UNet's {self.geometry.out_channels} output channels"
                 " carry none: choose another scheduler"
             )
-        return method
-
-    def _conditions(
-        self,
-        prompt: Any,
-        negative_prompt: str | Sequence[str] | None,
-        image_embeds: npt.ArrayLike | None,
-        negative_image_embeds: npt.ArrayLike | None,
-        prior_num_inference_steps: int | None,
-        prior_guidance_scale: float | None,
-    ) -> tuple[Plan | None, npt.ArrayLike | None, npt.ArrayLike | None]:
-        """The plan of a prompt, or embeddings; those of no picture are the bundle's where none are given.
-
-        Raises:
-            InputError, UsageError: neither is given, both are, or what is given cannot be used.
-        """
-        if prompt is None:
-            if image_embeds is None:
-                raise InputError("there is no prompt and no image_embeds; give one of them")
-            if negative_prompt is not None:
-                raise UsageError("negative_prompt goes with a prompt; give negative_image_embeds with image_embeds")
-            if prior_num_inference_steps is not None or prior_guidance_scale is not None:
-                raise UsageError("prior_num_inference_steps and prior_guidance_scale go with a prompt; leave them out")
-            if negative_image_embeds is None and self.bundle.manifest.prior is not None:
-                negative_image_embeds = self.prior.negative_image_embeds
-            return None, image_embeds, negative_image_embeds
-        if image_embeds is not None or negative_image_embeds is not None:
-            raise UsageError("a prompt takes the place of image_embeds and negative_image_embeds; give one of the two")
-        plan = self.prior.plan(prompt, negative_prompt, prior_num_inference_steps, prior_guidance_scale)
-        return plan, None, None
-
-    def _embedded(
-        self, request: Checked, plan: Plan | None, repeats: int, noise: RunNoise, watch: Watch, clock: Clock
-    ) -> Checked:
-        """The request with the embeddings that the prior makes of a prompt, if there is one."""
-        if plan is None:
-            return request
-        samples = plan.shared_out(request.batch // repeats, repeats)
-        onlooker = Watch(None, watch.cancel, watch.progress, "prior")
-        positive, negative = self.prior.embed(plan, samples, noise.samples, onlooker, clock)
-        return replace(request, image_embeds=positive, negative_image_embeds=negative)
-
-
-def check_recording_path(path: str | os.PathLike[str] | None) -> None:
-    """Raise UsageError if the noise could not be recorded to `path`; None is not to record."""
-    if path is None:
-        return
-    if isinstance(path, (str, os.PathLike)):
-        folder = Path(path).parent
-        if folder.is_dir() and os.access(folder, os.W_OK) and not Path(path).is_dir():
-            return
-    raise UsageError(f"record_noise is {path!r}; expected the path of a file in a folder that can be written to")
-
-
-def save_recording(noise: RunNoise, path: str | os.PathLike[str] | None) -> None:
-    """Write what was drawn, if it is to be recorded.
-
-    Raises:
-        Kandinsky22Error: it cannot be written.
-    """
-    if noise.recording is None or path is None:
-        return
-    try:
-        noise.recording.save(Path(path))
-    except OSError as error:
-        raise Kandinsky22Error(f"the noise recording {path} cannot be written: {error.strerror}") from error
+        return scheduler

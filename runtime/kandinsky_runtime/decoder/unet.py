@@ -1,60 +1,98 @@
-"""The UNet's inputs, in buffers that are filled once: from step to step only latents and timestep change.
+"""The UNet of one run: its inputs in buffers that are filled once, the halves of guidance, and which graph runs.
 
-Legend: B samples · C latent channels · X further channels · h, w latent height and width · E embedding width
-        N = B, or 2B with guidance, the halves in the order [negative, positive]
+Legend: B samples · C latent channels · X further channels · K output channels · h, w latent height and width
+        E embedding width · N = B, or 2B with guidance, the halves in the order [negative, positive]
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.decoder.request import SampleRequest
+from kandinsky_runtime.engines.graphs import Graphs
 
 Array = npt.NDArray[np.float32]
 
 
-class UNetFeeds:
-    """Inputs by name: `sample` (N, C + X, h, w), `timestep` (N), `image_embeds` (N, E), all float32.
+class UNet:
+    """The UNet as one run uses it.
 
-    Attributes:
-        whole: of every sample, with guidance in both halves.
-        halves: the same in parts of B samples each, which share its memory: [negative, positive], or one without
-            guidance.
+    From step to step only latents and timestep change; embeddings and kept area are copied in once. With the graphs'
+    `low_memory` the halves of guidance run one after the other: memory for one, and one shape for all steps.
     """
 
-    def __init__(self, request: SampleRequest, further: Array | None = None) -> None:
-        """Fill in what stays.
+    def __init__(
+        self,
+        graphs: Graphs,
+        latent_shape: tuple[int, int, int, int],
+        image_embeds: Array,
+        negative_image_embeds: Array | None,
+        further: Array | None = None,
+        *,
+        steps: int,
+    ) -> None:
+        """Load the graph and fill in what stays.
 
         Args:
-            request: embeddings and guidance.
+            graphs: the bundle's graphs; the UNet is loaded if it is not.
+            latent_shape: (B, C, h, w).
+            image_embeds: (B, E).
+            negative_image_embeds: (B, E); None for a run without guidance.
             further: channels behind the latents', (B, X, h, w); None for none.
+            steps: steps of the whole run, for errors.
+
+        Raises:
+            BundleError, EngineError: the graph could not be loaded.
         """
-        batch, channels, height, width = request.latent_shape
-        halves = 2 if request.guided else 1
+        self._engine = graphs.engine("unet")
+        self._graphs = graphs
+        self._steps = steps
+        batch, channels, height, width = latent_shape
+        embeds = [image_embeds] if negative_image_embeds is None else [negative_image_embeds, image_embeds]
         extra = 0 if further is None else further.shape[1]
-        sample = np.empty((halves, batch, channels + extra, height, width), np.float32)
+        sample = np.empty((len(embeds), batch, channels + extra, height, width), np.float32)
         if further is not None:
             sample[:, :, channels:] = further
-        embeds = [request.negative_image_embeds, request.image_embeds] if request.guided else [request.image_embeds]
         self._latents = sample[:, :, :channels]  # (halves, B, C, h, w)
-        self._timestep = np.empty(halves * batch, np.float32)
-        self.whole = {
-            "sample": sample.reshape(halves * batch, channels + extra, height, width),
+        self._timestep = np.empty(len(embeds) * batch, np.float32)
+        self._whole = {
+            "sample": sample.reshape(len(embeds) * batch, channels + extra, height, width),
             "timestep": self._timestep,
             "image_embeds": np.concatenate(embeds),
         }
-        self.halves = [
-            {name: array[half * batch : (half + 1) * batch] for name, array in self.whole.items()}
-            for half in range(halves)
+        self._halves = [
+            {name: array[half * batch : (half + 1) * batch] for name, array in self._whole.items()}
+            for half in range(len(embeds))
         ]
 
-    def fill(self, latents: Array, timestep: float) -> None:
-        """Take the inputs of a step.
+    def predict(self, i: int, latents: Array, timestep: float, guided: bool) -> Array:
+        """The UNet's output at step i.
 
         Args:
-            latents: (B, C, h, w), scaled as the scheduler wants them.
-            timestep: of every sample.
+            i: the step, from 0.
+            latents: (B, C, h, w), scaled for the model.
+            timestep: the timestep of every sample.
+            guided: whether both halves are needed; only in a run with negative embeddings.
+
+        Returns:
+            (2B, K, h, w) if `guided`, [negative, positive]; else the positive half, (B, K, h, w).
+
+        Raises:
+            EngineError, NonFiniteError: the graph failed, or returned no finite numbers.
         """
         self._latents[...] = latents
         self._timestep.fill(timestep)
+        during = f"step {i + 1} of {self._steps} (timestep {timestep:g})"
+        outputs = [self._engine.run(feeds, during=during)["noise_pred"] for feeds in self._feeds(guided)]
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def end(self) -> None:
+        """End the phase: free the memory that the steps computed in."""
+        self._graphs.phase_over("unet")
+
+    def _feeds(self, guided: bool) -> Sequence[dict[str, Array]]:
+        if not guided:
+            return self._halves[-1:]
+        return self._halves if self._graphs.low_memory else [self._whole]

@@ -9,49 +9,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky_runtime.batch import as_list, check_lengths
-from kandinsky_runtime.checks import flag, whole_number
 from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
-from kandinsky_runtime.pictures.image import fit, read_image, to_pil
-from kandinsky_runtime.pictures.mask import fit_mask, paste_pixels, read_mask
+from kandinsky_runtime.pictures.image import fit, to_pil
+from kandinsky_runtime.pictures.mask import Scalar, fit_mask, paste_pixels
+from kandinsky_runtime.pictures.sizes import picture_size
 
 Array = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 """(width, height), as Pillow has it."""
 
-INPAINT_AREAS = ("picture", "mask")
 DEFAULT_PADDING = 32
 
 
 @dataclass(frozen=True)
 class Area:
-    """Where a picture is worked on.
+    """The part of a picture that is worked on.
 
     Attributes:
-        picture: the whole one, RGB.
-        box: what is worked on of it.
-        mask: (h, w) of {0, 1}, 1 to repaint: that of the box.
-        inner: what the resized box takes of the working picture, from the top left corner; the rest is padding.
+        picture: the whole picture, RGB.
+        number: the picture's place among those of the run; several areas may have one picture.
+        box: the part.
+        mask: (h, w) of {0, 1}, 1 to repaint: the mask of the box.
+        inner: the size of the resized box in the working picture, from the top left corner; the rest is padding.
     """
 
     picture: Image.Image
+    number: int
     box: Box
     mask: Array
     inner: Size
 
-    def crop(self, working: Size) -> tuple[Image.Image, Image.Image]:
-        """The box's picture (RGB) and mask (L) at the working size, the last row and column repeated as padding."""
-        picture = fit(self.picture.crop(self.box), *self.inner)
-        mask = fit_mask(_as_picture(self.mask), *self.inner)
-        return _padded(picture, working), _padded(_as_picture(mask), working)
+    def crop(self, working: Size) -> Image.Image:
+        """The box's picture (RGB) at the working size, the last row and column repeated as padding."""
+        return Image.fromarray(_padded(np.asarray(fit(self.picture.crop(self.box), *self.inner)), working))
+
+    def working_mask(self, working: Size) -> Array:
+        """The box's mask at the working size, padded likewise."""
+        return _padded(fit_mask(_as_picture(self.mask), *self.inner), working)
 
     def put_back(self, worked: Array, composite: str) -> Image.Image:
         """The whole picture with its box repainted.
@@ -74,7 +75,7 @@ class Area:
         return whole
 
     def _at_own_size(self, worked: Array) -> Array:
-        """The box's part (h, w, 3) of a working picture, in [0, 1]; bit for bit where nothing was resized."""
+        """The box's part (h, w, 3) of a working picture, in [0, 1]; bit for bit if nothing was resized."""
         left, top, right, bottom = self.box
         part = worked[: self.inner[1], : self.inner[0]]
         if self.inner == (right - left, bottom - top):
@@ -95,19 +96,25 @@ class Areas:
 
     Attributes:
         areas: N, one for each pair of picture and mask.
-        working: (width, height) that all of them are worked on at.
+        working: (width, height) of every working picture.
     """
 
     areas: tuple[Area, ...]
     working: Size
 
-    def crops(self) -> tuple[list[Image.Image], list[Image.Image]]:
-        """Pictures and masks to work on, N each."""
-        images, masks = zip(*(area.crop(self.working) for area in self.areas), strict=True)
-        return list(images), list(masks)
+    def crops(self) -> tuple[list[Image.Image], list[int]]:
+        """Each different picture to work on once, and which of them each of the N areas has."""
+        places: dict[tuple[int, Box], int] = {}
+        crop_of = [places.setdefault((area.number, area.box), len(places)) for area in self.areas]
+        firsts = [self.areas[crop_of.index(place)] for place in range(len(places))]
+        return [area.crop(self.working) for area in firsts], crop_of
+
+    def masks(self) -> Array:
+        """The masks to work with, (N, …, …) of {0, 1}, 1 to repaint."""
+        return np.stack([area.working_mask(self.working) for area in self.areas])
 
     def check_output_type(self, output_type: str) -> None:
-        """Raise UsageError where the results would be arrays of several sizes."""
+        """Raise UsageError if the results would be arrays of several sizes."""
         sizes = sorted({area.picture.size for area in self.areas})
         if output_type == "np" and len(sizes) > 1:
             listed = ", ".join(f"{across}x{down}" for across, down in sizes)
@@ -131,67 +138,79 @@ class Areas:
         return [self.areas[sample * len(self.areas) // batch] for sample in range(batch)]
 
 
+def whole_pictures(
+    pictures: Sequence[Image.Image], masks: Sequence[Image.Image], *, height: int | None, width: int | None
+) -> Areas:
+    """Whole pictures as areas: each box is the picture at the result's size.
+
+    Args:
+        pictures, masks: of `read_image` and `read_mask`; one of each for each pair, or one for all.
+        height, width: of the results in pixels; None for the pictures' own.
+
+    Raises:
+        InputError: the pictures' sizes differ or are too small, and no size is given.
+    """
+    rows, columns = picture_size([picture.size for picture in pictures], height, width)
+    size = columns, rows
+    fitted = [fit(picture, *size) for picture in pictures]
+    repainted = [fit_mask(mask, *size) for mask in masks]
+    return Areas(
+        tuple(
+            Area(fitted[picture], picture, (0, 0, columns, rows), repainted[mask], size)
+            for picture, mask in _pairs(len(fitted), len(repainted))
+        ),
+        size,
+    )
+
+
 def around_masks(
-    image: Any,
-    mask_image: Any,
+    pictures: Sequence[Image.Image],
+    masks: Sequence[Image.Image],
     *,
     multiple: int,
     height: int | None,
     width: int | None,
     padding: int | None = None,
-    invert_mask: bool = False,
 ) -> Areas:
-    """The area around each mask, which has everything that the mask repaints.
+    """The area around each mask, which contains everything that the mask repaints.
 
     Without `height` and `width` a box has its picture's own resolution and grows to multiples of `multiple` as far as
     the picture goes; nothing is resized. With them, it grows to their proportions as far as the picture goes, and is
-    resized to fit in, never distorted. Several boxes get one size. An empty mask's box lies in the picture's middle.
+    resized to fit in, never distorted. Several boxes get one size. An empty mask's box is in the picture's middle.
 
     Args:
-        image, mask_image: as `InpaintPipeline.__call__` takes them.
+        pictures, masks: of `read_image` and `read_mask`; one of each for each pair, or one for all.
         multiple: pixels.
-        height, width: of the working picture in pixels, at least 64; both or none.
-        padding: pixels of the picture around what a mask repaints, 32 where it is None.
-        invert_mask: the masks are black where they are to be repainted.
+        height, width: of the working picture in pixels; both or none.
+        padding: pixels of the picture around the part that a mask repaints; None for 32.
 
     Raises:
-        InputError: a picture or mask that cannot be used, or boxes that cannot have one size.
-        UsageError: an option that cannot be meant.
+        InputError: too large a working size, or boxes that cannot have one size.
     """
-    padding = DEFAULT_PADDING if padding is None else whole_number("padding_mask_crop", padding, 0, MAX_PIXELS)
-    invert = flag("invert_mask", invert_mask)
-    if (height is None) != (width is None):
-        raise UsageError(
-            f"height is {height} and width is {width}; with inpaint_area 'mask' give both, the size to work at, or none"
-        )
-    if height is not None and width is not None:
-        whole_number("width", width, MIN_SIZE)
-        if whole_number("height", height, MIN_SIZE) * width > MAX_PIXELS:
-            raise InputError(f"the size to work at is {width}x{height}; expected at most {MAX_PIXELS:,} pixels in all")
-    images, masks = as_list("image", image), as_list("mask_image", mask_image)
-    count = max(len(images), len(masks))
-    check_lengths(count, image=images, mask_image=masks)
-    pictures = [read_image(source) for source in images]
-    readable = [read_mask(source, invert=invert) for source in masks]
-    pairs = []
-    for index in range(count):
-        picture = pictures[index % len(pictures)]
-        pairs.append((picture, fit_mask(readable[index % len(readable)], *picture.size)))
-    boxes = [_around(mask, padding) for _, mask in pairs]
+    if height is not None and width is not None and height * width > MAX_PIXELS:
+        raise InputError(f"the size to work at is {width}x{height}; expected at most {MAX_PIXELS:,} pixels in all")
+    pairs = [
+        (number, fit_mask(masks[mask], *pictures[number].size)) for number, mask in _pairs(len(pictures), len(masks))
+    ]
+    sizes = [pictures[number].size for number, _ in pairs]
+    boxes = [_around(mask, DEFAULT_PADDING if padding is None else padding) for _, mask in pairs]
     if height is None or width is None:
-        working = _common_size(boxes, [picture.size for picture, _ in pairs], multiple)
-        grown = [_grown(box, working, picture.size) for box, (picture, _) in zip(boxes, pairs, strict=True)]
+        working = _common_size(boxes, sizes, multiple)
+        wanted = [working] * len(boxes)
     else:
         working = int(width), int(height)
-        grown = [
-            _grown(box, _in_proportion(box, working), picture.size)
-            for box, (picture, _) in zip(boxes, pairs, strict=True)
-        ]
-    areas = [
-        Area(picture, box, mask[box[1] : box[3], box[0] : box[2]].copy(), _fitted(box, working))
-        for box, (picture, mask) in zip(grown, pairs, strict=True)
-    ]
+        wanted = [_in_proportion(box, working) for box in boxes]
+    areas = []
+    for (number, mask), box, least, size in zip(pairs, boxes, wanted, sizes, strict=True):
+        left, top, right, bottom = grown = _grown(box, least, size)
+        inner = _fitted(grown, working)
+        areas.append(Area(pictures[number], number, grown, mask[top:bottom, left:right].copy(), inner))
     return Areas(tuple(areas), working)
+
+
+def _pairs(pictures: int, masks: int) -> list[tuple[int, int]]:
+    """Picture and mask of each pair, by number; a single one belongs to every pair."""
+    return [(pair % pictures, pair % masks) for pair in range(max(pictures, masks))]
 
 
 def _around(mask: Array, padding: int) -> Box:
@@ -249,11 +268,11 @@ def _fitted(box: Box, working: Size) -> Size:
     return across, down
 
 
-def _padded(image: Image.Image, size: Size) -> Image.Image:
-    """An image with its last column and row repeated up to a size."""
-    right, bottom = size[0] - image.width, size[1] - image.height
-    pixels = np.asarray(image)
-    return Image.fromarray(np.pad(pixels, ((0, bottom), (0, right), *((0, 0),) * (pixels.ndim - 2)), mode="edge"))
+def _padded(pixels: npt.NDArray[Scalar], size: Size) -> npt.NDArray[Scalar]:
+    """Pixels (H, W, …) with the last column and row repeated up to a size."""
+    height, width = pixels.shape[:2]
+    around = ((0, size[1] - height), (0, size[0] - width), *((0, 0),) * (pixels.ndim - 2))
+    return np.pad(pixels, around, mode="edge")
 
 
 def _as_picture(mask: Array) -> Image.Image:

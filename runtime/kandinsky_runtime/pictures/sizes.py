@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kandinsky_runtime.bundle.geometry import Geometry
-from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
 
@@ -17,20 +16,19 @@ def padding_for(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
         InputError: the padded picture would have too many pixels.
     """
     bottom, right = -height % geometry.multiple, -width % geometry.multiple
-    if (height + bottom) * (width + right) > MAX_PIXELS:
-        raise InputError(f"the result would be {width}x{height} pixels; expected at most {MAX_PIXELS:,} in all")
+    _check_pixels(height, width, (height + bottom) * (width + right))
     return bottom, right
 
 
 def picture_size(sizes: Sequence[tuple[int, int]], height: int | None, width: int | None) -> tuple[int, int]:
-    """Height and width of the result: those asked for, else the pictures' own.
+    """Height and width of the result: those given, else the pictures' own.
 
     Args:
         sizes: (width, height) of the pictures.
 
     Raises:
-        InputError: the pictures' sizes differ or are too small, and no size is given.
-        UsageError: a size that cannot be meant.
+        InputError: the pictures' sizes differ or are too small, and no size is given; or the result would have too many
+            pixels.
     """
     different = sorted(set(sizes))
     if len(different) > 1 and (height is None or width is None):
@@ -42,7 +40,11 @@ def picture_size(sizes: Sequence[tuple[int, int]], height: int | None, width: in
             f"the picture is {own_width}x{own_height} pixels; results have at least {MIN_SIZE}x{MIN_SIZE}: give height"
             " and width"
         )
-    return (
-        own_height if height is None else whole_number("height", height, MIN_SIZE),
-        own_width if width is None else whole_number("width", width, MIN_SIZE),
-    )
+    rows, columns = own_height if height is None else height, own_width if width is None else width
+    _check_pixels(rows, columns, rows * columns)
+    return rows, columns
+
+
+def _check_pixels(height: int, width: int, pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise InputError(f"the result would be {width}x{height} pixels; expected at most {MAX_PIXELS:,} in all")

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from kandinsky_runtime.batch import as_latents
 from kandinsky_runtime.engines.graphs import Graphs
-from kandinsky_runtime.observers import Watch
-from kandinsky_runtime.prior.plan import Job, Plan
+from kandinsky_runtime.observers import RunObserver
+from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan
 from kandinsky_runtime.sampling import guidance
+from kandinsky_runtime.sampling.schedulers import Sampler
 
 Array = npt.NDArray[np.float32]
 
@@ -30,17 +31,24 @@ def padded_length(longest: int, most: int) -> int:
 
 
 def denoise(
-    graphs: Graphs, plan: Plan, jobs: Sequence[Job], texts: dict[str, Array], watch: Watch, pipeline: object
+    graphs: Graphs,
+    plan: PromptPlan,
+    tasks: Sequence[EmbeddingTask],
+    texts: dict[str, Array],
+    sampler: Sampler,
+    observer: RunObserver,
+    pipeline: object,
 ) -> Array:
-    """The denoised latents of each job, (R, E).
+    """The denoised latents of each task, (R, E).
 
     Args:
-        graphs: with the prior.
-        plan: scheduler, steps, guidance, and each text's row.
-        jobs: what is to be made, with its noise.
+        graphs: the bundle's graphs, the prior among them.
+        plan: steps, guidance, and each text's row.
+        tasks: the embeddings to make, with their noise.
         texts: inputs of the prior by name, a row for each text.
-        watch: who looks on.
-        pipeline: what the callback is told that runs.
+        sampler: the run's, for latents (R, E).
+        observer: progress, callback and cancellation.
+        pipeline: the callback's first argument.
 
     Raises:
         Cancelled: between two steps.
@@ -48,17 +56,16 @@ def denoise(
         InputError: the callback's latents cannot be used.
     """
     engine, guided = graphs.engine("prior"), guidance.is_guided(plan.guidance_scale)
-    noises = iter(np.stack([job.noise for job in jobs], axis=1))  # each (R, E)
+    noises = iter(np.stack([task.noise for task in tasks], axis=1))  # each (R, E)
     first = next(noises)
-    sampler = plan.method.sampler(plan.steps, first.shape)
-    rows = [plan.rows[job.text] for job in jobs]
+    rows = [plan.rows[task.text] for task in tasks]
     if guided:
-        rows = [plan.rows[job.negative] for job in jobs] + rows
+        rows = [plan.rows[task.negative] for task in tasks] + rows
     # With `low_memory` there is one batch: an engine may keep the weights once for each shape.
     batches = _batches({name: array[rows] for name, array in texts.items()}, guided and not graphs.low_memory)
     latents: Array = first * np.float32(sampler.init_noise_sigma)
     mixed = np.empty_like(latents)
-    for i, timestep in watch.steps(sampler.timesteps.tolist()):
+    for i, timestep in observer.steps(sampler.timesteps.tolist()):
         inputs = sampler.scale_model_input(i, latents)
         during = f"step {i + 1} of {plan.steps} (timestep {timestep:g})"
         outputs = []
@@ -71,7 +78,7 @@ def denoise(
         if guided:
             output = guidance.combine(output, plan.guidance_scale, latents.shape[1], mixed)
         latents = sampler.step(i, output, latents, next(noises) if sampler.draws_noise(i) else None)
-        after = watch.after_step(pipeline, i, timestep, latents)
+        after = observer.after_step(pipeline, i, timestep, latents)
         if after is not latents:
             latents = as_latents("latents from callback_on_step_end", after, latents.shape)
     graphs.phase_over("prior")

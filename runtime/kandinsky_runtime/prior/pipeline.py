@@ -8,6 +8,7 @@ Legend: B samples · R embeddings that the prior makes at once · N texts · T t
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -27,16 +28,18 @@ from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import AUTO
 from kandinsky_runtime.errors import BundleError, InputError
 from kandinsky_runtime.limits import MAX_RESULTS
-from kandinsky_runtime.observers import Clock, StepCallback, Watch
+from kandinsky_runtime.observers import Clock, RunObserver, StepCallback
 from kandinsky_runtime.prior.clip_image import ClipImageProcessor
 from kandinsky_runtime.prior.loop import denoise, padded_length
-from kandinsky_runtime.prior.plan import Job, Plan, jobs_of, truncation_notes
+from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan, embeddings_to_make, truncation_notes
 from kandinsky_runtime.prior.prompts import Prompt, read_negative_prompts, read_prompts
 from kandinsky_runtime.prior.tokenizer import Tokenizer, Tokens
 from kandinsky_runtime.sampling import guidance, schedulers
 from kandinsky_runtime.sampling.noise import NoiseSource, RunNoise
 
 Array = npt.NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 STEPS, GUIDANCE_SCALE = 25, 4.0  # as the reference's
 # A text model with this `eos_token_id` pools at the largest token: configs from before transformers 4.31 have it wrong.
@@ -147,16 +150,17 @@ class PriorPipeline:
             EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
             Cancelled: `cancel` was set.
         """
-        watch = Watch(callback_on_step_end, cancel, progress, "prior")
+        observer = RunObserver(callback_on_step_end, cancel, progress, "prior")
         repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_RESULTS)
         plan = self.plan(prompt, negative_prompt, num_inference_steps, guidance_scale)
         batch = whole_number("the number of results", len(plan.prompts) * repeats, 1, MAX_RESULTS)
         drawn = RunNoise(noise, seeds_for(seed, batch))
         clock = Clock()
+        for note in plan.notes:
+            _log.warning(note)
         with self.graphs.run():
-            positive, negative = self.embed(
-                plan, plan.shared_out(len(plan.prompts), repeats), drawn.samples, watch, clock
-            )
+            samples = plan.per_sample(len(plan.prompts), repeats)
+            positive, negative = self.embed(plan, samples, drawn.samples, observer, clock)
         return PriorOutput(positive, negative, drawn.seeds, plan.notes, clock.seconds)
 
     def plan(
@@ -165,7 +169,7 @@ class PriorPipeline:
         negative_prompt: str | Sequence[str] | None,
         num_inference_steps: int | None,
         guidance_scale: float | None,
-    ) -> Plan:
+    ) -> PromptPlan:
         """Check everything and turn texts into tokens; see `__call__`.
 
         Raises:
@@ -174,32 +178,31 @@ class PriorPipeline:
             InputError, UsageError: as `__call__`.
         """
         bundle, entry = self.graphs.bundle, self.entry
-        prompts = read_prompts(prompt)
+        prompts, pictures = read_prompts(prompt)
         negatives = read_negative_prompts(negative_prompt, len(prompts))
         texts = [text for item in prompts for text in item.texts] + [text for text in negatives if text is not None]
         if texts:
             bundle.require(PROMPT)
-        pictures = {id(part): part for item in prompts for part in item.pictures}
         if pictures:
             bundle.require(PICTURE_PROMPT)
         scale = guidance.check_scale(GUIDANCE_SCALE if guidance_scale is None else guidance_scale)
         steps = STEPS if num_inference_steps is None else num_inference_steps
         steps = whole_number("num_inference_steps of the prior", steps, 2)
-        method = schedulers.load(entry.scheduler)
-        if method.predicts_variance:
+        scheduler = schedulers.load(entry.scheduler)
+        if scheduler.predicts_variance:
             raise BundleError(bundle.subject, ["its prior's scheduler learns a variance, which no prior predicts"])
-        method.sampler(steps, (1, self._width))  # whether it has so many
+        scheduler.draws(steps)  # refuses a number of steps that it does not have
         if texts and guidance.is_guided(scale):
             texts.append("")
         used = list(dict.fromkeys(texts))
         tokens = self._tokens(used) if used else None
-        return Plan(
+        return PromptPlan(
             prompts=tuple(prompts),
             negatives=tuple(negatives),
             tokens=tokens,
             rows={text: row for row, text in enumerate(used)},
             pictures=self._pixels(pictures),
-            method=method,
+            scheduler=scheduler,
             steps=steps,
             guidance_scale=scale,
             notes=() if tokens is None else tuple(truncation_notes(tokens)),
@@ -207,47 +210,48 @@ class PriorPipeline:
 
     def embed(
         self,
-        plan: Plan,
+        plan: PromptPlan,
         samples: Sequence[tuple[Prompt, str | None]],
         sources: Sequence[NoiseSource],
-        watch: Watch,
+        observer: RunObserver,
         clock: Clock,
     ) -> tuple[Array, Array]:
         """Image embeddings and negative ones, each (B, E).
 
         Args:
-            plan: what was checked.
-            samples: prompt and negative of each, see `Plan.shared_out`.
-            sources: of each sample's noise; its draws come before those of the decoder.
-            watch, clock: who looks on.
+            plan: the checked prompts.
+            samples: prompt and negative of each sample, see `PromptPlan.per_sample`.
+            sources: the noise source of each sample; the prior's draws come before the decoder's.
+            observer: progress, callback and cancellation.
+            clock: the seconds of each phase.
 
         Raises:
             InputError: the weights of a mix are so large that it is not finite.
             EngineError, NonFiniteError, Cancelled: as `__call__`.
         """
         constants = self._constants()
-        sampler_shape = (1, self._width)
-        draws = [i for i in range(plan.steps) if plan.method.sampler(plan.steps, sampler_shape).draws_noise(i)]
-        jobs: list[Job] = []
+        draws = plan.scheduler.draws(plan.steps)
+        tasks: list[EmbeddingTask] = []
         for sample, ((prompt, negative), source) in enumerate(zip(samples, sources, strict=True)):
-            jobs += jobs_of(sample, prompt, negative, source, len(draws), self._width)
+            tasks += embeddings_to_make(sample, prompt, negative, source, draws, self._width)
 
         positive = np.zeros((len(samples), self._width), np.float32)
         negatives = np.repeat(constants["negative_image_embeds"], len(samples), axis=0)
         if plan.pictures:
             with clock("encode_pictures"):
                 self._add_pictures(plan, [prompt for prompt, _ in samples], positive)
-        if plan.tokens is not None and jobs:
+        if plan.tokens is not None and tasks:
             with clock("encode_text"):
                 texts = self._encode(plan.tokens)
             with clock("prior"):
-                latents = denoise(self.graphs, plan, jobs, texts, watch, self)
+                sampler = plan.scheduler.sampler(plan.steps, (len(tasks), self._width))
+                latents = denoise(self.graphs, plan, tasks, texts, sampler, observer, self)
             made = latents * constants["clip_std"] + constants["clip_mean"]  # (R, E)
-            for job, embedding in zip(jobs, made, strict=True):
-                if job.weight is None:
-                    negatives[job.sample] = embedding
+            for task, embedding in zip(tasks, made, strict=True):
+                if task.weight is None:
+                    negatives[task.sample] = embedding
                 else:
-                    _add(positive[job.sample], job.weight, embedding)
+                    _add(positive[task.sample], task.weight, embedding)
         if not np.isfinite(positive).all():
             raise InputError("the mix overflows float32: its weights are too large; give smaller ones")
         return positive, negatives
@@ -301,11 +305,11 @@ class PriorPipeline:
             )
         return tokens.padded(padded_length(longest, most))
 
-    def _pixels(self, pictures: Mapping[int, Any]) -> dict[int, Array]:
+    def _pixels(self, pictures: Sequence[Any]) -> tuple[Array, ...]:
         if not pictures:
-            return {}
+            return ()
         processor = ClipImageProcessor.from_config(self.entry.image_processor)
-        return {key: processor([picture]) for key, picture in pictures.items()}
+        return tuple(processor([picture]) for picture in pictures)
 
     def _encode(self, tokens: Tokens) -> dict[str, Array]:
         """The prior's inputs of each text: `text_embeds` (N, E), `text_hidden_states` (N, T, D), `text_mask` (N, T)."""
@@ -314,17 +318,17 @@ class PriorPipeline:
         self.graphs.phase_over("text_encoder")
         return {**outputs, "text_mask": tokens.mask}
 
-    def _add_pictures(self, plan: Plan, prompts: Sequence[Prompt], positive: Array) -> None:
+    def _add_pictures(self, plan: PromptPlan, prompts: Sequence[Prompt], positive: Array) -> None:
         """Add the embeddings of the prompts' pictures, weighted; each different picture is encoded once."""
         made: dict[int, Array] = {}
         for sample, prompt in enumerate(prompts):
             for part, weight in zip(prompt.parts, prompt.weights, strict=True):
                 if isinstance(part, str):
                     continue
-                if id(part) not in made:
-                    outputs = self.graphs.engine("image_encoder").run({"pixel_values": plan.pictures[id(part)]})
-                    made[id(part)] = outputs["image_embeds"][0]
-                _add(positive[sample], weight, made[id(part)])
+                if part not in made:
+                    outputs = self.graphs.engine("image_encoder").run({"pixel_values": plan.pictures[part]})
+                    made[part] = outputs["image_embeds"][0]
+                _add(positive[sample], weight, made[part])
         self.graphs.phase_over("image_encoder")
 
 

@@ -1,4 +1,4 @@
-"""What the prior is asked for, checked, and the embeddings that it has to make, with their noise.
+"""Checked prompts, and the embeddings that the prior makes of them, with their noise.
 
 Legend: B samples · E embedding width · S side of an encoded picture
 """
@@ -20,18 +20,18 @@ Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Checked prompts, before anything is computed of them.
+class PromptPlan:
+    """Checked prompts, before anything is computed from them.
 
     Attributes:
-        prompts: one for each sample, or fewer that are still to be shared out.
-        negatives: a negative text for each prompt, or None for the embedding of no picture.
-        tokens: of every different text; None where there is none.
-        rows: of each text in `tokens`.
-        pictures: pixels (1, 3, S, S) of each picture, by its `id`.
-        method: the scheduler.
-        steps: of the loop.
-        guidance_scale: weight of the loop's guidance; 1 and below: none.
+        prompts: one for each sample, or one for all.
+        negatives: a negative text for each prompt, or None for the embedding of an empty picture.
+        tokens: the tokens of every different text; None if there is none.
+        rows: the row of each text in `tokens`.
+        pictures: pixels (1, 3, S, S) of each picture, in the order of its number in the prompts.
+        scheduler: the prior's.
+        steps: steps of the loop.
+        guidance_scale: weight of the loop's guidance; 1 and below for none.
         notes: what the user should know, one sentence each.
     """
 
@@ -39,26 +39,27 @@ class Plan:
     negatives: tuple[str | None, ...]
     tokens: Tokens | None
     rows: dict[str, int]
-    pictures: dict[int, Array]
-    method: schedulers.Scheduler
+    pictures: tuple[Array, ...]
+    scheduler: schedulers.Scheduler
     steps: int
     guidance_scale: float
     notes: tuple[str, ...]
 
-    def shared_out(self, prompts: int, repeats: int) -> list[tuple[Prompt, str | None]]:
-        """Prompt and negative of each sample: those given once serve all, and each is repeated in a row."""
+    def per_sample(self, prompts: int, repeats: int) -> list[tuple[Prompt, str | None]]:
+        """Prompt and negative of each sample: a single one is used for all, and each is repeated in a row."""
         pairs = list(zip(self.prompts, self.negatives, strict=True))
         pairs = pairs * prompts if len(pairs) == 1 else pairs
         return [pair for pair in pairs for _ in range(repeats)]
 
 
 @dataclass(frozen=True)
-class Job:
+class EmbeddingTask:
     """One embedding that the prior makes: of `text`, away from `negative`.
 
     Attributes:
-        sample: whose it is.
-        weight: in the sample's embedding; None for its negative embedding.
+        sample: the sample's number.
+        text, negative: the texts.
+        weight: the weight in the sample's embedding; None for its negative embedding.
         noise: first latents and every step's noise, (1 + draws, E).
     """
 
@@ -69,13 +70,13 @@ class Job:
     noise: Array
 
 
-def jobs_of(
+def embeddings_to_make(
     sample: int, prompt: Prompt, negative: str | None, source: NoiseSource, draws: int, width: int
-) -> Iterable[Job]:
-    """What the prior has to make for a sample, its noise drawn in the reference's order.
+) -> Iterable[EmbeddingTask]:
+    """The embeddings that the prior makes for a sample, their noise drawn in diffusers' order.
 
     With a negative text each draw has two rows, the prompt's and the negative's. A mix draws for one of its texts after
-    the other, and at last for the negative, also where there is none.
+    the other, and at last for the negative, even if there is none.
     """
     away = "" if negative is None else negative
 
@@ -85,16 +86,16 @@ def jobs_of(
 
     if prompt.plain:
         noise = drawn()
-        yield Job(sample, prompt.texts[0], away, 1.0, noise[0])
+        yield EmbeddingTask(sample, prompt.texts[0], away, 1.0, noise[0])
         if negative is not None:
-            yield Job(sample, negative, negative, None, noise[1])
+            yield EmbeddingTask(sample, negative, negative, None, noise[1])
         return
     for part, weight in zip(prompt.parts, prompt.weights, strict=True):
         if isinstance(part, str):
-            yield Job(sample, part, away, weight, drawn()[0])
+            yield EmbeddingTask(sample, part, away, weight, drawn()[0])
     last = drawn()
     if negative is not None:
-        yield Job(sample, negative, negative, None, last[0])
+        yield EmbeddingTask(sample, negative, negative, None, last[0])
 
 
 def truncation_notes(tokens: Tokens) -> Iterable[str]:

@@ -34,12 +34,12 @@ class Prompt:
     """A checked prompt.
 
     Attributes:
-        parts: texts and pictures.
-        weights: of the parts.
-        plain: it is one text, given as such.
+        parts: texts, and for a picture its place among the pictures of all prompts.
+        weights: the weight of each part.
+        plain: whether it is one text, given as such.
     """
 
-    parts: tuple[Any, ...]
+    parts: tuple[str | int, ...]
     weights: tuple[float, ...] = (1.0,)
     plain: bool = False
 
@@ -48,18 +48,16 @@ class Prompt:
         """The parts that are texts."""
         return tuple(part for part in self.parts if isinstance(part, str))
 
-    @property
-    def pictures(self) -> tuple[Any, ...]:
-        """The parts that are pictures."""
-        return tuple(part for part in self.parts if not isinstance(part, str))
 
-
-def read_prompts(prompt: Any) -> list[Prompt]:
+def read_prompts(prompt: Any) -> tuple[list[Prompt], list[Any]]:
     """Check a prompt, or a list of them.
 
     Args:
         prompt: a text; a picture as an `os.PathLike`, the bytes of a file, a PIL picture or an array; a `Mix`; or a
             list of such.
+
+    Returns:
+        The prompts, and the different pictures that they name; an object given several times is one picture.
 
     Raises:
         InputError: it is none of these, empty, or too long.
@@ -67,7 +65,8 @@ def read_prompts(prompt: Any) -> list[Prompt]:
     items = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     if not items:
         raise InputError("prompt is an empty list; give at least one")
-    return [_read(item) for item in items]
+    pictures: list[Any] = []
+    return [_read(item, pictures) for item in items], pictures
 
 
 def read_negative_prompts(negative_prompt: Any, count: int) -> list[str | None]:
@@ -85,11 +84,12 @@ def read_negative_prompts(negative_prompt: Any, count: int) -> list[str | None]:
     return texts if len(texts) == count else texts * count
 
 
-def _read(item: Any) -> Prompt:
+def _read(item: Any, pictures: list[Any]) -> Prompt:
+    """A checked prompt; its pictures are added to `pictures`, unless they are there."""
     if isinstance(item, str):
         return Prompt((_checked_text("prompt", item),), plain=True)
     if not isinstance(item, Mix):
-        return Prompt((_picture(item),))
+        return Prompt((_number(item, pictures),))
     if not isinstance(item.parts, (list, tuple)):
         raise InputError(f"the parts of a mix are a {type(item.parts).__name__}; expected a list of texts and pictures")
     parts, weights = list(item.parts), finite_floats("the weights of a mix", item.weights)
@@ -97,14 +97,19 @@ def _read(item: Any) -> Prompt:
         raise InputError("a mix is part of another; give all parts to one")
     if not parts or weights.shape != (len(parts),):
         raise InputError(f"a mix has {len(parts)} parts and {weights.size} weights; expected a weight for each part")
-    checked = (_checked_text("prompt", part) if isinstance(part, str) else _picture(part) for part in parts)
+    checked = (_checked_text("prompt", part) if isinstance(part, str) else _number(part, pictures) for part in parts)
     return Prompt(tuple(checked), tuple(weights.tolist()))
 
 
-def _picture(item: Any) -> Any:
+def _number(item: Any, pictures: list[Any]) -> int:
+    """The place of a picture in `pictures`, where it is added if it is new."""
     if not isinstance(item, (os.PathLike, bytes, Image.Image, np.ndarray)):
         raise InputError(f"prompt is a {type(item).__name__}; expected a text, a picture, a Mix, or a list of them")
-    return item
+    for number, picture in enumerate(pictures):
+        if picture is item:
+            return number
+    pictures.append(item)
+    return len(pictures) - 1
 
 
 def _checked_text(name: str, value: Any) -> str:

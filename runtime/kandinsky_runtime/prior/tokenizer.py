@@ -7,7 +7,6 @@ B prompts, n tokens in the longest of them.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,6 @@ from kandinsky_runtime.errors import BundleError, EngineUnavailable, InputError
 
 if TYPE_CHECKING:
     import tokenizers
-
-logger = logging.getLogger(__name__)
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 
@@ -119,10 +116,6 @@ class Tokenizer:
             if len(ids) > self.max_length:
                 start, _ = encoding.offsets[self.max_length - 1]
                 cut = prompt[start:]
-                logger.warning(
-                    "the prompt %s has %d tokens and the text encoder takes %d; this part is dropped: %s",
-                    shown(prompt, 40), len(ids), self.max_length, shown(cut, LONGEST_IN_A_MESSAGE),
-                )  # fmt: skip
                 ids = [*ids[: self.max_length - 1], ids[-1]]
             rows.append(ids)
             dropped.append(cut)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kandinsky_runtime.bundle.geometry import Geometry
-from kandinsky_runtime.decoder.generate_inputs import GenerateRequest, first_step, prepare
+from kandinsky_runtime.decoder.generate_inputs import GenerateRequest, first_step, prepare_generate
+from kandinsky_runtime.decoder.options import GenerateOptions
 from kandinsky_runtime.errors import InputError, UsageError
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, FACTOR, MULTIPLE, WIDTH
@@ -36,11 +37,11 @@ SOUND: dict[str, Any] = {
     "seed": 0,
     "latents": None,
 }
-PROMPTS = {"image_embeds": None, "negative_image_embeds": None}
+PROMPTS = {"image_embeds": None, "negative_image_embeds": None, "prompt": "a cat"}
 
 
-def request(**changes: Any) -> GenerateRequest:
-    return prepare(GEOMETRY, **{**SOUND, **changes})
+def request(prompt_count: int = 0, **changes: Any) -> GenerateRequest:
+    return prepare_generate(GEOMETRY, GenerateOptions(**{**SOUND, **changes}), prompt_count)
 
 
 def refusal(**changes: Any) -> str:
@@ -69,14 +70,14 @@ def refusal(**changes: Any) -> str:
     ],
 )
 def test_the_first_step(steps: int, strength: Any, first: int) -> None:
-    assert first_step(steps, strength, picture()) == first
+    assert request(image=picture(), num_inference_steps=steps, strength=strength).first_step == first
 
 
 @given(st.integers(1, 1000), st.floats(0, 1, exclude_min=True))
 def test_the_share_of_the_steps_that_is_taken(steps: int, strength: float) -> None:
     share = Fraction(strength) * steps
     try:
-        taken = steps - first_step(steps, strength, picture())
+        taken = steps - first_step(steps, strength)
     except InputError as error:
         assert share < 1
         assert "of either" in str(error)
@@ -86,20 +87,20 @@ def test_the_share_of_the_steps_that_is_taken(steps: int, strength: float) -> No
 
 
 @pytest.mark.parametrize("strength", [0, -0.1, 1.0000001, 2, np.nan, np.inf, "0.5", True, [0.5], np.array([0.5])])
-def test_a_strength_that_cannot_be_meant(strength: Any) -> None:
+def test_an_invalid_strength(strength: Any) -> None:
     with pytest.raises(InputError, match=r"strength is .*; expected a number above 0 and up to 1"):
-        first_step(50, strength, picture())
+        request(image=picture(), strength=strength)
 
 
 def test_a_strength_that_leaves_no_step() -> None:
     with pytest.raises(InputError, match=r"strength 0\.3 of 3 steps leaves none; give more of either"):
-        first_step(3, None, picture())
+        request(image=picture(), num_inference_steps=3)
 
 
 def test_strength_goes_with_a_picture() -> None:
-    assert first_step(50, None, None) == 0
+    assert request().first_step == 0
     with pytest.raises(InputError, match="strength goes with a picture to change"):
-        first_step(50, 0.5, None)
+        request(strength=0.5)
 
 
 # -- sizes --
@@ -188,7 +189,7 @@ def test_without_guidance_no_negative_is_needed() -> None:
         ({"height": 63}, "height is 63; expected a whole number of at least 64"),
         ({"width": 64.0}, "width is 64.0; expected a whole number"),
         ({"height": 10**6, "width": 10**6}, "the result would be 1000000x1000000 pixels"),
-        ({"image_embeds": None}, "image_embeds"),
+        ({"image_embeds": None}, "there is no prompt and no image_embeds; give one of them"),
         ({"image_embeds": np.ones(5)}, "the width is 5; this bundle takes 6"),
         ({"negative_image_embeds": None}, "guidance_scale is 4, which needs negative_image_embeds"),
         ({"guidance_scale": -1}, "guidance_scale is -1"),

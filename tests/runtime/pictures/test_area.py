@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kandinsky_runtime.decoder.inpaint import InpaintPipeline
-from kandinsky_runtime.errors import InputError, UsageError
-from kandinsky_runtime.pictures.area import Areas, around_masks
-from tests.runtime.fake_bundle import FACTOR, MULTIPLE, WIDTH, FakeEngine
+from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
+from kandinsky_runtime.pictures.image import fit, read_image
+from kandinsky_runtime.pictures.mask import fit_mask, read_mask
+from tests.runtime.fake_bundle import MULTIPLE
 
 RNG = np.random.default_rng(4)
-EMBEDS, NEGATIVE = RNG.standard_normal((2, 1, WIDTH), np.float32)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -33,7 +32,10 @@ def mask(height: int, width: int, *box: int) -> np.ndarray:
 
 
 def around(image: Any, mask_image: Any, **options: Any) -> Areas:
-    return around_masks(image, mask_image, **{"multiple": MULTIPLE, "height": None, "width": None} | options)
+    """`around_masks` of arrays, one or a list of them."""
+    pictures = [read_image(item) for item in (image if isinstance(image, list) else [image])]
+    masks = [read_mask(item) for item in (mask_image if isinstance(mask_image, list) else [mask_image])]
+    return around_masks(pictures, masks, **{"multiple": MULTIPLE, "height": None, "width": None} | options)
 
 
 @st.composite
@@ -77,9 +79,10 @@ def test_every_area(case: tuple[np.ndarray, np.ndarray, dict[str, Any]]) -> None
             assert size >= 64
             assert size % MULTIPLE == 0 or size == limit
 
-    (crop,), (crop_mask,) = areas.crops()
-    assert crop.size == crop_mask.size == areas.working
-    assert set(np.unique(crop_mask)) <= {0, 255}
+    (crop,), _ = areas.crops()
+    (crop_mask,) = areas.masks()
+    assert crop.size == crop_mask.shape[::-1] == areas.working
+    assert set(np.unique(crop_mask)) <= {0, 1}
 
     worked = np.full((1, *areas.working[::-1], 3), 0.5, np.float32)
     for composite in ("paste", "none"):
@@ -111,11 +114,12 @@ def test_the_picture_is_scaled_by_one_factor_and_padded_where_it_ends() -> None:
     areas = around(image, mask(64, 256, 0, 0, 256, 10), height=128, width=128)
     assert areas.areas[0].box == (0, 0, 256, 64)
     assert areas.areas[0].inner == (128, 32)
-    (crop,), (crop_mask,) = areas.crops()
+    (crop,), _ = areas.crops()
+    (crop_mask,) = areas.masks()
     pixels = np.asarray(crop)
     np.testing.assert_array_equal(pixels[32:], np.broadcast_to(pixels[31], (96, 128, 3)))
-    np.testing.assert_array_equal(np.asarray(crop_mask)[:5] == 255, True)
-    assert not np.asarray(crop_mask)[6:].any()
+    np.testing.assert_array_equal(crop_mask[:5], 1)
+    assert not crop_mask[6:].any()
 
 
 def test_boxes_at_the_edges_lie_inside() -> None:
@@ -142,37 +146,22 @@ def test_default_padding() -> None:
 
 def test_resized_masks_keep_their_place() -> None:
     image, painted = picture(100, 100), mask(100, 100, 20, 30, 70, 80)
-    _, (scaled,) = around(image, painted, padding=0, height=100, width=100).crops()
-    assert np.asarray(scaled).all(), "the box is the mask"
-    _, (scaled,) = around(image, painted, padding=25, height=200, width=200).crops()
+    (scaled,) = around(image, painted, padding=0, height=100, width=100).masks()
+    assert scaled.all(), "the box is the mask"
+    (scaled,) = around(image, painted, padding=25, height=200, width=200).masks()
     # (20, 30, 70, 80), seen from the box's corner (0, 5), times 200 / 95
-    assert scaled.getbbox() == tuple(round(edge * 200 / 95) for edge in (20, 25, 70, 75))
+    box = Image.fromarray(scaled.astype(np.uint8)).getbbox()
+    assert box == tuple(round(edge * 200 / 95) for edge in (20, 25, 70, 75))
 
 
-def test_a_mask_of_another_size_and_inverted() -> None:
-    (area,) = around(picture(128, 128), 255 - mask(32, 32, 8, 8, 16, 16), invert_mask=True, padding=0).areas
+def test_a_mask_of_another_size() -> None:
+    (area,) = around(picture(128, 128), mask(32, 32, 8, 8, 16, 16), padding=0).areas
     assert area.box == (16, 16, 80, 80)
     assert Image.fromarray(area.mask.astype(np.uint8)).getbbox() == (16, 16, 48, 48)
     assert area.mask[17:47, 17:47].all()
 
 
 # -- what it refuses --
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"height": 64}, UsageError, "height is 64 and width is None; with inpaint_area 'mask' give both"),
-        ({"width": 64}, UsageError, "height is None and width is 64; with inpaint_area 'mask' give both"),
-        ({"height": 63, "width": 64}, UsageError, "height is 63; expected a whole number of at least 64"),
-        ({"padding": -1}, UsageError, "padding_mask_crop is -1; expected a whole number from 0"),
-        ({"padding": 1.5}, UsageError, "padding_mask_crop is 1.5; expected a whole number"),
-        ({"invert_mask": 1}, UsageError, "invert_mask is 1; expected True or False"),
-    ],
-)
-def test_options_that_cannot_be_meant(options: dict[str, Any], error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text):
-        around(picture(80, 80), mask(80, 80, 1, 1, 9, 9), **options)
 
 
 def test_areas_that_cannot_have_one_size() -> None:
@@ -187,106 +176,39 @@ def test_a_picture_that_is_too_small() -> None:
         around(picture(80, 40), mask(80, 40, 1, 1, 9, 9))
 
 
-def test_lists_that_do_not_fit() -> None:
-    with pytest.raises(InputError, match="got 2 image, 3 mask_image; expected one for all or one for each of 3"):
-        around([picture(64, 64)] * 2, [mask(64, 64, 1, 1, 9, 9)] * 3)
+# -- whole pictures --
 
 
-# -- in the pipeline --
+def test_a_whole_picture_is_an_area_whose_box_is_the_picture() -> None:
+    images = [read_image(picture(70, 90, 1)), read_image(picture(70, 90, 2))]
+    painted = read_mask(mask(35, 45, 9, 9, 30, 30))
+    areas = whole_pictures(images, [painted], height=None, width=128)
+    assert areas.working == (128, 70)
+    assert [area.box for area in areas.areas] == [(0, 0, 128, 70)] * 2
+    crops, crop_of = areas.crops()
+    assert crop_of == [0, 1]
+    for crop, image in zip(crops, images, strict=True):
+        np.testing.assert_array_equal(crop, fit(image, 128, 70))
+    np.testing.assert_array_equal(areas.masks(), np.stack([fit_mask(painted, 128, 70)] * 2))
 
 
-def sound(**changes: Any) -> dict[str, Any]:
-    return {
-        "image": picture(160, 240),
-        "mask_image": mask(160, 240, 150, 20, 190, 70),
-        "image_embeds": EMBEDS,
-        "negative_image_embeds": NEGATIVE,
-        "num_inference_steps": 2,
-        "seed": 5,
-        "inpaint_area": "mask",
-    } | changes
+def test_one_picture_with_several_masks_is_worked_on_once() -> None:
+    image, one = read_image(picture(70, 90)), read_mask(mask(70, 90, 9, 9, 30, 30))
+    other = read_mask(mask(70, 90, 60, 1, 80, 9))
+    crops, crop_of = whole_pictures([image], [one, other], height=None, width=None).crops()
+    assert (len(crops), crop_of) == (1, [0, 0])
+    crops, crop_of = around_masks([image], [one, other, one], multiple=MULTIPLE, height=64, width=64).crops()
+    assert (len(crops), crop_of) == (2, [0, 1, 0]), "a crop for each box"
 
 
-def test_the_work_is_that_of_the_crop_given_as_a_picture(
-    pipeline: InpaintPipeline, fake_engine: type[FakeEngine]
-) -> None:
-    options = sound(output_type="np")
-    (area,) = around(options["image"], options["mask_image"]).areas
-    left, top, right, bottom = area.box
-    whole = pipeline(**options).images
-    assert fake_engine.runs[0][1]["image"].shape[2:] == (bottom - top, right - left)
-    assert whole.shape == (1, 160, 240, 3)
-    crop = {name: options[name][top:bottom, left:right] for name in ("image", "mask_image")}
-    alone = pipeline(**options | crop | {"inpaint_area": "picture"}).images
-    np.testing.assert_array_equal(whole[:, top:bottom, left:right], alone)
-    whole[:, top:bottom, left:right] = options["image"][top:bottom, left:right] / np.float32(255)
-    np.testing.assert_array_equal(whole[0], options["image"] / np.float32(255))
+def test_sizes_of_whole_pictures_that_differ() -> None:
+    pictures = [Image.new("RGB", (64, 64)), Image.new("RGB", (80, 64))]
+    with pytest.raises(InputError, match=r"several sizes \(64x64, 80x64\); give height and width"):
+        whole_pictures(pictures, [Image.new("L", (8, 8))], height=64, width=None)
 
 
-@pytest.mark.parametrize("size", [{}, {"height": 96, "width": 80}])
-def test_kept_pixels_are_kept_and_painted_ones_change(pipeline: InpaintPipeline, size: dict[str, int]) -> None:
-    options = sound(num_images_per_prompt=2, **size)
-    first, second = (np.asarray(image) for image in pipeline(**options).images)
-    kept = options["mask_image"] == 0
-    for result in (first, second):
-        np.testing.assert_array_equal(result[kept], options["image"][kept])
-        assert (result[~kept] != options["image"][~kept]).any(axis=-1).mean() > 0.9
-    assert (first != second).any()
-
-
-def test_a_sample_is_the_same_alone_and_in_a_batch(pipeline: InpaintPipeline) -> None:
-    images = [picture(160, 240, 1), picture(200, 120, 2)]
-    masks = [mask(160, 240, 150, 20, 190, 70), mask(200, 120, 0, 190, 30, 200)]
-    size = {"height": 96, "width": 96}
-    together = pipeline(**sound(image=images, mask_image=masks, num_images_per_prompt=2, seed=[3, 4, 5, 6], **size))
-    assert [image.size for image in together.images] == [(240, 160)] * 2 + [(120, 200)] * 2
-    for index, seed in enumerate((3, 4, 5, 6)):
-        alone = pipeline(**sound(image=images[index // 2], mask_image=masks[index // 2], seed=seed, **size))
-        np.testing.assert_array_equal(together.images[index], alone.images[0])
-
-
-def test_empty_masks(pipeline: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
-    options = sound(mask_image=mask(160, 240), num_images_per_prompt=2)
-    for composite in ("paste", "none"):
-        output = pipeline(**options, composite=composite)
-        for image in output.images:
-            np.testing.assert_array_equal(image, options["image"])
-        assert output.notes == ("the mask has nothing to repaint: the picture is returned as it is",)
-    np.testing.assert_array_equal(np.rint(pipeline(**options, output_type="np").images[1] * 255), options["image"])
-    assert not fake_engine.loaded
-    output = pipeline(**sound(mask_image=[mask(160, 240), sound()["mask_image"]]))
-    np.testing.assert_array_equal(output.images[0], options["image"])
-    assert output.notes == ("the mask of result 1 of 2 has nothing to repaint",)
-
-
-def test_latents_are_the_crops(pipeline: InpaintPipeline) -> None:
-    latents = pipeline(**sound(output_type="latent", height=96, width=80)).images
-    assert latents.shape[2:] == (96 // FACTOR, 80 // FACTOR)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"inpaint_area": "face"}, "inpaint_area is 'face'; choose from picture, mask"),
-        ({"inpaint_area": "picture", "padding_mask_crop": 8}, "padding_mask_crop is for inpaint_area 'mask' only"),
-        (
-            {"image": [picture(64, 64), picture(64, 80)], "output_type": "np"},
-            r'the pictures have several sizes \(64x64, 80x64\), which make no one array: ask for "pil"',
-        ),
-        ({"height": 10**6, "width": 10**6}, "the size to work at is 1000000x1000000; expected at most 89,478,485"),
-    ],
-)
-def test_bad_options(
-    pipeline: InpaintPipeline, fake_engine: type[FakeEngine], changes: dict[str, Any], text: str
-) -> None:
-    with pytest.raises(UsageError, match=text):
-        pipeline(**sound(**changes))
-    assert not fake_engine.loaded
-
-
-def test_nothing_that_came_in_is_modified(pipeline: InpaintPipeline, tmp_path: Path) -> None:
-    image = Image.fromarray(picture(160, 240))
-    options = sound(image=image, height=96, width=80)
-    before = np.asarray(image).copy()
-    pipeline(**options)
-    np.testing.assert_array_equal(image, before)
+def test_a_size_with_too_many_pixels_is_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match="the result would be 1000000x1000000 pixels; expected at most 89,478,485"):
+        whole_pictures([Image.new("RGB", (64, 64))], [Image.new("L", (8, 8))], height=10**6, width=10**6)
+    with pytest.raises(InputError, match="the size to work at is 1000000x1000000; expected at most 89,478,485"):
+        around_masks([Image.new("RGB", (64, 64))], [Image.new("L", (8, 8))], multiple=8, height=10**6, width=10**6)

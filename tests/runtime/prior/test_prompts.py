@@ -26,22 +26,29 @@ def refusal(prompt: Any) -> str:
 @given(st.lists(st.text(), min_size=1))
 def test_any_valid_text_is_kept_as_it_is(texts: list[str]) -> None:
     valid = [text.encode("utf-8", "replace").decode() for text in texts]
-    assert read_prompts(valid) == [Prompt((text,), plain=True) for text in valid]
+    assert read_prompts(valid) == ([Prompt((text,), plain=True) for text in valid], [])
     assert read_prompts(tuple(valid)) == read_prompts(valid)
     assert read_prompts(valid[0]) == read_prompts(valid[:1])
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: type(picture).__name__)
 def test_pictures(picture: Any) -> None:
-    (prompt,) = read_prompts(picture)
-    assert prompt.parts[0] is picture
-    assert (prompt.texts, len(prompt.pictures), prompt.weights, prompt.plain) == ((), 1, (1.0,), False)
+    (prompt,), (read,) = read_prompts(picture)
+    assert read is picture
+    assert (prompt.parts, prompt.texts, prompt.weights, prompt.plain) == ((0,), (), (1.0,), False)
+
+
+def test_an_object_given_several_times_is_one_picture() -> None:
+    first, second = PICTURES[2], PICTURES[3]
+    prompts, pictures = read_prompts([first, Mix([second, "a hat", first], [1, 1, 1]), second])
+    assert [prompt.parts for prompt in prompts] == [(0,), (1, "a hat", 0), (1,)]
+    assert [item is expected for item, expected in zip(pictures, (first, second), strict=True)] == [True, True]
 
 
 def test_a_mix() -> None:
-    (prompt,) = read_prompts(Mix(["a hat", PICTURES[0], ""], (0.5, -2, np.float32(0.25))))
-    assert prompt.parts == ("a hat", PICTURES[0], "")
-    assert (prompt.texts, prompt.pictures) == (("a hat", ""), (PICTURES[0],))
+    (prompt,), pictures = read_prompts(Mix(["a hat", PICTURES[0], ""], (0.5, -2, np.float32(0.25))))
+    assert prompt.parts == ("a hat", 0, "")
+    assert (prompt.texts, pictures) == (("a hat", ""), [PICTURES[0]])
     assert prompt.weights == (0.5, -2.0, 0.25)
     assert not prompt.plain, "a mix draws its noise in another order, also of one text"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import gzip
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,21 +93,16 @@ def test_a_prompt_in_a_batch_is_the_prompt_alone(clip: Tokenizer, record: dict[s
     assert batch.dropped == tuple(tokens.dropped[0] for tokens in alone)
 
 
-def test_the_longest_prompt_that_fits(clip: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_longest_prompt_that_fits(clip: Tokenizer) -> None:
     tokens = clip.encode(["hat " * 75])
     assert tokens.ids.tolist() == [[START, *[3801] * 75, END]]
     assert tokens.dropped == (None,)
-    assert not caplog.records
 
 
-def test_truncation_shows_what_was_dropped(clip: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        tokens = clip.encode(["short", "hat " * 75 + "Çelik, 1920 ŞAPKA"])
+def test_truncation_returns_what_was_dropped(clip: Tokenizer) -> None:
+    tokens = clip.encode(["short", "hat " * 75 + "Çelik, 1920 ŞAPKA"])
     assert tokens.ids[1].tolist() == [START, *[3801] * 75, END]
     assert tokens.dropped == (None, "Çelik, 1920 ŞAPKA")
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert "'Çelik, 1920 ŞAPKA'" in message
-    assert "takes 77" in message
 
 
 def test_the_dropped_part_and_the_kept_one_are_the_prompt(clip: Tokenizer, record: dict[str, Any]) -> None:
@@ -130,11 +124,10 @@ def test_the_dropped_part_and_the_kept_one_are_the_prompt(clip: Tokenizer, recor
     assert same > 20
 
 
-def test_a_very_long_prompt_gets_a_short_warning(clip: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_very_long_prompt_is_cut(clip: Tokenizer) -> None:
     tokens = clip.encode(["hat " * 10_000])
     assert tokens.ids.shape == (1, 77)
     assert tokens.dropped == ("hat " * (10_000 - 75),)
-    assert len(caplog.records[0].getMessage()) < 1500
 
 
 def test_shorter_models(vocabulary: Path) -> None:

@@ -60,6 +60,14 @@ class Scheduler(ABC):
             raise SchedulerError(f"step {first} cannot be the first of {len(table.timesteps)}")
         return Sampler(table, shape, self._limit(), self.source, first)
 
+    def draws(self, num_inference_steps: int) -> int:
+        """The number of steps that draw noise, of so many.
+
+        Raises:
+            SchedulerError: as `sampler`.
+        """
+        return int(self.table(self._checked_steps(num_inference_steps), 0.0, 0).draws.sum())
+
     @abstractmethod
     def table(self, steps: int, eta: float, first: int = 0) -> Table:
         """The coefficients of a trajectory of `steps` steps, of which those before `first` are never taken."""

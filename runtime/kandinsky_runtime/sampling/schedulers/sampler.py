@@ -35,6 +35,7 @@ class Sampler:
         timesteps: (n,) int64, or float32 where they may be fractional; read-only.
         first: the step to begin with.
         init_noise_sigma: standard deviation of the first latents.
+        learns_variance: whether the model's second half of channels, a variance, is used.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class Sampler:
         self._noise: list[float] = table.noise.tolist()
         self._draws: list[bool] = table.draws.tolist()
         self._input_scale: list[float] = [] if table.input_scale is None else table.input_scale.tolist()
-        self._learns_variance = table.learns_variance
+        self.learns_variance = table.learns_variance
 
-        self._output_shape = (shape[0], shape[1] * (2 if self._learns_variance else 1), *shape[2:])
+        self._output_shape = (shape[0], shape[1] * (2 if self.learns_variance else 1), *shape[2:])
         self._finite = np.empty(self._output_shape, dtype=np.bool_)
         self._scratch = np.empty(shape, dtype=np.float32)
         # Three, so that one is free whichever two hold the sample and the model output.
@@ -128,7 +129,7 @@ class Sampler:
             raise UsageError(f"{self._where(i)} {'needs a draw of' if self._draws[i] else 'takes no'} noise")
         self._check_finite(i, model_output)
         output, variance = model_output, None
-        if self._learns_variance:
+        if self.learns_variance:
             output, variance = np.split(model_output, 2, axis=1)  # each (B, C, …)
 
         with np.errstate(over="ignore", invalid="ignore"):
@@ -236,7 +237,7 @@ class Sampler:
     def _check_finite(self, i: int, output: Float32) -> None:
         if not np.isfinite(output, out=self._finite).all():
             self._refuse(i, f"the {self._source.component} returned", self._source.tensor, output)
-        if self._learns_variance and not self._log_std and output[:, self._shape[1] :].min() < 0:
+        if self.learns_variance and not self._log_std and output[:, self._shape[1] :].min() < 0:
             raise NonFiniteError(
                 f"{self._where(i)}: the variance channels of the {self._source.component}'s `{self._source.tensor}` "
                 "are below 0, so the noise's deviation is NaN"

@@ -1,0 +1,194 @@
+"""The story of one run, from checked inputs to finished pictures; inpainting and generating alike.
+
+    run = pipeline.prepare(options)               everything is checked, nothing is computed
+    trajectory = run.begin()                      prompt → embeddings, pictures → latents, first noise
+    for step in trajectory:                       UNet and scheduler, a step at a time
+        trajectory.accept(run.predict(step))
+    images = run.finish(trajectory.latents)       latents → pictures, pasted back
+
+Legend: B samples · C latent channels · K output channels of the UNet · h, w latent height and width
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from kandinsky_runtime.decoder import movq
+from kandinsky_runtime.decoder.options import DecoderOptions
+from kandinsky_runtime.decoder.request import Request
+from kandinsky_runtime.decoder.tiles import Tiling
+from kandinsky_runtime.decoder.trajectory import Step, Trajectory
+from kandinsky_runtime.decoder.unet import UNet
+from kandinsky_runtime.engines.graphs import Graphs
+from kandinsky_runtime.errors import Kandinsky22Error
+from kandinsky_runtime.observers import Clock, RunObserver
+from kandinsky_runtime.prior.pipeline import PriorPipeline
+from kandinsky_runtime.prior.plan import PromptPlan
+from kandinsky_runtime.sampling import guidance
+from kandinsky_runtime.sampling.noise import RunNoise
+from kandinsky_runtime.sampling.schedulers import Sampler
+
+Array = npt.NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """One run of the decoder; `DecoderPipeline.prepare` makes it.
+
+    Attributes:
+        graphs: the bundle's graphs on their engine.
+        prior: the bundle's prior, on the same graphs.
+        tiling: the tiles that MoVQ works in; None for whole pictures.
+        options: the run's options.
+        request: the checked inputs; its embeddings are filled in by `begin` if there is a prompt.
+        plan: the checked prompts; None if embeddings were given.
+        sampler: the scheduler's coefficients and buffers, of this run alone.
+        interval: the noise levels that are guided; None for all.
+        noise: the noise sources, of this run alone.
+        observer: progress, callback and cancellation.
+        pipeline: the callback's first argument.
+        clock: the seconds of each phase.
+    """
+
+    graphs: Graphs
+    prior: PriorPipeline
+    tiling: Tiling | None
+    options: DecoderOptions
+    request: Request
+    plan: PromptPlan | None
+    sampler: Sampler
+    interval: guidance.Interval | None
+    noise: RunNoise
+    observer: RunObserver
+    pipeline: object = None
+    clock: Clock = field(default_factory=Clock)
+    _unet: UNet | None = field(default=None, init=False, repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, one sentence each."""
+        return (*(() if self.plan is None else self.plan.notes), *self.request.notes)
+
+    def drive(self) -> list[Image.Image] | Array:
+        """Do everything, from the prompt to the results; errors are those of `begin`, `predict` and `finish`."""
+        for note in self.notes:
+            _log.warning(note)
+        with self.graphs.run():
+            if self.request.keeps_everything:
+                return self.untouched()
+            trajectory = self.begin()
+            with self.clock("denoise"):
+                for step in trajectory:
+                    trajectory.accept(self.predict(step))
+            return self.finish(trajectory.latents)
+
+    def begin(self) -> Trajectory:
+        """Do everything that comes before the first step.
+
+        Raises:
+            EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
+            Cancelled: during the prior's steps.
+        """
+        request = self.request = self._with_embeddings()
+        self._load()
+        encoded = self._encoded()
+        with self.clock("denoise"):
+            noise = self.noise.batch
+            first = noise.draw(request.latent_shape) if request.latents is None else request.latents
+            latents, kept = request.begin(first, encoded, self.sampler)
+            self._unet = UNet(
+                self.graphs,
+                request.latent_shape,
+                request.image_embeds,
+                request.negative_image_embeds if request.guided else None,
+                None if kept is None else kept.channels,
+                steps=len(self.sampler.timesteps),
+            )
+            return Trajectory(
+                self.sampler,
+                latents,
+                noise,
+                guidance_scale=request.guidance_scale,
+                interval=self.interval,
+                kept=kept,
+                observer=self.observer,
+                pipeline=self.pipeline,
+            )
+
+    def predict(self, step: Step) -> Array:
+        """The UNet's output for a step of the run's trajectory; see `UNet.predict`."""
+        if self._unet is None:
+            raise Kandinsky22Error("the run was not begun; call begin first")
+        with self.clock("unet"):
+            return self._unet.predict(step.i, step.latents, step.timestep, step.guided)
+
+    def finish(self, latents: Array) -> list[Image.Image] | Array:
+        """The results, from the latents (B, C, h, w) after the last step; writes the recording of the noise.
+
+        Raises:
+            EngineError, NonFiniteError: the decoder failed, or returned no finite numbers.
+            Kandinsky22Error: the recording cannot be written.
+        """
+        if self._unet is not None:
+            self._unet.end()
+            self._unet = None
+        images: list[Image.Image] | Array = latents
+        if self.options.output_type != "latent":
+            with self.clock("decode"):
+                request = self.request
+                decoded = movq.decode(self.graphs, latents, request.height, request.width, self.tiling)
+                images = request.finished(decoded, self.options.output_type)
+        self._save_recording()
+        return images
+
+    def untouched(self) -> list[Image.Image] | Array:
+        """The results of a request that keeps everything: the pictures as they came in, or their latents."""
+        if self.options.output_type == "latent":
+            return self._encoded()
+        return self.request.untouched(self.options.output_type)
+
+    def _with_embeddings(self) -> Request:
+        """The request with the embeddings that the prior makes of the prompts, if there are any."""
+        if self.plan is None:
+            return self.request
+        repeats = self.options.num_images_per_prompt
+        samples = self.plan.per_sample(self.request.batch // repeats, repeats)
+        observer = replace(self.observer, callback=None, title="prior")
+        positive, negative = self.prior.embed(self.plan, samples, self.noise.samples, observer, self.clock)
+        return replace(self.request, image_embeds=positive, negative_image_embeds=negative)
+
+    def _load(self) -> None:
+        """Load the graphs that the run needs, so that a graph that cannot be loaded fails before any work."""
+        needed = [
+            *(["movq_encoder"] if len(self.request.pixels) else []),
+            "unet",
+            *([] if self.options.output_type == "latent" else ["movq_decoder"]),
+        ]
+        with self.clock("load"):
+            self.graphs.load(needed)
+
+    def _encoded(self) -> Array:
+        """Latents (B, C, h, w) of the samples' pictures; empty without pictures."""
+        with self.clock("encode"):
+            if not len(self.request.pixels):
+                return np.empty((0, *self.request.latent_shape[1:]), np.float32)
+            latents = movq.encode(self.graphs, self.request.pixels, self.tiling)
+            return latents[list(self.request.picture_of)]
+
+    def _save_recording(self) -> None:
+        path: str | os.PathLike[str] | None = self.options.record_noise
+        if self.noise.recording is None or path is None:
+            return
+        try:
+            self.noise.recording.save(Path(path))
+        except OSError as error:
+            raise Kandinsky22Error(f"the noise recording {path} cannot be written: {error.strerror}") from error
