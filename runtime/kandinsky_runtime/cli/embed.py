@@ -43,18 +43,18 @@ def _embed(args: argparse.Namespace) -> int:
 
     from kandinsky_runtime.checks import whole_number
     from kandinsky_runtime.cli.pictures import check_overwriting
-    from kandinsky_runtime.cli.prompting import prompts
+    from kandinsky_runtime.cli.prompting import read_prompts
     from kandinsky_runtime.prior.embeds import check_embeds_path, write_embeds
     from kandinsky_runtime.prior.pipeline import PriorPipeline
 
     check_embeds_path(args.out)
-    whole_number("--num-images", args.num_images, 1, MAX_RESULTS)
+    whole_number("--num-images", args.num_images_per_prompt, 1, MAX_RESULTS)
     check_overwriting(args, [args.out], ())
-    seen, _ = prompts(args)
+    conditioning, _ = read_prompts(args)
     with PriorPipeline.load(args.bundle, **engine_arguments(args)) as pipeline:
         output = pipeline(
-            **seen,
-            num_images_per_prompt=args.num_images,
+            **conditioning,
+            num_images_per_prompt=args.num_images_per_prompt,
             num_inference_steps=args.prior_num_inference_steps,
             guidance_scale=args.prior_guidance_scale,
             seed=args.seed,

@@ -7,14 +7,18 @@ from pathlib import Path
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
+    add_declared,
     add_engine_options,
+    add_out,
     add_prompt_options,
     add_sampling_options,
     add_tiles,
+    declared_arguments,
     engine_arguments,
-    sampling_arguments,
+    noise_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.decoder.options import GenerateOptions
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -32,19 +36,12 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_bundle(parser)
     add_prompt_options(parser)
     files = parser.add_argument_group("input and output")
-    files.add_argument("--image", type=Path, metavar="F", help="a picture to change: PNG, JPEG, WebP, …")
-    files.add_argument(
-        "--strength", type=float, metavar="S", help="of the change, above 0 and up to 1, with --image (default: 0.3)"
-    )
-    files.add_argument(
-        "--out", type=Path, required=True, metavar="F", help="the result; several get -1, -2, … before the suffix"
-    )
+    files.add_argument("--image", type=Path, metavar="F", help="picture to change: PNG, JPEG, WebP, …")
+    add_declared(files, GenerateOptions, "strength")
+    add_out(files)
     loop = parser.add_argument_group("sampling")
-    for side in ("height", "width"):
-        loop.add_argument(
-            f"--{side}", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's, or 512)"
-        )
-    add_sampling_options(loop)
+    add_declared(loop, GenerateOptions, "height", "width")
+    add_sampling_options(loop, GenerateOptions)
     add_engine_options(parser)
     add_tiles(parser)
     add_common_options(parser)
@@ -53,15 +50,19 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _generate(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import Results
-    from kandinsky_runtime.cli.prompting import conditions
+    from kandinsky_runtime.cli.prompting import read_conditioning
     from kandinsky_runtime.decoder.generate import GeneratePipeline
     from kandinsky_runtime.pictures.image import read_image
 
     results = Results(args, ("image",))
-    seen, count = conditions(args)
+    conditioning, count = read_conditioning(args)
     results.plan(count)
     image = None if args.image is None else read_image(args.image)
     with GeneratePipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
-        output = pipeline(image=image, strength=args.strength, **seen, **sampling_arguments(args))
+        output = pipeline(
+            image=image,
+            **declared_arguments(args, GenerateOptions) | noise_arguments(args) | conditioning,
+            progress=not args.quiet,
+        )
     results.save(pipeline, output)
     return 0

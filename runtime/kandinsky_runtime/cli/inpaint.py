@@ -7,14 +7,18 @@ from pathlib import Path
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
+    add_declared,
     add_engine_options,
+    add_out,
     add_prompt_options,
     add_sampling_options,
     add_tiles,
+    declared_arguments,
     engine_arguments,
-    sampling_arguments,
+    noise_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.decoder.options import InpaintOptions
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -32,41 +36,21 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_bundle(parser)
     add_prompt_options(parser)
     needed = parser.add_argument_group("inputs and output")
-    needed.add_argument("--image", type=Path, required=True, metavar="F", help="the picture: PNG, JPEG, WebP, …")
+    needed.add_argument("--image", type=Path, required=True, metavar="F", help="picture to repaint: PNG, JPEG, WebP, …")
     repainted = needed.add_mutually_exclusive_group(required=True)
-    repainted.add_argument("--mask", type=Path, metavar="F", help="a picture: white is repainted, black is kept")
+    repainted.add_argument("--mask", type=Path, metavar="F", help="mask picture: white is repainted, black is kept")
     repainted.add_argument(
         "--mask-box",
         type=_box,
         metavar="L,T,R,B",
-        help="repaint this rectangle of the picture: its edges in px, negative ones from the right or the bottom",
+        help="rectangle to repaint, in px: left, top, right, bottom; negative ones count from the right or the bottom",
     )
-    needed.add_argument(
-        "--invert-mask", action="store_true", help="black is repainted, as diffusers before 0.19 had it"
-    )
-    needed.add_argument(
-        "--out", type=Path, required=True, metavar="F", help="the result; several get -1, -2, … before the suffix"
-    )
-    needed.add_argument(
-        "--composite",
-        choices=("paste", "none"),
-        default="paste",
-        help="paste keeps the pixels outside the mask bit for bit (default); none writes the decoder's picture",
-    )
+    add_declared(needed, InpaintOptions, "invert_mask")
+    add_out(needed)
+    add_declared(needed, InpaintOptions, "composite")
     loop = parser.add_argument_group("sampling")
-    loop.add_argument("--height", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
-    loop.add_argument("--width", type=int, metavar="PX", help="of the result, 64 and more (default: the picture's)")
-    loop.add_argument(
-        "--inpaint-area",
-        choices=("picture", "mask"),
-        default="picture",
-        help="mask: work on a crop around the mask and put it back; --height and --width are then the size to work at"
-        " (default: the crop's own)",
-    )
-    loop.add_argument(
-        "--padding-mask-crop", type=int, metavar="PX", help="around the mask, for --inpaint-area mask (default: 32)"
-    )
-    add_sampling_options(loop)
+    add_declared(loop, InpaintOptions, "height", "width", "inpaint_area", "padding_mask_crop")
+    add_sampling_options(loop, InpaintOptions)
     add_engine_options(parser)
     add_tiles(parser)
     add_common_options(parser)
@@ -80,19 +64,19 @@ def _box(text: str) -> tuple[int, ...]:
     except ValueError:
         box = ()
     if len(box) != 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is no box; expected four whole numbers, such as 250,0,-250,250")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a box; expected four whole numbers such as 250,0,-250,250")
     return box
 
 
 def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import Results
-    from kandinsky_runtime.cli.prompting import conditions
+    from kandinsky_runtime.cli.prompting import read_conditioning
     from kandinsky_runtime.decoder.inpaint import InpaintPipeline
     from kandinsky_runtime.pictures.image import read_image
     from kandinsky_runtime.pictures.mask import box_mask, read_mask
 
     results = Results(args, ("image", "mask"))
-    seen, count = conditions(args)
+    conditioning, count = read_conditioning(args)
     results.plan(count)
     image = read_image(args.image)
     mask = box_mask(*image.size, args.mask_box) if args.mask is None else read_mask(args.mask)
@@ -100,12 +84,8 @@ def _inpaint(args: argparse.Namespace) -> int:
         output = pipeline(
             image=image,
             mask_image=mask,
-            **seen,
-            **sampling_arguments(args),
-            composite=args.composite,
-            invert_mask=args.invert_mask,
-            inpaint_area=args.inpaint_area,
-            padding_mask_crop=args.padding_mask_crop,
+            **declared_arguments(args, InpaintOptions) | noise_arguments(args) | conditioning,
+            progress=not args.quiet,
         )
     results.save(pipeline, output)
     return 0

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Named here, so that --help need not load the modules that know them.
+from kandinsky_runtime.decoder.options import DecoderOptions, declarations
+
+# Repeated here, so that --help does not load the modules that define them; a test compares them.
 ENGINES = "tensorrt, openvino, onnxruntime, paddle, fastdeploy"
 SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, euler, euler-a, unclip"
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """The bundle's folder, the first argument."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
 
 
 def add_prompt_options(parser: argparse.ArgumentParser, *, embeds: bool = True) -> None:
-    """What is to be seen: prompts, and where `embeds`, embeddings in their place."""
-    group = parser.add_argument_group("what is to be seen")
+    """Prompts; with `embeds`, also embeddings instead of them."""
+    group = parser.add_argument_group("prompt")
     group.add_argument(
         "--prompt",
         dest="prompts",
         action=_AppendPrompt,
         metavar="TEXT",
-        help="in words; several make a batch, a result for each",
+        help="a prompt in words; several make a batch, one result for each",
     )
     group.add_argument(
         "--prompt-image",
@@ -32,29 +35,32 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, embeds: bool = True) 
         action=_AppendPrompt,
         type=Path,
         metavar="F",
-        help="as in a picture, which stands in the row of prompts",
+        help="a picture as a prompt, in the order of all prompts",
     )
     group.add_argument(
         "--mix",
         type=_weights,
         metavar="W,W,…",
-        help="make one prompt of all --prompt and --prompt-image, with a weight for each in their order",
+        help="blend all --prompt and --prompt-image into one prompt, with a weight for each in their order",
     )
     group.add_argument(
-        "--negative-prompt", action="append", metavar="TEXT", help="what not to show; one for all prompts, or for each"
+        "--negative-prompt",
+        action="append",
+        metavar="TEXT",
+        help="what not to show; one for all prompts, or one for each",
     )
-    group.add_argument("--prior-num-inference-steps", type=int, metavar="N", help="steps of the prior (default: 25)")
-    group.add_argument(
-        "--prior-guidance-scale", type=float, metavar="W", help="of the prior; 1 turns it off (default: 4)"
-    )
+    add_declared(group, DecoderOptions, "prior_num_inference_steps", "prior_guidance_scale")
     if embeds:
         group.add_argument(
             "--image-embeds",
             type=Path,
             metavar="F",
-            help="in place of a prompt: .npz with image_embeds and negative_image_embeds, or .npy with the former",
+            help="embeddings instead of a prompt: an .npz with image_embeds and negative_image_embeds, or an .npy with"
+            " the former",
         )
-        group.add_argument("--negative-image-embeds", type=Path, metavar="F", help="the negative embeddings' own file")
+        group.add_argument(
+            "--negative-image-embeds", type=Path, metavar="F", help="an .npy or .npz with the negative ones"
+        )
 
 
 class _AppendPrompt(argparse.Action):
@@ -74,70 +80,112 @@ def _weights(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(item) for item in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 0.3,0.7") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.3,0.7") from None
 
 
-def add_sampling_options(group: argparse._ArgumentGroup) -> None:
+def add_declared(group: argparse._ArgumentGroup, options: type[DecoderOptions], *names: str) -> None:
+    """Options of a task by their declarations: spelling, type, text and default are those of `decoder/options.py`."""
+    declared = declarations(options)
+    for name in names:
+        item, declaration = declared[name]
+        shown = f" (default: {item.default:g})" if isinstance(item.default, float) else f" (default: {item.default})"
+        text = declaration.text + ("" if item.default is None or item.default is False else shown)
+        if item.default is False:
+            group.add_argument(declaration.spelling, dest=name, action="store_true", help=text)
+        elif declaration.choices is not None:
+            group.add_argument(
+                declaration.spelling, dest=name, choices=declaration.choices, default=item.default, help=text
+            )
+        else:
+            group.add_argument(
+                declaration.spelling,
+                dest=name,
+                type=_argument(declaration.parse),
+                default=item.default,
+                metavar=declaration.metavar,
+                help=text,
+            )
+
+
+def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser for argparse, which shows the text of an ArgumentTypeError only."""
+    if parse is int or parse is float:
+        return parse
+
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
+
+
+def add_sampling_options(group: argparse._ArgumentGroup, options: type[DecoderOptions]) -> None:
     """The decoder's loop and its noise."""
-    group.add_argument(
-        "--num-inference-steps", type=int, default=100, metavar="N", help="denoising steps (default: 100)"
-    )
-    group.add_argument("--guidance-scale", type=float, default=4.0, metavar="W", help="1 turns it off (default: 4)")
-    group.add_argument(
-        "--guidance-interval",
-        type=_interval,
-        metavar="LOW:HIGH",
-        help="noise levels at which guidance acts, such as 0.3:5; elsewhere a step is half the work (default: all)",
-    )
+    add_declared(group, options, "num_inference_steps", "guidance_scale", "guidance_interval")
     group.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     add_noise_options(group)
-    group.add_argument("--record-noise", type=Path, metavar="F", help="write every draw of the noise to an .npz")
-    group.add_argument("--replay-noise", type=Path, metavar="F", help="take the noise from such a file")
-
-
-def _interval(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(item) for item in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two noise levels, such as 0.3:5") from None
-    return low, high
+    group.add_argument("--record-noise", type=Path, metavar="F", help="an .npz file that records all noise")
+    group.add_argument("--replay-noise", type=Path, metavar="F", help="a file of --record-noise to take the noise from")
 
 
 def add_noise_options(group: argparse._ArgumentGroup) -> None:
     """Seed, number of results, and kind of noise."""
-    group.add_argument("--seed", type=int, metavar="N", help="of the noise (default: drawn, and told)")
-    group.add_argument("--num-images", type=int, default=1, metavar="N", help="results, with seeds from --seed on")
+    add_declared(group, DecoderOptions, "seed", "num_images_per_prompt")
     group.add_argument(
-        "--noise", choices=("torch", "numpy"), help="torch (default): the numbers of torch.Generator('cpu')"
+        "--noise", choices=("torch", "numpy"), help="torch (default) draws the numbers of torch.Generator('cpu')"
     )
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """The engine, its precision, device and threads."""
     group = parser.add_argument_group("engine")
-    group.add_argument("--engine", default="auto", metavar="NAME", help=f"{ENGINES}, or auto (default)")
-    group.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's)")
+    group.add_argument(
+        "--engine",
+        default="auto",
+        metavar="NAME",
+        help=f"{ENGINES}, or auto: the first that can run the bundle here (default: auto)",
+    )
+    group.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's choice)")
     add_device_options(group)
     group.add_argument(
-        "--low-memory", action="store_true", help="load each graph when its turn comes and release it afterwards"
+        "--low-memory", action="store_true", help="keep one graph in memory at a time: slower, with a lower peak"
+    )
+
+
+def add_out(group: argparse._ArgumentGroup) -> None:
+    """The file of the result."""
+    group.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="F",
+        help="result file; several get -1, -2, … before the suffix",
     )
 
 
 def add_tiles(parser: argparse.ArgumentParser) -> None:
-    """How MoVQ takes large pictures."""
+    """Tiles for large pictures."""
     parser.add_argument(
-        "--tiles", action="store_true", help="MoVQ in tiles of 512 px: less memory for large pictures, other numbers"
+        "--tiles",
+        action="store_true",
+        help="encode and decode in tiles of 512 px: less memory for large pictures, slightly different results",
     )
 
 
 def add_device_options(group: argparse._ArgumentGroup) -> None:
     """The device and the threads."""
-    group.add_argument("--device", metavar="NAME", help="as the engine names it (default: the engine's own)")
-    group.add_argument("--threads", type=int, metavar="N", help="within one operation (default: every core)")
+    group.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, gpu, … (default: the engine's first)",
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="threads within one operation (default: all cores)")
 
 
 def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """What a pipeline's `load` takes besides the bundle."""
+    """The arguments of a pipeline's `load`, other than the bundle."""
     return {
         "engine": args.engine,
         "precision": args.precision,
@@ -148,8 +196,13 @@ def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """What a call of a decoder's pipeline takes of size, loop and noise.
+def declared_arguments(args: argparse.Namespace, options: type[DecoderOptions]) -> dict[str, Any]:
+    """The values of a task's declared options."""
+    return {name: getattr(args, name) for name, (_, declared) in declarations(options).items() if declared.spelling}
+
+
+def noise_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Scheduler and noise of a run of the decoder.
 
     Raises:
         InputError: the recording of the noise cannot be used.
@@ -157,15 +210,7 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     from kandinsky_runtime.sampling.noise import ReplayNoise
 
     return {
-        "height": args.height,
-        "width": args.width,
-        "num_inference_steps": args.num_inference_steps,
-        "guidance_scale": args.guidance_scale,
-        "guidance_interval": args.guidance_interval,
         "scheduler": args.scheduler,
-        "num_images_per_prompt": args.num_images,
-        "seed": args.seed,
         "noise": ReplayNoise(args.replay_noise) if args.replay_noise else args.noise or "torch",
         "record_noise": args.record_noise,
-        "progress": not args.quiet,
     }

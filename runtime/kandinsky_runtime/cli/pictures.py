@@ -37,7 +37,7 @@ class Results:
         self._args, self._inputs, self._start = args, (*inputs, *_READ), time.perf_counter()
         self._paths: list[Path] = []
         check_output_path(args.out)
-        whole_number("--num-images", args.num_images, 1, MAX_RESULTS)
+        whole_number("--num-images", args.num_images_per_prompt, 1, MAX_RESULTS)
         if args.replay_noise and (args.seed is not None or args.noise):
             raise UsageError("--replay-noise takes the place of --seed and --noise; give one of them")
 
@@ -47,7 +47,7 @@ class Results:
         Raises:
             InputError, UsageError: a path cannot be written to, or would replace a file that is read.
         """
-        out, count = self._args.out, prompts * self._args.num_images
+        out, count = self._args.out, prompts * self._args.num_images_per_prompt
         self._paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
         for path in self._paths:
             check_output_path(path)

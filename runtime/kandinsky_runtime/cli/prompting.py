@@ -8,11 +8,11 @@ from typing import Any
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.prior.prompts import Mix
 
-_OF_THE_PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")
+_FOR_PROMPTS = ("prompts", "mix", "negative_prompt", "prior_num_inference_steps", "prior_guidance_scale")
 
 
-def conditions(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    """A pipeline's arguments for what is to be seen, and how many results they ask for.
+def read_conditioning(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """A pipeline's arguments for prompts or embeddings, and how many results they ask for.
 
     Raises:
         InputError: a file of embeddings cannot be read.
@@ -20,12 +20,11 @@ def conditions(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """
     if args.image_embeds is None:
         if args.negative_image_embeds is not None:
-            raise UsageError("--negative-image-embeds goes with --image-embeds")
+            raise UsageError("--negative-image-embeds goes with --image-embeds; give both")
         if args.prompts is None:
-            raise UsageError("say what is to be seen: --prompt TEXT, --prompt-image F or --image-embeds F")
-        seen, count = prompts(args)
-        return seen | {name: value for name in _OF_THE_PRIOR if (value := getattr(args, name)) is not None}, count
-    for option in ("prompts", "mix", "negative_prompt", *_OF_THE_PRIOR):
+            raise UsageError("there is no prompt; give --prompt TEXT, --prompt-image F or --image-embeds F")
+        return read_prompts(args)
+    for option in _FOR_PROMPTS:
         if getattr(args, option) is not None:
             given = "--prompt" if option == "prompts" else f"--{option.replace('_', '-')}"
             raise UsageError(f"--image-embeds takes the place of {given}; give one of them")
@@ -35,14 +34,14 @@ def conditions(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     return {"image_embeds": embeds, "negative_image_embeds": negative}, len(embeds)
 
 
-def prompts(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
-    """A pipeline's prompts, and how many they are.
+def read_prompts(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """A pipeline's arguments for prompts, and how many they are.
 
     Raises:
         UsageError: there are none, or not a weight for each.
     """
     if args.prompts is None:
-        raise UsageError("say what is to be seen: --prompt TEXT or --prompt-image F")
+        raise UsageError("there is no prompt; give --prompt TEXT or --prompt-image F")
     given: list[Any] = args.prompts
     if args.mix is not None:
         if len(args.mix) != len(given):

@@ -41,7 +41,7 @@ class Declaration:
     Attributes:
         text: the documentation, in Python and on the command line.
         check: the check of a value; None is never checked, it means the default.
-        spelling: the flag on the command line; None for an option that only Python has.
+        spelling: the flag on the command line; empty for an option that only Python has.
         metavar: the value's name in `--help`.
         parse: text of the command line → value.
         choices: the only values.
@@ -50,9 +50,9 @@ class Declaration:
 
     text: str
     check: Check | None = None
-    spelling: str | None = None
+    spelling: str = ""
     metavar: str | None = None
-    parse: Callable[[str], Any] | None = None
+    parse: Callable[[str], Any] = str
     choices: tuple[str, ...] | None = None
     python: str = ""
 
@@ -260,8 +260,8 @@ class InpaintOptions(DecoderOptions):
     )
     inpaint_area: Literal["picture", "mask"] = option(
         "picture",
-        "mask works on a crop around the mask and pastes it back; height and width are then the crop's working size"
-        " (default: its own)",
+        "mask works on a crop around the mask and pastes it back; height and width, if given, are then the size that"
+        " the crop is resized to",
         check=_one_of(INPAINT_AREAS),
         spelling="--inpaint-area",
         choices=INPAINT_AREAS,
@@ -293,10 +293,27 @@ class GenerateOptions(DecoderOptions):
     """What a run of text-to-image or image-to-image can be asked for.
 
     A list of prompts, pictures, embeddings or seeds is a batch, each sample with its own. A single one is used for
-    every sample. Without a picture, a result has 512x512 pixels unless `height` and `width` are given.
+    every sample.
     """
 
     title: ClassVar[str] = "generating"
+
+    height: int | None = option(
+        None,
+        "height of the result in pixels, at least 64 (default: the picture's, or 512)",
+        check=_whole(MIN_SIZE),
+        spelling="--height",
+        metavar="PX",
+        parse=int,
+    )
+    width: int | None = option(
+        None,
+        "width of the result in pixels, at least 64 (default: the picture's, or 512)",
+        check=_whole(MIN_SIZE),
+        spelling="--width",
+        metavar="PX",
+        parse=int,
+    )
 
     image: Any = option(
         None, "a picture to change (image-to-image): a path, a Pillow picture or an array; or a list of them"

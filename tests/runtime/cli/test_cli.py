@@ -203,7 +203,7 @@ def test_help_shows_an_example(k22: K22) -> None:
         assert result.err == ""
         example = re.search(r"examples?:\s+(k22 \w+ bundle.*)", result.out)
         assert example
-    assert re.search(r"--num-inference-steps N +denoising steps \(default: 100\)", k22("inpaint", "--help").out)
+    assert re.search(r"--num-inference-steps N +number of denoising steps \(default: 100\)", k22("inpaint", "--help").out)
 
 
 def test_help_names_schedulers_and_engines() -> None:

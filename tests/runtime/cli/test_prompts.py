@@ -242,10 +242,10 @@ INSTEAD = {"prompt": None, "prior_num_inference_steps": None, "image_embeds": "h
     [
         (
             command("inpaint", prompt=None),
-            "say what is to be seen: --prompt TEXT, --prompt-image F or --image-embeds F",
+            "there is no prompt; give --prompt TEXT, --prompt-image F or --image-embeds F",
         ),
-        (command("generate", prompt=None), "say what is to be seen: --prompt TEXT, --prompt-image F or"),
-        (command("embed", prompt=None), "say what is to be seen: --prompt TEXT or --prompt-image F"),
+        (command("generate", prompt=None), "there is no prompt; give --prompt TEXT, --prompt-image F or"),
+        (command("embed", prompt=None), "there is no prompt; give --prompt TEXT or --prompt-image F"),
         (command("embed", image_embeds="hat.npz"), "unrecognized arguments: --image-embeds hat.npz"),
         (command("inpaint", image_embeds="hat.npz"), "--image-embeds takes the place of --prompt; give one of them"),
         (command("inpaint", **INSTEAD, negative_prompt="a"), "takes the place of --negative-prompt; give"),
@@ -262,8 +262,8 @@ INSTEAD = {"prompt": None, "prior_num_inference_steps": None, "image_embeds": "h
         (command("generate", **INSTEAD), "hat.npz does not exist; give an .npz or .npy file of embeddings"),
         # prompts
         (command("embed", mix="0.5,0.5"), "--mix has 2 weights for 1 prompts; give one for each"),
-        (command("embed", mix="much"), "argument --mix: 'much' is no list of numbers, such as 0.3,0.7"),
-        (command("embed", mix=""), "argument --mix: '' is no list of numbers"),
+        (command("embed", mix="much"), "argument --mix: 'much' is not a list of numbers such as 0.3,0.7"),
+        (command("embed", mix=""), "argument --mix: '' is not a list of numbers"),
         (command("embed", mix="nan"), "the weights of a mix: has NaN, infinity"),
         (command("embed", mix="1e39"), "the weights of a mix: has NaN, infinity or numbers too large for float32"),
         (command("embed", "--negative-prompt=a", "--negative-prompt=b"), "got 2 negative_prompt for 1 prompts"),
