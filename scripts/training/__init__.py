@@ -1,0 +1,1 @@
+"""Training of the small drawn checkpoint: one module for each stage, run by scripts/train."""

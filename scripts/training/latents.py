@@ -1,0 +1,69 @@
+"""Stage 4: the latents of all training pictures, by the finished MoVQ, in float16.
+
+The scale is measured on the first shard and kept in `latents/scale.pt`; the export folds the same one into MoVQ.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import VQModel
+
+from scripts.training.folding import fold_scale
+from scripts.training.loop import load_average
+from scripts.training.movq import CONFIG, to_model
+from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
+from scripts.training.settings import THREADS, parser
+
+
+@torch.no_grad()
+def open_movq(work: Path) -> VQModel:
+    """Return the trained MoVQ with latents of mean 0 and deviation 1.
+
+    Raises:
+        FileNotFoundError: it has not been trained yet.
+    """
+    model = VQModel(**CONFIG)
+    load_average(work / "movq", model)
+    path = work / "latents" / "scale.pt"
+    if not path.exists():
+        pictures = read_shard(work / "pictures", 0).pictures[:150, 0]
+        latents = torch.cat([model.encode(to_model(part)).latents for part in np.array_split(pictures, 30)])
+        variance, mean = torch.var_mean(latents, dim=(0, 2, 3))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"mean": mean, "deviation": variance.sqrt()}, path)
+    scale = torch.load(path, weights_only=True)
+    fold_scale(model, scale["mean"], scale["deviation"])
+    return model
+
+
+def latents_path(work: Path, number: int) -> Path:
+    """Return the file of a shard's latents: (pairs, 2, 4, side, side) float16."""
+    return work / "latents" / f"latents-{number:05d}.npy"
+
+
+@torch.no_grad()
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    torch.set_num_threads(THREADS)
+    model = open_movq(args.work).to(memory_format=torch.channels_last)
+    for number in (HELD_OUT, *shard_numbers(args.work / "pictures")):
+        path = latents_path(args.work, number)
+        if path.exists():
+            continue
+        pictures = read_shard(args.work / "pictures", number).pictures
+        flat = pictures.reshape(-1, *pictures.shape[2:])
+        parts = []
+        for start in range(0, len(flat), 20):
+            batch = to_model(flat[start : start + 20]).to(memory_format=torch.channels_last)
+            parts.append(model.encode(batch).latents.half().contiguous().numpy())
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(parts).reshape(*pictures.shape[:2], *parts[0].shape[1:]))
+        partial.replace(path)
+        print(f"latents of shard {number}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

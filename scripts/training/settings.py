@@ -1,0 +1,28 @@
+"""What every stage shares: sizes, seeds and the folder that holds everything that is made."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+SEED = 17
+PICTURE = 192  # pixels a side: latents of 24 × 24
+LATENT = PICTURE // 8
+CLIP_PICTURE = 96
+EMBEDDING = 64  # CLIP's projection
+PAIRS_PER_SHARD = 500
+
+ROOT = Path(__file__).resolve().parents[2]
+THREADS = 2
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all stages have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    default = Path(os.environ.get("K22_TRAINING", ROOT / ".cache" / "training"))
+    made.add_argument("--work", type=Path, default=default, help="folder of everything made; also K22_TRAINING")
+    made.add_argument(
+        "--minutes", type=float, default=None, help="save and stop after this many minutes; None: at the end"
+    )
+    return made
