@@ -12,34 +12,50 @@ if TYPE_CHECKING:
     from kandinsky_runtime.bundle.bundle import Bundle
     from kandinsky_runtime.decoder.generate import GeneratePipeline
     from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+    from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
     from kandinsky_runtime.decoder.output import GenerateOutput, InpaintOutput
     from kandinsky_runtime.errors import Kandinsky22Error
+    from kandinsky_runtime.observers import RunObserver
     from kandinsky_runtime.prior.pipeline import PriorOutput, PriorPipeline
     from kandinsky_runtime.prior.prompts import Mix
+    from kandinsky_runtime.sampling.noise import RecordingNoise, ReplayNoise
+    from kandinsky_runtime.sampling.schedulers import SCHEDULERS
 
 __all__ = [
+    "SCHEDULERS",
     "Bundle",
+    "GenerateOptions",
     "GenerateOutput",
     "GeneratePipeline",
+    "InpaintOptions",
     "InpaintOutput",
     "InpaintPipeline",
     "Kandinsky22Error",
     "Mix",
     "PriorOutput",
     "PriorPipeline",
+    "RecordingNoise",
+    "ReplayNoise",
+    "RunObserver",
     "__version__",
 ]
 
 _HOMES = {
     "Bundle": "kandinsky_runtime.bundle.bundle",
+    "GenerateOptions": "kandinsky_runtime.decoder.options",
     "GenerateOutput": "kandinsky_runtime.decoder.output",
     "GeneratePipeline": "kandinsky_runtime.decoder.generate",
+    "InpaintOptions": "kandinsky_runtime.decoder.options",
     "InpaintOutput": "kandinsky_runtime.decoder.output",
     "InpaintPipeline": "kandinsky_runtime.decoder.inpaint",
     "Kandinsky22Error": "kandinsky_runtime.errors",
     "Mix": "kandinsky_runtime.prior.prompts",
     "PriorOutput": "kandinsky_runtime.prior.pipeline",
     "PriorPipeline": "kandinsky_runtime.prior.pipeline",
+    "RecordingNoise": "kandinsky_runtime.sampling.noise",
+    "ReplayNoise": "kandinsky_runtime.sampling.noise",
+    "RunObserver": "kandinsky_runtime.observers",
+    "SCHEDULERS": "kandinsky_runtime.sampling.schedulers",
 }
 
 

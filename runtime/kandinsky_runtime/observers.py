@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from kandinsky_runtime.checks import flag
 from kandinsky_runtime.errors import Cancelled, UsageError
 
 Array = npt.NDArray[np.float32]
@@ -61,6 +62,7 @@ class RunObserver:
             raise UsageError(f"callback_on_step_end is {self.callback!r}; expected a function")
         if self.cancel is not None and not isinstance(self.cancel, threading.Event):
             raise UsageError(f"cancel is {self.cancel!r}; expected a threading.Event")
+        flag("progress", self.progress)
 
     def bar(self, steps: int) -> tqdm:
         """A progress bar of so many steps; hidden without `progress`."""

@@ -21,7 +21,6 @@ from kandinsky_runtime.errors import (
     EngineError,
     EngineUnavailable,
     InputError,
-    Kandinsky22Error,
     NonFiniteError,
     UsageError,
 )
@@ -459,43 +458,6 @@ def test_bad_input_is_refused_before_any_work(
 def test_weights_that_overflow(prior: PriorPipeline, part: Any) -> None:
     with pytest.raises(InputError, match="the mix overflows float32: its weights are too large"):
         prior(**sound(prompt=Mix([part, part], [3e38, 3e38])))
-
-
-NONSENSE = [
-    None,
-    True,
-    -3,
-    2.5,
-    "x",
-    b"x",
-    [],
-    [None],
-    {},
-    object(),
-    np.zeros(3, object),
-    np.zeros((2, 2, 2, 2)),
-    np.nan,
-]
-
-
-@pytest.mark.parametrize(
-    "name", ["prompt", "negative_prompt", *sorted(set(PriorPipeline.__call__.__kwdefaults__) - {"progress"})]
-)
-def test_nonsense_is_an_error_of_ours(prior: PriorPipeline, name: str) -> None:
-    for value in NONSENSE:
-        try:
-            prior(**sound(**{name: value}))
-        except Kandinsky22Error as error:
-            assert str(error)
-
-
-def test_nonsense_in_a_mix_is_an_error_of_ours(prior: PriorPipeline) -> None:
-    for value in NONSENSE:
-        for mix in (Mix(value, [1]), Mix(["a"], value), Mix([value], [1])):
-            try:
-                prior(**sound(prompt=mix))
-            except Kandinsky22Error as error:
-                assert str(error)
 
 
 # -- bundles --

@@ -27,7 +27,7 @@ from kandinsky_runtime.sampling.schedulers.sampler import Sampler
 from kandinsky_runtime.sampling.schedulers.unclip import UnCLIP
 from kandinsky_runtime.sampling.schedulers.unipc import UniPC
 
-__all__ = ["NAMES", "Sampler", "Scheduler", "load"]
+__all__ = ["SCHEDULERS", "Sampler", "Scheduler", "load"]
 
 # Short name → the method, and the options that the name itself settles.
 _METHODS: Mapping[str, tuple[type[Scheduler], Mapping[str, Any]]] = {
@@ -43,7 +43,7 @@ _METHODS: Mapping[str, tuple[type[Scheduler], Mapping[str, Any]]] = {
     "unclip": (UnCLIP, {}),
 }
 
-NAMES = tuple(_METHODS)
+SCHEDULERS = tuple(_METHODS)
 
 _CLASSES = {method.class_name: method for method, _ in _METHODS.values()}
 
@@ -53,7 +53,7 @@ def load(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
 
     Args:
         config: a diffusers scheduler config.
-        name: one of `NAMES`, or a diffusers class name; None takes the config's `_class_name`.
+        name: one of `SCHEDULERS`, or a diffusers class name; None takes the config's `_class_name`.
 
     Raises:
         SchedulerError: the name is unknown, or an option is unknown, unsupported or has a bad value.
@@ -65,4 +65,4 @@ def load(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
     if isinstance(wanted, str) and wanted in _CLASSES:
         return _CLASSES[wanted](config)
     asked = "the scheduler config has no `_class_name`" if wanted is None else f"scheduler {wanted!r} is not supported"
-    raise SchedulerError(f"{asked}; choose one of {', '.join(NAMES)}, or {', '.join(_CLASSES)}")
+    raise SchedulerError(f"{asked}; choose one of {', '.join(SCHEDULERS)}, or {', '.join(_CLASSES)}")

@@ -56,7 +56,7 @@ def test_the_shipped_prior_config_is_unclip_over_all_timesteps() -> None:
     assert [sampler.draws_noise(i) for i in range(25)] == [True] * 24 + [False]
 
 
-@pytest.mark.parametrize("name", [name for name in schedulers.NAMES if name != "unclip"])
+@pytest.mark.parametrize("name", [name for name in schedulers.SCHEDULERS if name != "unclip"])
 def test_every_scheduler_loads_the_shipped_ddpm_config(name: str) -> None:
     scheduler = schedulers.load(SHIPPED_DECODER, name)
     assert (scheduler.config.beta_start, scheduler.config.steps_offset) == (0.00085, 1)
@@ -230,12 +230,12 @@ def test_all_faults_are_named_at_once() -> None:
 def test_unknown_schedulers_are_refused_with_the_choices(config: dict[str, Any], name: str | None, says: str) -> None:
     with pytest.raises(SchedulerError, match=says) as caught:
         schedulers.load(config, name)
-    for choice in (*schedulers.NAMES, "UniPCMultistepScheduler"):
+    for choice in (*schedulers.SCHEDULERS, "UniPCMultistepScheduler"):
         assert choice in str(caught.value)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 2.5, True, "20", None])
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_bad_numbers_of_steps_are_refused(name: str, steps: Any) -> None:
     with pytest.raises(SchedulerError, match="num_inference_steps"):
         schedulers.load({}, name).sampler(steps, SHAPE)
@@ -270,7 +270,7 @@ def test_options_that_do_not_go_together_are_refused(name: str, options: dict[st
         schedulers.load(options, name).sampler(steps, SHAPE)
 
 
-@pytest.mark.parametrize("name", [name for name in schedulers.NAMES if name != "ddim"])
+@pytest.mark.parametrize("name", [name for name in schedulers.SCHEDULERS if name != "ddim"])
 def test_eta_is_for_ddim_alone(name: str) -> None:
     with pytest.raises(SchedulerError, match=r"eta is 0\.5"):
         schedulers.load({}, name).sampler(5, SHAPE, eta=0.5)
@@ -299,7 +299,7 @@ VALUES = st.one_of(
 @settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(sorted(SchedulerConfig.__dataclass_fields__)), VALUES, max_size=6),
-    st.sampled_from(schedulers.NAMES),
+    st.sampled_from(schedulers.SCHEDULERS),
 )
 def test_any_config_gives_a_scheduler_or_one_error_of_ours(config: dict[str, Any], name: str) -> None:
     message = ""

@@ -19,7 +19,7 @@ from kandinsky_runtime.sampling.schedulers import Sampler, Scheduler
 Array = npt.NDArray[np.float32]
 Model = Callable[[int, Array], Array]
 
-NAMES = schedulers.NAMES
+NAMES = schedulers.SCHEDULERS
 DIFFUSION = [name for name in NAMES if name != "unclip"]
 LATENT: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1}
 SHAPE = (3, 4, 5, 2)

@@ -31,7 +31,7 @@ def run(sampler: Sampler, i: int, output: npt.NDArray[Any], sample: npt.NDArray[
     return sampler.step(i, output, sample, ones() if sampler.draws_noise(i) else None)
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_model_output_that_is_not_finite_is_refused_by_step_component_and_tensor(name: str, bad: float) -> None:
     sampler = make(name)
@@ -76,7 +76,7 @@ def test_a_negative_learned_variance_is_refused() -> None:
         run(make(variance_type="learned"), 0, output, ones())
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 @pytest.mark.parametrize(
     "output",
     [ones(1, 4, 3, 5), ones(2, 8, 3, 5), ones(2, 4, 5, 3), ones().astype(np.float64), ones().astype(np.float16)],
@@ -132,7 +132,7 @@ def test_multistep_methods_take_their_steps_in_order(name: str) -> None:
         run(make(name), 1, ones(), latents)
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_step_zero_begins_anew(name: str) -> None:
     def trajectory(sampler: Sampler) -> npt.NDArray[np.float32]:
         latents = ones()
@@ -145,7 +145,7 @@ def test_step_zero_begins_anew(name: str) -> None:
     np.testing.assert_array_equal(trajectory(sampler), trajectory(sampler))
 
 
-@pytest.mark.parametrize("name", sorted({*schedulers.NAMES} - {*MULTISTEP}))
+@pytest.mark.parametrize("name", sorted({*schedulers.SCHEDULERS} - {*MULTISTEP}))
 def test_a_method_of_one_step_goes_on_from_any_step_as_if_it_came_from_the_start(name: str) -> None:
     whole, late = make(name), make(name, first=6)
     latents = ones()
@@ -169,7 +169,7 @@ def test_a_late_start_looks_back_at_nothing(name: str) -> None:
     np.testing.assert_array_equal(seconds[1], seconds[-1])
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_steps_before_a_late_start_are_refused(name: str) -> None:
     sampler = make(name, first=6)
     np.testing.assert_array_equal(sampler.timesteps, make(name).timesteps)
@@ -199,7 +199,7 @@ def test_a_late_start_begins_anew(name: str) -> None:
     np.testing.assert_array_equal(trajectory(), trajectory())
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 @pytest.mark.parametrize("first", [-1, 10, 11, 10**9])
 def test_there_is_no_such_first_step(name: str, first: int) -> None:
     with pytest.raises(SchedulerError, match=f"step {first} cannot be the first of 10"):
@@ -225,7 +225,7 @@ def test_shapes_that_are_not_of_latents_are_refused(shape: tuple[int, ...]) -> N
         schedulers.load({}, "ddpm").sampler(5, shape)
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_the_caller_may_feed_buffers_back_and_write_into_them(name: str) -> None:
     """In place or in copies, the numbers are the same."""
 
@@ -240,7 +240,7 @@ def test_the_caller_may_feed_buffers_back_and_write_into_them(name: str) -> None
     np.testing.assert_array_equal(trajectory(copies=True), trajectory(copies=False))
 
 
-@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_model_may_return_its_input(name: str) -> None:
     results = []
     for copies in (False, True):
