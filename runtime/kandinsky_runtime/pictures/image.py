@@ -58,9 +58,35 @@ _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (UnidentifiedImageError, "is not a picture that Pillow knows; convert it to PNG, JPEG or WebP"),
 )
 
-# Warning filters belong to the whole process: without the lock, two threads that read pictures at the same time
-# could leave each other's filters behind.
-_warning_filters = threading.Lock()
+
+class _SilentWarnings:
+    """Silences Python's warnings while at least one thread reads a picture.
+
+    Warning filters belong to the whole process. The first thread in saves them, the last one out restores them; the
+    lock is held for that only, so that threads decode at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._readers += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_silent_warnings = _SilentWarnings()
 
 
 def read_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -99,8 +125,7 @@ def open_picture(source: PictureSource, what: str, max_pixels: int = MAX_PIXELS)
     Pillow raises meanwhile.
     """
     name = _name(source, what)
-    with _warning_filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _silent_warnings:
         try:
             if isinstance(source, Image.Image):
                 _check_size(source, name, max_pixels)

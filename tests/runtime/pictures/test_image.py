@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
+from kandinsky_runtime.pictures import image as module
 from kandinsky_runtime.pictures.image import (
     check_output_path,
     fit,
@@ -387,6 +388,26 @@ class TestRefusals:
         info.add_text("comment", "a" * 80_000_000, zip=True)
         with pytest.raises(InputError, match="cannot be decoded"):
             read_image(encoded(Image.fromarray(COLOURS), "PNG", pnginfo=info))
+
+
+def test_threads_decode_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, upright = threading.Barrier(2, timeout=30), module._upright
+
+    def wait(picture: Image.Image) -> Image.Image:
+        together.wait()  # a lock around decoding would keep the second thread away
+        return upright(picture)
+
+    monkeypatch.setattr(module, "_upright", wait)
+    data = encoded(Image.fromarray(COLOURS), "PNG")
+    done: list[Image.Image] = []
+    threads = [threading.Thread(target=lambda: done.append(read_image(data))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for picture in done:
+        np.testing.assert_array_equal(pixels(picture), COLOURS)
+    assert len(done) == 2
 
 
 def test_threads_leave_the_warning_filters_alone() -> None:
