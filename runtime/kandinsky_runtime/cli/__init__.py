@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect
+from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect, schedule
 from kandinsky_runtime.cli_support import Parser, run
 
 _EPILOG = """\
@@ -36,6 +36,6 @@ def _parser() -> Parser:
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (inpaint, generate, embed, bench, build, inspect):
+    for command in (inpaint, generate, embed, bench, build, inspect, schedule):
         command.add_to(commands)
     return parser

@@ -58,21 +58,26 @@ class Scheduler(ABC):
         table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta), max(first, 0))
         if not 0 <= first < len(table.timesteps):
             raise SchedulerError(f"step {first} cannot be the first of {len(table.timesteps)}")
-        return Sampler(table, shape, self._limit(), self.source, first)
+        return Sampler(table, shape, self.limit(), self.source, first)
 
-    def draws(self, num_inference_steps: int) -> int:
-        """The number of steps that draw noise, of so many.
+    def coefficients(self, num_inference_steps: int) -> Table:
+        """The coefficients of a whole trajectory.
 
         Raises:
-            SchedulerError: as `sampler`.
+            SchedulerError: the number of steps cannot be used with these options.
         """
-        return int(self.table(self._checked_steps(num_inference_steps), 0.0, 0).draws.sum())
+        return self.table(self._checked_steps(num_inference_steps), 0.0)
+
+    def draws(self, num_inference_steps: int) -> int:
+        """The number of steps that draw noise, of so many; errors are those of `coefficients`."""
+        return int(self.coefficients(num_inference_steps).draws.sum())
 
     @abstractmethod
     def table(self, steps: int, eta: float, first: int = 0) -> Table:
         """The coefficients of a trajectory of `steps` steps, of which those before `first` are never taken."""
 
-    def _limit(self) -> Clip | Threshold | None:
+    def limit(self) -> Clip | Threshold | None:
+        """The limit of predictions; None for none."""
         if self.config.thresholding and "thresholding" in self.options.reads:
             return Threshold(self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
         if self.config.clip_sample and "clip_sample" in self.options.reads:

@@ -68,8 +68,8 @@ class UniPC(Scheduler):
             corrector=corrector,
         )
 
-    def _limit(self) -> Clip | Threshold | None:
-        limit = super()._limit()
+    def limit(self) -> Clip | Threshold | None:
+        limit = super().limit()
         if limit is not None and not self.config.predict_x0:
             raise SchedulerError("scheduler config: `thresholding` is not supported without `predict_x0`")
         return limit
