@@ -38,7 +38,8 @@ from seeded import seeded_tensor  # noqa: E402
 from weightless import Placed, join  # noqa: E402
 
 from kandinsky_runtime import InpaintPipeline  # noqa: E402
-from kandinsky_runtime.bench.inputs import made_up_inputs  # noqa: E402
+from kandinsky_runtime.bench.inputs import random_inputs  # noqa: E402
+from kandinsky_runtime.bundle.geometry import HALVES, role_of  # noqa: E402
 from kandinsky_runtime.engines import registry  # noqa: E402
 from kandinsky_runtime.errors import Kandinsky22Error  # noqa: E402
 
@@ -101,9 +102,8 @@ def restore(folder: Path) -> Path:
 
 def feeds_of(pipeline: InpaintPipeline, component: str, size: int, batch: int) -> Feeds:
     """Made-up inputs of a run for so many results; the UNet's batch has both halves of the guidance."""
-    cells = size // pipeline.geometry.factor
-    side = size if component == "movq_encoder" else cells
-    sizes = {"batch": 2 * batch if component == "unet" else batch, "height": side, "width": side}
+    side = size // pipeline.geometry.pixels_per_unit(component)
+    sizes = {"batch": (HALVES if role_of(component).guided else 1) * batch, "height": side, "width": side}
     rng = np.random.default_rng(0)
     spec = pipeline.bundle.component(component).spec
     feeds = {tensor.name: rng.standard_normal(tensor.shape(sizes), np.float32) for tensor in spec.inputs}
@@ -137,7 +137,7 @@ def compare(session: Session, contestant: Contestant, component: str, got: np.nd
 
 def job(session: Session, pipeline: InpaintPipeline, size: int, batch: int) -> Any:
     """A whole run, on a made-up picture."""
-    inputs = made_up_inputs(pipeline.geometry.embed_width, size, size, 0)
+    inputs = random_inputs(pipeline.geometry.embed_width, size, size, 0)
     return pipeline(**inputs, num_inference_steps=session.args.steps, num_images_per_prompt=batch, output_type="np")
 
 

@@ -1,4 +1,4 @@
-"""`k22 build`: every graph of a bundle for one engine, on this machine."""
+"""`k22 build`: compile every graph of a bundle for one engine, on this machine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.engines.base import EngineOptions
-from kandinsky_runtime.engines.build_job import Built, Job, LeftOut
+from kandinsky_runtime.engines.build_job import BuildJob, Built, NotApplicable
 from kandinsky_runtime.engines.profiles import Profile, graph_profiles
-from kandinsky_runtime.errors import Kandinsky22Error, UsageError
+from kandinsky_runtime.engines.registry import Selection
+from kandinsky_runtime.errors import EngineUnavailable, Kandinsky22Error, UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS, MIN_SIZE
 
-# Engine → the module whose `build(job)` builds a graph for it.
+# For each engine, the module whose `build(job)` builds a graph for it.
 _BUILDERS = {
     "tensorrt": "tensorrt.build",
     "openvino": "openvino.build",
@@ -36,73 +37,81 @@ def build_bundle(
     workspace: int | None = None,
     progress: bool = False,
 ) -> list[Built]:
-    """Build every graph of a bundle that has not been built in the same way.
+    """Build every graph of a bundle that was not built in the same way before.
 
     Args:
         bundle: an opened bundle.
-        engine: its name; not "auto".
-        profiles: at least one.
-        name: the bundle's path as messages are to show it; None for its folder.
-        precision: None for the engine's default among those in the bundle.
-        device: as the engine names it; None for the engine's own.
-        workspace: bytes of the GPU's memory that a layer may use; None for all. TensorRT only.
-        progress: show bars on stderr.
+        engine: the engine's name; not "auto".
+        profiles: one or more profiles.
+        name: the bundle's path in messages; None for its folder.
+        precision: the precision to build for; None for the engine's default among those in the bundle.
+        device: the device's name for the engine; None for the engine's default.
+        workspace: the bytes of GPU memory that a layer may use; None for all. TensorRT only.
+        progress: whether bars are shown on stderr.
 
     Raises:
         BundleError: the bundle is damaged.
-        UsageError: an engine that builds nothing, or sizes that the graphs do not take.
-        EngineUnavailable: the engine, its library or its device is not here.
+        UsageError: nothing can be built for the engine, or the graphs do not take the sizes.
+        EngineUnavailable: the engine, its library or its device is not available.
         EngineError: a graph could not be built.
     """
     build = _builder(engine)
     if workspace is not None and engine not in _WITH_WORKSPACE:
-        raise UsageError(f"a workspace is for engine {', '.join(_WITH_WORKSPACE)} only; got engine {engine}")
+        able = ", ".join(_WITH_WORKSPACE)
+        raise UsageError(f"a workspace is for engine {able} only; got engine {engine}: leave the workspace out")
     for profile in profiles:
         _check_sizes(profile)
     selection = registry.to_build(bundle.manifest, engine, precision, device)
     geometry = Geometry.of(bundle.manifest, bundle.subject)
     components = bundle.manifest.components
     wanted = {key: graph_profiles(key, entry.spec, geometry, profiles) for key, entry in components.items()}
-    bundle.check_content([entry.variants[selection.variant] for entry in components.values()], progress=progress)
-    done = []
-    for key, entry in components.items():
-        variant = entry.variants[selection.variant]
-        job = Job(
-            selection.engine,
-            key,
-            entry.spec,
-            bundle.paths(variant),
-            bundle.manifest.digests(variant),
-            name or str(bundle.root),
-            wanted[key],
-            EngineOptions(selection.device, precision=selection.precision),
-            workspace,
-            progress,
-        )
+    selections, results = _selections(selection, bundle)
+    bundle.check_content(
+        [components[key].variants[item.variant] for key, item in selections.items()], progress=progress
+    )
+
+    def job(key: str, item: Selection) -> BuildJob:
+        variant, options = components[key].variants[item.variant], EngineOptions(item.device, precision=item.precision)
+        files, digests = bundle.paths(variant), bundle.manifest.digests(variant)
+        path, spec = name or str(bundle.root), components[key].spec
+        return BuildJob(item.engine, key, spec, files, digests, path, wanted[key], options, workspace, progress)
+
+    for key, item in selections.items():
         start = time.perf_counter()
         built, left_out = False, None
         try:
-            built = build(job)
-        except LeftOut as reason:
+            built = build(job(key, item))
+        except NotApplicable as reason:
             left_out = str(reason)
         except OSError as error:
-            raise Kandinsky22Error(f"what is built of {key} cannot be kept: {error}") from error
-        done.append(Built(key, built, time.perf_counter() - start, left_out))
-    return done
+            raise Kandinsky22Error(f"what is built of {key} cannot be written to disk: {error}") from error
+        results[key] = Built(key, built, time.perf_counter() - start, left_out)
+    return [results[key] for key in components]
+
+
+def _selections(decoder: Selection, bundle: Bundle) -> tuple[dict[str, Selection], dict[str, Built]]:
+    """What a run takes for each graph, and the results for optional graphs that have no variant for the engine."""
+    selections, left_out = {}, {}
+    for key in bundle.manifest.components:
+        try:
+            selections[key] = registry.for_component(decoder, bundle.manifest, key)
+        except EngineUnavailable as error:
+            left_out[key] = Built(key, False, 0.0, str(error))
+    return selections, left_out
 
 
 def _check_sizes(profile: Profile) -> None:
-    """Refuse what no run may have."""
+    """Refuse sizes that no run may have."""
     if min(profile.height.min, profile.width.min) < MIN_SIZE:
-        raise UsageError(f"{profile}: results have at least {MIN_SIZE}x{MIN_SIZE} pixels")
+        raise UsageError(f"{profile}: expected heights and widths of at least {MIN_SIZE} px")
     if profile.height.max * profile.width.max > MAX_PIXELS:
-        raise UsageError(f"{profile}: results have at most {MAX_PIXELS:,} pixels")
+        raise UsageError(f"{profile}: expected results of at most {MAX_PIXELS:,} pixels")
     if profile.batch.max > MAX_RESULTS:
-        raise UsageError(f"{profile}: a run has at most {MAX_RESULTS} results")
+        raise UsageError(f"{profile}: expected a batch of at most {MAX_RESULTS} results")
 
 
-def _builder(engine: str) -> Callable[[Job], bool]:
+def _builder(engine: str) -> Callable[[BuildJob], bool]:
     if engine not in _BUILDERS:
-        raise UsageError(f"nothing is built for engine {engine!r}; engines to build for: {', '.join(_BUILDERS)}")
-    build: Callable[[Job], bool] = importlib.import_module(f"kandinsky_runtime.engines.{_BUILDERS[engine]}").build
+        raise UsageError(f"nothing can be built for engine {engine!r}; choose from {', '.join(_BUILDERS)}")
+    build: Callable[[BuildJob], bool] = importlib.import_module(f"kandinsky_runtime.engines.{_BUILDERS[engine]}").build
     return build

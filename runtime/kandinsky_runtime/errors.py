@@ -1,14 +1,14 @@
 """Every error that the runtime raises on purpose.
 
     Kandinsky22Error            carries `exit_status`, the command line's exit code
-    ├── UsageError              an option or argument that cannot be meant (also a ValueError); exit status 2
-    │   ├── InputError          a picture, mask, embedding or latents that cannot be used
-    │   └── SchedulerError      a scheduler config or step count that cannot be used
-    ├── BundleError             a bundle that is missing, damaged or too new; lists every fault
-    ├── EngineError             an engine failed while it loaded or ran
-    │   └── EngineUnavailable   its library is not installed, too old, or lacks what was asked for
-    │       └── EngineNotBuilt  it runs only what `k22 build` made, which is not there for this bundle
-    ├── TensorError             a tensor that does not fit a graph: name, got, expected, remedy
+    ├── UsageError              an option or argument is invalid (also a ValueError); exit status 2
+    │   ├── InputError          a picture, mask, embedding or latents array cannot be used
+    │   └── SchedulerError      a scheduler config or a number of steps cannot be used
+    ├── BundleError             a bundle is missing, damaged or too new; lists every fault
+    ├── EngineError             an engine failed while it loaded or ran a graph
+    │   └── EngineUnavailable   the engine's library is not installed, is too old, or lacks what is needed
+    │       └── EngineNotBuilt  the engine runs only what `k22 build` made, and this bundle was not built
+    ├── TensorError             a tensor does not fit a graph: name, got, expected, remedy
     ├── NonFiniteError          a graph returned NaN or infinity; names step, component and tensor
     └── Cancelled               the caller stopped the run between two steps
 
@@ -21,23 +21,23 @@ from collections.abc import Sequence
 
 
 class Kandinsky22Error(Exception):
-    """Base of all errors raised on purpose; its text is one clear sentence for the user."""
+    """Base of all errors raised on purpose. The text is one clear sentence for the user."""
 
     exit_status = 1
 
 
 class UsageError(Kandinsky22Error, ValueError):
-    """An option or argument that cannot be meant."""
+    """An option or argument is invalid."""
 
     exit_status = 2
 
 
 class InputError(UsageError):
-    """A picture, mask, embedding or latents array that cannot be used."""
+    """A picture, mask, embedding or latents array cannot be used."""
 
 
 class SchedulerError(UsageError):
-    """A scheduler config or a number of steps that cannot be used."""
+    """A scheduler config or a number of steps cannot be used."""
 
 
 class FaultList(Kandinsky22Error):
@@ -54,7 +54,7 @@ class FaultList(Kandinsky22Error):
 
 
 class BundleError(FaultList):
-    """A bundle that is missing, damaged, or written by a newer version."""
+    """A bundle is missing, damaged, or written by a newer version."""
 
 
 class EngineError(Kandinsky22Error):
@@ -62,15 +62,15 @@ class EngineError(Kandinsky22Error):
 
 
 class EngineUnavailable(EngineError):
-    """An engine's library is not installed, too old, or lacks what was asked for."""
+    """An engine's library is not installed, is too old, or lacks what is needed."""
 
 
 class EngineNotBuilt(EngineUnavailable):
-    """An engine that runs only what `k22 build` made, and nothing was made of this bundle here."""
+    """An engine runs only what `k22 build` made, and this bundle was not built on this machine."""
 
 
 class TensorError(Kandinsky22Error, ValueError):
-    """A tensor that does not fit a graph's signature."""
+    """A tensor does not fit a graph's signature."""
 
 
 class NonFiniteError(Kandinsky22Error):

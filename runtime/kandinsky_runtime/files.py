@@ -1,4 +1,4 @@
-"""Files that appear whole, what tells whether a file changed, and the cache folder."""
+"""Files that are written whole or not at all, stamps and hashes that show changes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _SETTLED_NS = 2_000_000_000
 def write_whole(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, even after a power failure.
 
+    After any error, the old content is still there.
+
     Args:
-        path: where; an existing file is replaced.
-        content: text (written as UTF-8), bytes, or a function that writes to a binary stream.
+        path: the file's path; an existing file is replaced.
+        content: a text (written as UTF-8), bytes, or a function that writes to a binary stream.
 
     Raises:
-        OSError: it cannot be written; the old content is still there. Errors of `content` pass through likewise.
+        OSError: the file cannot be written. Errors that `content` raises pass through.
     """
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
@@ -43,8 +45,8 @@ def write_whole(path: Path, content: str | bytes | Callable[[IO[bytes]], object]
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, where the file system can."""
-    if os.name != "posix":  # Windows opens no folders
+    """Flush a folder's entries to disk, if the file system can do that."""
+    if os.name != "posix":  # Windows cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -55,23 +57,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def stamp(file: Path) -> list[int]:
-    """Size in bytes, times of the last changes in ns, inode and device: it differs after every change.
+    """A file's size in bytes, times of the last changes in ns, inode and device: it differs after every change.
 
     Raises:
-        OSError: the file cannot be looked at.
+        OSError: the file cannot be found or accessed.
     """
     stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
 def is_settled(taken: list[int]) -> bool:
-    """Whether a change from now on would give a file another stamp than the one taken."""
+    """Whether any later change of the file would give it a different stamp than this one."""
     _, modified, changed, _, _ = taken
     return time.time_ns() - max(modified, changed) > _SETTLED_NS
 
 
 def file_sha256(path: Path, advance: Callable[[int], object] = int) -> str:
-    """The sha256 of a file in hex; `advance` is called with the size of each block that was read, in bytes."""
+    """The sha256 of a file, in hex. `advance` is called with the size of each block in bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -81,15 +83,15 @@ def file_sha256(path: Path, advance: Callable[[int], object] = int) -> str:
 
 
 def fingerprint(parts: Mapping[str, object]) -> str:
-    """A name that differs wherever a part does; parts are what JSON can say, or their `str`."""
+    """A name that differs if any part differs. Parts are JSON values; of others, `str` is taken."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def cache_folder() -> Path | None:
-    """Where this package keeps what it can make again: `$XDG_CACHE_HOME/kandinsky22-deploy`, by default `~/.cache`.
+    """The folder of what this package can make again: `$XDG_CACHE_HOME/kandinsky22-deploy`, by default in `~/.cache`.
 
-    None for a user without a home.
+    None for a user without a home folder.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():  # the XDG base directory specification ignores relative paths

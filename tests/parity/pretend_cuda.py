@@ -1,4 +1,4 @@
-"""ONNX Runtime and Paddle Inference as they would look with a GPU: calls are written down, the CPU does the work."""
+"""Fakes of ONNX Runtime and Paddle Inference with a GPU: they record calls, and the CPU does the work."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class PretendOnnxruntime(ModuleType):
 
     Attributes:
         found: the providers that the build has.
-        opened: the providers of every session that was asked for.
-        failure: raised instead of opening a session, given the number of those before and the providers' options.
-        left_out: whether the library leaves the provider out without a word, as it does where CUDA is not installed.
-        graph_ids: of every run.
+        opened: the requested providers of every session.
+        failure: a function from the number of earlier sessions to the error to raise instead of opening one, or None.
+        left_out: whether the library silently leaves the provider out, as it does if CUDA is not installed.
+        graph_ids: the `gpu_graph_id` of every run.
         places: (device, number) of every tensor.
-        says: what `preload_dlls` prints.
+        printed: the text that `preload_dlls` prints.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class PretendOnnxruntime(ModuleType):
         self.left_out = False
         self.graph_ids: list[str] = []
         self.places: list[tuple[str, int]] = []
-        self.says = ""
+        self.printed = ""
         self.SessionOptions = onnxruntime.SessionOptions
         self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._value)
         pretend = self
@@ -52,7 +52,7 @@ class PretendOnnxruntime(ModuleType):
                 asked = inspect.signature(onnxruntime.InferenceSession.__init__).bind(self, *args, **kwargs).arguments
                 pretend.opened.append(asked["providers"])
                 if CUDA in provider_names(asked["providers"]):
-                    assert asked["kwargs"] == {"enable_fallback": False}, "the library would go on with other providers"
+                    assert asked["kwargs"] == {"enable_fallback": False}, "the library would retry with other providers"
                 if (error := pretend.failure(len(pretend.opened) - 1)) is not None:
                     raise error
                 self.pretended = [CPU] if pretend.left_out else provider_names(asked["providers"])
@@ -71,10 +71,10 @@ class PretendOnnxruntime(ModuleType):
         return self.found
 
     def set_default_logger_severity(self, severity: int) -> None:
-        assert severity == 4, "what the library logs is in the errors, too"
+        assert severity == 4, "the library's log messages are in the errors, too"
 
     def preload_dlls(self) -> None:
-        print(self.says, end="")
+        print(self.printed, end="")
 
     def _value(self, *args: Any, **kwargs: Any) -> Any:
         real = onnxruntime.OrtValue.ortvalue_from_shape_and_type
@@ -84,14 +84,14 @@ class PretendOnnxruntime(ModuleType):
 
 
 class _DeviceValue(onnxruntime.OrtValue):
-    """A tensor whose `numpy` is a copy, as of a device's memory; of the CPU's it is a view."""
+    """A tensor whose `numpy` is a copy, as for device memory; for CPU memory it is a view."""
 
     def numpy(self) -> Any:
         return super().numpy().copy()
 
 
 class PretendPaddle(ModuleType):
-    """The installed paddle, built for CUDA as far as it tells; `calls` has those of every config."""
+    """The installed paddle, which claims to be built for CUDA; `calls` has the calls of every config."""
 
     def __init__(self, gpus: int = 1) -> None:
         super().__init__("paddle")
@@ -140,7 +140,7 @@ class PretendPaddle(ModuleType):
         assert not paddle.is_compiled_with_cuda(), "the tests are for a machine without a GPU"
 
     def _tensorrt(self) -> ModuleType:
-        """`paddle.tensorrt` of paddlepaddle-gpu 3.0 as its source declares it; a conversion copies the program."""
+        """`paddle.tensorrt` of paddlepaddle-gpu 3.0, as declared in its source; a conversion copies the program."""
 
         def config(inputs: list[Any], *, save_model_dir: str, precision_mode: str) -> dict[str, Any]:
             return {"inputs": inputs, "save_model_dir": save_model_dir, "precision_mode": precision_mode}

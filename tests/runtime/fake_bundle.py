@@ -1,4 +1,4 @@
-"""A bundle of dummy files and an engine of a few numpy lines, installed the way another package installs one.
+"""A bundle of dummy files and an engine of a few numpy lines, installed in the way of another package.
 
 Its prior takes E = 6 wide embeddings, pictures of 8 x 8, and up to 12 tokens of a vocabulary of letters.
 """
@@ -30,6 +30,7 @@ from kandinsky_runtime.bundle.manifest import (
     PriorEntry,
     Variant,
 )
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 
@@ -72,7 +73,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class FakeEngine(Engine):
-    """Works on every sample by itself, elementwise: a sample's result is the same to the bit alone and in a batch."""
+    """Computes each sample elementwise: its result is the same bit for bit, alone and in a batch."""
 
     name = "fake"
     library = "numpy"
@@ -82,7 +83,7 @@ class FakeEngine(Engine):
     devices = ("cpu", "fake:1")
 
     runs: ClassVar[list[tuple[str, Arrays]]] = []
-    """(component, feeds) of every run; the feeds are those given, not copies."""
+    """(component, feeds) of every run; the feeds are the arrays that were given, not copies."""
     loaded: ClassVar[list[str]] = []
     released: ClassVar[list[str]] = []
     alter: ClassVar[Callable[[str, int, Outputs], Outputs]] = staticmethod(lambda component, run, outputs: outputs)
@@ -125,7 +126,7 @@ def movq_decoder(latents: np.ndarray) -> Outputs:
 
 
 def text_encoder(input_ids: np.ndarray, pool_mask: np.ndarray) -> Outputs:
-    """Each token's state is of it and its place alone: what follows it, as padding, changes nothing."""
+    """A token's state depends on the token and its position only: tokens behind it, such as padding, change nothing."""
     place = np.arange(input_ids.shape[1], dtype=np.float32)[None, :, None]
     states = np.sin(input_ids[:, :, None] * np.linspace(0.1, 0.9, TEXT_WIDTH, dtype=np.float32) + place)  # (B, T, D)
     states = states.astype(np.float32)
@@ -224,7 +225,7 @@ def prior_signatures() -> dict[str, GraphSpec]:
 
 
 def with_prior(*, without: tuple[str, ...] = (), plain: bool = False, **options: Any) -> Manifest:
-    """A manifest of a decoder and a prior, less some graphs of the prior."""
+    """A manifest of a decoder and a prior, without some graphs of the prior."""
     specs = {name: spec for name, spec in prior_signatures().items() if name not in without}
     prompt = (PROMPT,) if {"text_encoder", "prior"} <= specs.keys() else ()
     picture = (PICTURE_PROMPT,) if "image_encoder" in specs else ()
@@ -254,7 +255,11 @@ def manifest(
     return Manifest(
         components={
             name: Component(
-                spec, {item: Variant(precision, {"graph": path_of(name)}) for item, precision in precisions.items()}
+                spec,
+                {
+                    item: Variant(Precision(precision), {"graph": path_of(name)})
+                    for item, precision in precisions.items()
+                },
             )
             for name, spec in specs.items()
         },
@@ -321,14 +326,14 @@ def write_onnx(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16")) -> 
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(f"{name} {role} {precision}")
                 files[path] = FileEntry(file.stat().st_size, digest(file))
-            variants[f"onnx-{precision}"] = Variant(precision, roles)
+            variants[f"onnx-{precision}"] = Variant(Precision(precision), roles)
         components[name] = Component(component.spec, variants)
     (folder / "manifest.json").write_text(dataclasses.replace(described, components=components, files=files).to_json())
     return folder
 
 
 def replace(folder: Path, path: str, data: bytes) -> Path:
-    """Put another file in the place of one of the bundle, and into its manifest."""
+    """Replace one of the bundle's files, and its entry in the manifest."""
     (folder / path).write_bytes(data)
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     return rewrite(folder, lambda manifest: manifest["files"].update({path: entry}))
@@ -352,7 +357,7 @@ def opened(folder: Path, **options: Any) -> Bundle:
 
 
 def install(folder: Path, engines: Mapping[str, str] | None = None) -> Path:
-    """What pip leaves of a package with engines: put `folder` on sys.path to have them."""
+    """Write the metadata of an installed package with engines; put `folder` on sys.path to find them."""
     points = {"fake": "tests.runtime.fake_bundle:FakeEngine"} if engines is None else engines
     info = folder / "fake_engine-1.0.dist-info"
     info.mkdir(parents=True)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from kandinsky_runtime.build import build_bundle
 from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.cli import main
 from kandinsky_runtime.engines import records, registry
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from kandinsky_runtime.engines.openvino.engine import OpenVinoEngine
+from kandinsky_runtime.engines.profiles import Profile
 from kandinsky_runtime.errors import EngineError
+from tests.runtime import fake_bundle
 from tests.runtime.fake_tensorrt import FakeTensorRT
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     status = main(["build", *map(str, args)])
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
 
 
 def test_text(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,14 +72,22 @@ def test_several_profiles(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pyte
 @pytest.mark.parametrize(
     ("options", "status", "text"),
     [
-        (["--engine", "auto"], 2, "nothing is built for engine 'auto'; engines to build for: tensorrt, openvino, onnx"),
-        (["--engine", "fastdeploy"], 2, "nothing is built for engine 'fastdeploy'"),
+        (
+            ["--engine", "auto"],
+            2,
+            "nothing can be built for engine 'auto'; choose from tensorrt, openvino, onnx",
+        ),
+        (["--engine", "fastdeploy"], 2, "nothing can be built for engine 'fastdeploy'"),
         (
             ["--engine", "tensorrt", "--height", "tall"],
             2,
             "--height is 'tall'; expected MIN:OPT:MAX such as 512:768:1024",
         ),
-        (["--engine", "tensorrt", "--batch", "4:2:1"], 2, "--batch is '4:2:1': the span 4:2:1 must rise"),
+        (
+            ["--engine", "tensorrt", "--batch", "4:2:1"],
+            2,
+            "--batch is '4:2:1': the span is 4:2:1; expected 1 <= MIN <= ",
+        ),
         (
             ["--engine", "tensorrt", *["--height", "64"] * 3, *["--width", "64"] * 2],
             2,
@@ -84,24 +96,28 @@ def test_several_profiles(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pyte
         (
             ["--engine", "tensorrt", "--height", "32"],
             2,
-            "--height 32 --width 512:768:1024 --batch 1:1:4: results have at le",
+            "--height 32 --width 512:768:1024 --batch 1:1:4: expected heights and widths of at least 64 px",
         ),
         (
             ["--engine", "tensorrt", "--width", "64:64:900000"],
             2,
-            "--height 512:768:1024 --width 64:64:900000 --batch 1:1:4",
+            "--height 512:768:1024 --width 64:64:900000 --batch 1:1:4: expected results of at most 89,478,485 pixels",
         ),
         (
             ["--engine", "tensorrt", "--batch", "1:1:2000"],
             2,
-            "--height 512:768:1024 --width 512:768:1024 --batch 1:1:2000",
+            "--height 512:768:1024 --width 512:768:1024 --batch 1:1:2000: expected a batch of at most 1024 results",
         ),
-        (["--engine", "tensorrt", "--workspace", "0"], 2, "--workspace is 0; expected gigabytes above 0"),
-        (["--engine", "tensorrt", "--workspace", "nan"], 2, "--workspace is nan; expected gigabytes above 0"),
+        (["--engine", "tensorrt", "--workspace", "0"], 2, "--workspace is 0; expected a number of gigabytes above 0"),
+        (
+            ["--engine", "tensorrt", "--workspace", "nan"],
+            2,
+            "--workspace is nan; expected a number of gigabytes",
+        ),
         (
             ["--engine", "onnxruntime", "--workspace", "1"],
             2,
-            "a workspace is for engine tensorrt only; got engine onnxr",
+            "a workspace is for engine tensorrt only; got engine onnxruntime: leave the workspace out",
         ),
         (["--engine", "tensorrt", "--precision", "fp8"], 2, "precision is 'fp8'; choose from fp32, fp16, bf16"),
         (
@@ -112,7 +128,7 @@ def test_several_profiles(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pyte
         (
             ["--engine", "onnxruntime"],
             2,
-            "engine onnxruntime builds nothing for the CPU: it takes any shape there; on a",
+            "engine onnxruntime builds nothing for the CPU, where it takes any shape; for a GPU, give --device cuda",
         ),
     ],
 )
@@ -143,7 +159,7 @@ def test_a_cache_that_cannot_be_written(
     cache.write_text("a file where the folder should be")
     status, _, err = run(capsys, gpu_bundle, "--engine", "tensorrt", "--quiet")
     assert status == 1
-    assert err.startswith("k22: error: what is built of unet cannot be kept: ")
+    assert err.startswith("k22: error: what is built of unet cannot be written to disk: ")
 
 
 def test_a_damaged_bundle_is_found_before_any_building(
@@ -157,11 +173,48 @@ def test_a_damaged_bundle_is_found_before_any_building(
     assert not tensorrt.built
 
 
+# -- optional graphs --
+
+
+def add_optional_graph(bundle: Path, variants: Sequence[str]) -> Path:
+    """Add a graph like MoVQ's decoder, which no task of the decoder needs, in these variants."""
+
+    def change(data: dict[str, Any]) -> None:
+        decoder = data["components"]["movq_decoder"]
+        kept = {name: item for name, item in decoder["variants"].items() if name in variants}
+        data["components"]["image_encoder"] = decoder | {"variants": kept}
+
+    return fake_bundle.rewrite(bundle, change)
+
+
+def test_a_graph_that_lacks_the_variant_is_built_in_another(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
+    bundle = Bundle.open(add_optional_graph(gpu_bundle, ["onnx-fp32"]))
+    done = build_bundle(bundle, "tensorrt", [Profile()], precision="fp16")
+    assert [(item.component, item.built) for item in done] == [
+        ("unet", True), ("movq_encoder", True), ("movq_decoder", True), ("image_encoder", True),
+    ]  # fmt: skip
+    digests = bundle.manifest.digests(bundle.manifest.components["image_encoder"].variants["onnx-fp32"])
+    record = records.find("tensorrt", "image_encoder", digests)
+    assert record is not None
+    assert record.precision == Precision.FP32
+
+
+def test_a_graph_without_any_variant_for_the_engine_is_left_out(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
+    bundle = Bundle.open(add_optional_graph(gpu_bundle, []))
+    *decoder, other = build_bundle(bundle, "tensorrt", [Profile()])
+    assert all(item.built for item in decoder)
+    assert (other.component, other.built) == ("image_encoder", False)
+    assert other.left_out == (
+        "engine tensorrt needs variant onnx-fp16 or onnx-bf16 or onnx-fp32; image_encoder of the bundle has none:"
+        " export it again with --variants"
+    )
+
+
 # -- engines that build while they load --
 
 
 class Loading(Engine):
-    """As an engine that makes its TensorRT engines when it loads a graph."""
+    """An engine that makes TensorRT engines when it loads a graph."""
 
     name = "onnxruntime"
     library = "numpy"
@@ -247,7 +300,7 @@ def test_openvino_compiles_fixed_shapes(
     ]
 
 
-def test_the_cpu_engine_refuses_another_device_by_itself(gpu_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_that_the_engine_does_not_have(gpu_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, gpu_bundle, "--engine", "onnxruntime", "--device", "tpu")
     assert status == 2
     assert err.startswith(

@@ -1,4 +1,4 @@
-"""What a bundle is said to hold, word for word."""
+"""The description of a bundle, word for word."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TEXT = """\
   variants    fake-fp32
   scheduler   DDPMScheduler
   embeddings  6 wide
-  sizes       64 px and more, worked on in multiples of 16 px
+  sizes       64 px and more, padded to multiples of 16 px
   written by  kandinsky22-deploy 0.1.0
-  not in it   notes.txt (the manifest does not name it, nothing reads it)
+  not in it   notes.txt (it is not in the manifest, and nothing reads it)
 
 graphs
   unet                0.0 MB
@@ -92,6 +92,7 @@ def test_json_has_stable_keys(opened: Bundle) -> None:
             "width": "2 and more, multiples of 2",
         },
         "bytes": 10,
+        "variants": ["fake-fp32"],
     }
     assert data["bytes"] == sum(data["components"][name]["bytes"] for name in data["components"])
 
@@ -104,8 +105,8 @@ def test_weights_that_variants_share_are_counted_once(tmp_path: Path, fake_engin
 @pytest.mark.parametrize(
     ("parity", "lines"),
     [
-        ({}, ["  not measured; k22-export verify BUNDLE CHECKPOINT does it"]),
-        ({"engines": {}}, ["  not measured; k22-export verify BUNDLE CHECKPOINT does it"]),
+        ({}, ["  not measured yet: k22-export verify BUNDLE CHECKPOINT"]),
+        ({"engines": {}}, ["  not measured yet: k22-export verify BUNDLE CHECKPOINT"]),
         ({"engines": {"fake": {"components": {"unet": 1e-6}, "trajectory": None}}}, ["  fake          unet 1.0e-06"]),
         ({"engines": {"fake": {"figures": "of another version"}}}, ["  fake          no figures"]),
     ],
@@ -121,3 +122,41 @@ def test_little_is_known(bundle: Path, fake_engine: type[FakeEngine]) -> None:
     text = as_text(describe(Bundle.open(bundle)))
     assert "exported from an unnamed checkpoint (form unknown)" in text
     assert "written by  unknown tools" in text
+
+
+def section(text: str, title: str) -> list[str]:
+    lines = text.splitlines()
+    start = lines.index(title) + 1
+    return lines[start : lines.index("", start)]
+
+
+def test_a_variant_of_a_later_version(bundle: Path, fake_engine: type[FakeEngine]) -> None:
+    """The rest of the bundle is described and runs."""
+    variant = {"precision": "int8", "files": {"graph": "unet/graph.txt"}}
+    fake_bundle.rewrite(bundle, lambda data: data["components"]["unet"]["variants"].update({"fake-int8": variant}))
+    data = describe(Bundle.open(bundle))
+    why = "it is stored in 'int8', which this version does not know: upgrade kandinsky22-deploy"
+    assert data["components"]["unet"]["unusable"] == {"fake-int8": why}
+    assert data["components"]["unet"]["variants"] == data["variants"] == ["fake-fp32"]
+    assert "unusable" not in data["components"]["movq_encoder"]
+    assert f"    fake-int8: cannot be run: {why}" in section(as_text(data), "graphs")
+    assert data["engines"]["fake"]["ready"]
+
+
+def test_a_prior_with_fewer_variants(tmp_path: Path, fake_engine: type[FakeEngine]) -> None:
+    described = fake_bundle.with_prior(variants={"fake-fp32": "fp32", "fake-bf16": "bf16", "other": "fp32"})
+    bundle = fake_bundle.write(tmp_path / "bundle", described)
+
+    def change(data: dict[str, Any]) -> None:
+        del data["components"]["text_encoder"]["variants"]["fake-fp32"]
+        for name in ("fake-fp32", "fake-bf16"):
+            del data["components"]["prior"]["variants"][name]
+
+    data = describe(Bundle.open(fake_bundle.rewrite(bundle, change)))
+    assert data["variants"] == ["fake-fp32", "fake-bf16", "other"]
+    lines = section(as_text(data), "graphs")
+    assert "    only fake-bf16, other" in lines
+    assert "    only other" in lines
+    state = data["engines"]["fake"]
+    assert (state["ready"], state["precision"], state["cannot_run"]) == (True, "fp32", ["prior"])
+    assert f"  fake          ready: fp32, version {np.__version__}; it cannot run prior" in as_text(data).splitlines()

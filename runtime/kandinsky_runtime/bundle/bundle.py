@@ -1,4 +1,4 @@
-"""A bundle on disk: the only place that knows its file names, and the checks that guard it."""
+"""A bundle on disk: its files, and the checks of their presence and content."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from kandinsky_runtime.bundle.manifest import (
     FileEntry,
     Manifest,
     Variant,
-    parse,
 )
 from kandinsky_runtime.bundle.manifest import MANIFEST as MANIFEST
+from kandinsky_runtime.bundle.manifest_reader import parse
 from kandinsky_runtime.errors import BundleError, UsageError
 from kandinsky_runtime.files import cache_folder, file_sha256, is_settled, stamp, write_whole
 
@@ -47,7 +47,7 @@ _SECONDS_BEFORE_BAR = 0.5
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; `Bundle.open` has checked its manifest and that every file is there at its size."""
+    """An opened bundle. `Bundle.open` has checked its manifest, and the presence and size of every file."""
 
     root: Path
     manifest: Manifest
@@ -57,8 +57,9 @@ class Bundle:
         """Open a bundle.
 
         Raises:
-            BundleError: not a bundle, too new, or it lists every file that is missing, of another size, or outside.
-            UsageError: `path` is no path.
+            BundleError: it is not a bundle or is too new, or files are missing, have another size, or are links that
+                leave the folder; every fault is listed.
+            UsageError: `path` is not a path.
         """
         if not isinstance(path, (str, os.PathLike)):
             raise UsageError(f"the bundle is a {type(path).__name__}; expected the path of its folder")
@@ -71,7 +72,7 @@ class Bundle:
 
     @property
     def subject(self) -> str:
-        """How errors name the bundle."""
+        """The bundle's name in errors."""
         return f"bundle {self.root}"
 
     def component(self, name: str) -> Component:
@@ -87,32 +88,32 @@ class Bundle:
             raise BundleError(self.subject, [f"it has no component `{name}`; it has {listed}"]) from None
 
     def paths(self, variant: Variant) -> dict[str, Path]:
-        """The variant's files by role."""
+        """The path of each of the variant's files by its role."""
         return {role: self.root / path for role, path in variant.files.items()}
 
     def require(self, task: str) -> None:
-        """Refuse a task, of `manifest.TASKS`, that the bundle cannot do.
+        """Refuse a task, one of `manifest.TASKS`, that the bundle cannot do.
 
         Raises:
-            UsageError: says what it can do, and what to do about it.
+            UsageError: it cannot do the task; the text names what it can do, and the remedy.
         """
         if task not in self.manifest.tasks:
             raise self.cannot(task)
 
     def cannot(self, task: str) -> UsageError:
-        """The error of a task that the bundle cannot do."""
+        """The error for a task that the bundle cannot do."""
         able = ", ".join(self.manifest.tasks) or "nothing"
         return UsageError(f"{self.subject} cannot do {task}: it does {able}; {_REMEDIES[task]}")
 
     def constants(self, path: str) -> dict[str, npt.NDArray[np.float32]]:
-        """The arrays of an `.npz` of the bundle, its content checked.
+        """The arrays of one of the bundle's `.npz` files. The file's content is checked first.
 
         Raises:
-            BundleError: the file changed, or is no such file.
+            BundleError: the file changed, or is not an `.npz` file.
         """
         self.check_files([path])
         try:
-            with (self.root / path).open("rb") as file:  # which numpy would leave open after some errors
+            with (self.root / path).open("rb") as file:  # numpy leaves a file that it opened open after some errors
                 archive = np.load(file, allow_pickle=False)
                 if not isinstance(archive, np.lib.npyio.NpzFile):
                     raise ValueError("not an .npz file")
@@ -121,17 +122,17 @@ class Bundle:
             raise BundleError(self.subject, [f"{path} cannot be read ({error})"]) from error
 
     def extra_files(self) -> list[str]:
-        """The files in the folder that the manifest does not name, sorted; nothing reads them."""
+        """The files in the folder that are not in the manifest, sorted. Nothing reads them."""
         present = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
         return sorted(present - {MANIFEST, *self.manifest.files})
 
     def check_content(self, variants: Iterable[Variant] | None = None, *, progress: bool = False) -> None:
         """Compare the sha256 of the files of `variants` (None: of all files) with the manifest.
 
-        A file that was found good before and whose size, times and inode are the same is not read again.
+        A file that passed before is not read again while its size, times and inode stay the same.
 
         Raises:
-            BundleError: lists every file whose content changed or cannot be read.
+            BundleError: files changed or cannot be read; every one is listed.
         """
         if variants is None:
             self.check_files(self.manifest.files, progress=progress)
@@ -139,7 +140,7 @@ class Bundle:
             self.check_files({path for item in variants for path in item.files.values()}, progress=progress)
 
     def check_files(self, paths: Iterable[str], *, progress: bool = False) -> None:
-        """The same for the files at `paths`, as the manifest names them."""
+        """`check_content` for the files at these paths of the manifest."""
         files, wanted = self.manifest.files, set(paths)
         seen = _SeenFiles(self.root)
         unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
@@ -159,7 +160,7 @@ class Bundle:
             raise BundleError(self.subject, faults)
 
     def _content_fault(self, path: str, seen: _SeenFiles, bar: tqdm) -> str | None:
-        """What is wrong with a file's content, or None; then it is added to `seen`."""
+        """What is wrong with a file's content, or None. A file without a fault is added to `seen`."""
         entry = self.manifest.files[path]
         try:
             taken = stamp(self.root / path)
@@ -195,12 +196,12 @@ def _presence_fault(root: Path, path: str, entry: FileEntry) -> str | None:
             return f"{path} is a link that leaves the bundle's folder"
         size = file.stat().st_size
     except OSError as error:
-        return f"{path} cannot be looked at ({error.strerror})"
+        return f"{path} cannot be read ({error.strerror})"
     return None if size == entry.bytes else f"{path} has {size:,} bytes; the manifest says {entry.bytes:,}"
 
 
 class _SeenFiles:
-    """Remembers in the user's cache folder which files were found good, by their stamps."""
+    """The files of a bundle that passed their check, with their stamps, kept in the user's cache folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -211,20 +212,20 @@ class _SeenFiles:
         self._changed = False
 
     def has(self, path: str, entry: FileEntry) -> bool:
-        """Whether the file was found good and has not changed since."""
+        """Whether the file passed its check and has not changed since."""
         try:
             return self._entries.get(path) == [*stamp(self._root / path), entry.sha256]
         except OSError:
             return False
 
     def add(self, path: str, entry: FileEntry, taken: list[int]) -> None:
-        """Remember a file that was found good after its stamp was taken, unless it changed only just now."""
+        """Remember a file that passed its check after its stamp was taken, unless it changed only just now."""
         if is_settled(taken):
             self._entries[path] = [*taken, entry.sha256]
             self._changed = True
 
     def save(self) -> None:
-        """Keep what was added; a cache folder that cannot be used only means reading the files again next time."""
+        """Write what was added. Without a usable cache folder, the files are read again next time."""
         if self._file is None or not self._changed:
             return
         try:

@@ -1,4 +1,4 @@
-"""The sizes that a bundle's graphs fix, read from their signatures.
+"""The sizes that a bundle's graphs fix, read from their signatures, and what the sizes of each graph's inputs mean.
 
 Legend: C latent channels · K output channels of the UNet · f pixels per latent cell along one axis · E embedding width
 """
@@ -12,7 +12,37 @@ from kandinsky_runtime.bundle.manifest import IMAGE_TO_IMAGE, INPAINT, TEXT_TO_I
 from kandinsky_runtime.bundle.spec import TensorSpec
 from kandinsky_runtime.errors import BundleError
 
-_ONE_CELL = {"batch": 1, "height": 1, "width": 1}
+BATCH, HEIGHT, WIDTH = "batch", "height", "width"
+"""The symbols of a graph's batch, height and width in its signature."""
+HALVES = 2
+"""The halves of classifier-free guidance, [negative, positive]."""
+
+_ONE_CELL = {BATCH: 1, HEIGHT: 1, WIDTH: 1}
+
+
+@dataclass(frozen=True)
+class ComponentRole:
+    """What the sizes of a component's inputs mean.
+
+    Attributes:
+        in_pixels: whether heights and widths are in pixels, not in latent cells.
+        guided: whether one batch holds both halves of classifier-free guidance for every result. If not, the runtime
+            gives the component one picture at a time, whatever the number of results.
+    """
+
+    in_pixels: bool = False
+    guided: bool = True
+
+
+_ROLES = {
+    "movq_encoder": ComponentRole(in_pixels=True, guided=False),
+    "movq_decoder": ComponentRole(guided=False),
+}
+
+
+def role_of(component: str) -> ComponentRole:
+    """What the sizes of a component's inputs mean; the only place that says so."""
+    return _ROLES.get(component, ComponentRole())
 
 
 @dataclass(frozen=True)
@@ -20,12 +50,12 @@ class Geometry:
     """The sizes that a bundle's graphs fix.
 
     Attributes:
-        channels: C, of the latents.
-        out_channels: K, of the UNet's output: C, or 2C with a variance.
-        factor: f, pixels per latent cell along one axis.
-        multiple: heights and widths in pixels are padded to a multiple of it.
-        embed_width: E.
-        sees_kept_area: the UNet is one for inpainting: it takes the kept latents and their mask, too.
+        channels: C, the channels of the latents.
+        out_channels: K, the channels of the UNet's output: C, or 2C with a variance.
+        factor: f, the pixels per latent cell along one axis.
+        multiple: the number of pixels that padded heights and widths are multiples of.
+        embed_width: E, the width of the image embeddings.
+        sees_kept_area: whether the UNet was made for inpainting and also takes the kept latents and their mask.
     """
 
     channels: int
@@ -40,11 +70,11 @@ class Geometry:
         """Read them from the graphs' signatures.
 
         Args:
-            manifest: the bundle's.
-            subject: how errors name the bundle.
+            manifest: the bundle's manifest.
+            subject: the bundle's name in errors.
 
         Raises:
-            BundleError: the graphs are not those of Kandinsky 2.2; lists every tensor that differs.
+            BundleError: the graphs are not those of Kandinsky 2.2; every tensor that differs is listed.
         """
         graphs = {name: component.spec for name, component in manifest.components.items()}
         tensors = {
@@ -56,8 +86,8 @@ class Geometry:
             _, out_channels, _, _ = tensors["unet"]["noise_pred"].shape(_ONE_CELL)
             _, in_channels, _, _ = tensors["unet"]["sample"].shape(_ONE_CELL)
             _, embed_width = tensors["unet"]["image_embeds"].shape(_ONE_CELL)
-            cells = [graphs["unet"].ranges[side].multiple for side in ("height", "width")]
-            pixels = [graphs["movq_encoder"].ranges[side].multiple for side in ("height", "width")]
+            cells = [graphs["unet"].ranges[side].multiple for side in (HEIGHT, WIDTH)]
+            pixels = [graphs["movq_encoder"].ranges[side].multiple for side in (HEIGHT, WIDTH)]
         except (KeyError, ValueError) as error:
             raise BundleError(subject, [f"its graphs are not those of Kandinsky 2.2 ({error})"]) from error
         plain = in_channels == channels
@@ -74,17 +104,36 @@ class Geometry:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What a decoder of these sizes does, of `manifest.TASKS`."""
+        """The tasks of a decoder with these sizes, from `manifest.TASKS`."""
         return (INPAINT,) if self.sees_kept_area else (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)
+
+    def pixels_per_unit(self, component: str) -> int:
+        """The pixels per unit of a component's height and width: 1 if they are in pixels, f if in latent cells."""
+        return 1 if role_of(component).in_pixels else self.factor
+
+    def padded(self, size: int) -> int:
+        """A height or width in pixels, rounded up to what the graphs take."""
+        return -(-size // self.multiple) * self.multiple
+
+    def sizes(self, component: str, height: int, width: int) -> dict[str, int]:
+        """Batch, height and width of a component's inputs in a run with guidance that makes one picture.
+
+        Args:
+            component: the graph's name.
+            height, width: the picture's size in pixels, before padding.
+        """
+        unit = self.pixels_per_unit(component)
+        batch = HALVES if role_of(component).guided else 1
+        return {BATCH: batch, HEIGHT: self.padded(height) // unit, WIDTH: self.padded(width) // unit}
 
 
 def _signatures(
     in_channels: int, channels: int, out_channels: int, factor: int, embed_width: int
 ) -> dict[str, tuple[TensorSpec, ...]]:
-    """What the graphs take and return, by component."""
+    """The expected inputs and outputs of each component."""
 
     def tensor(name: str, *dims: int | str) -> TensorSpec:
-        return TensorSpec(name, "float32", ("batch", *dims))
+        return TensorSpec(name, "float32", (BATCH, *dims))
 
     return {
         "unet": (

@@ -1,19 +1,14 @@
-"""The bundle's manifest: a frozen, versioned description, read with all faults reported at once.
-
-Fields that this version does not know are ignored: what older runtimes can do without needs no newer schema.
-"""
+"""The bundle's manifest: a frozen, versioned description (docs/bundle.md). `manifest_reader` reads it."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
-from typing import Any, TypeGuard
+from typing import Any
 
-from kandinsky_runtime.bundle.spec import DTYPES, GraphSpec, Range, TensorSpec, symbol_of
-from kandinsky_runtime.errors import BundleError
+from kandinsky_runtime.bundle.precision import Precision
+from kandinsky_runtime.bundle.spec import GraphSpec
 
 MANIFEST = "manifest.json"
 FORMAT = "kandinsky22-bundle"
@@ -24,10 +19,16 @@ INPAINT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE = "inpaint", "text-to-image", "image-to-i
 PROMPT, PICTURE_PROMPT = "prompt", "picture-prompt"
 TASKS = (INPAINT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE, PROMPT, PICTURE_PROMPT)
 TOKENIZER_ROLES = ("vocabulary", "merges")
-_NEEDED = {PROMPT: ("text_encoder", "prior"), PICTURE_PROMPT: ("image_encoder",)}
-PRECISIONS = ("fp32", "fp16", "bf16")
+NEEDED_COMPONENTS = {
+    INPAINT: COMPONENTS,
+    TEXT_TO_IMAGE: COMPONENTS,
+    IMAGE_TO_IMAGE: COMPONENTS,
+    PROMPT: ("text_encoder", "prior"),
+    PICTURE_PROMPT: ("image_encoder",),
+}
+"""The graphs that each task runs."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_AS_COMPUTED = Precision("")
 
 
 @dataclass(frozen=True)
@@ -43,35 +44,59 @@ class Variant:
     """One compiled form of a component.
 
     Attributes:
-        precision: what it computes in, one of `PRECISIONS`.
-        files: by role (`program`, `params`, `graph`, `weights`), its path.
-        numerics: of fp16 and bf16, which nodes stay in float32 and why, and what was measured (docs/bundle.md).
+        computed: the precision that the graph computes in.
+        files: the path of each file by its role (`program`, `params`, `graph`, `weights`).
+        numerics: for fp16 and bf16, the nodes that stay in float32 with the reasons, and what was measured
+            (docs/bundle.md).
+        stored: the precision of the stored weights, by default the one that is computed in.
     """
 
-    precision: str
+    computed: Precision
     files: Mapping[str, str]
     numerics: Mapping[str, Any] = field(default_factory=dict)
+    stored: Precision = _AS_COMPUTED
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "computed", Precision(self.computed))
+        object.__setattr__(self, "stored", Precision(self.stored or self.computed))
+
+    @property
+    def fault(self) -> str | None:
+        """Why this version cannot run it; None if it can."""
+        for verb, precision in (("stored", self.stored), ("computed", self.computed)):
+            if not precision.known:
+                return f"it is {verb} in {precision!r}, which this version does not know: upgrade kandinsky22-deploy"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """For JSON. `stored` is written only if it differs from `precision`, which older runtimes read alone."""
+        stored = {} if self.stored == self.computed else {"stored": self.stored}
+        return {"precision": self.computed, **stored, "files": dict(self.files), "numerics": self.numerics}
 
 
 @dataclass(frozen=True)
 class Component:
-    """A graph: its signature and the forms in which the bundle has it."""
+    """A graph: its signature and its variants by name."""
 
     spec: GraphSpec
     variants: Mapping[str, Variant]
 
+    def usable_variants(self) -> tuple[str, ...]:
+        """The names of the variants that this version can run, in the manifest's order."""
+        return tuple(name for name, variant in self.variants.items() if variant.fault is None)
+
 
 @dataclass(frozen=True)
 class PriorEntry:
-    """What the prior needs besides its graphs.
+    """What the prior needs in addition to its graphs.
 
     Attributes:
         scheduler: the prior's scheduler config, as published.
-        tokenizer: paths of the tokenizer's files by role, see `TOKENIZER_ROLES`.
+        tokenizer: the path of each of the tokenizer's files by its role, see `TOKENIZER_ROLES`.
         tokenizer_config: `model_max_length` and the special tokens.
-        eos_token_id: the text model's; 2 stands for the position of the largest token, as transformers has it.
+        eos_token_id: the text model's end token; 2 means the position of the largest token, as in transformers.
         image_processor: the config of the picture encoder's preprocessing, as published.
-        constants: path of an `.npz` with `clip_mean`, `clip_std` and `negative_image_embeds`, each float32 (1, E).
+        constants: the path of an `.npz` with `clip_mean`, `clip_std` and `negative_image_embeds`, each float32 (1, E).
     """
 
     scheduler: Mapping[str, Any]
@@ -84,17 +109,17 @@ class PriorEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a bundle says of itself.
+    """The description of a bundle.
 
     Attributes:
-        components: by name, those of `COMPONENTS` and perhaps of `PRIOR_COMPONENTS`.
+        components: the graphs by name: all of `COMPONENTS`, and those of `PRIOR_COMPONENTS` that were exported.
         scheduler: the checkpoint's scheduler config, as published.
-        files: every file but the manifest, by path relative to the bundle, with `/`.
-        source: where the weights came from: `name`, `form`, and `files` with their sha256.
-        written_by: versions of the tools that wrote the bundle.
-        parity: figures of the last verification, empty before it.
+        files: every file except the manifest, by its path relative to the bundle, with `/`.
+        source: the origin of the weights: `name`, `form`, and `files` with their sha256.
+        written_by: the versions of the tools that wrote the bundle.
+        parity: the figures of the last verification; empty before the first one.
         tasks: what the bundle can do, see `TASKS`.
-        prior: what the prior needs, where the bundle was exported with one.
+        prior: what the prior needs; None in a bundle without one.
     """
 
     components: Mapping[str, Component]
@@ -106,204 +131,22 @@ class Manifest:
     tasks: tuple[str, ...] = (INPAINT,)
     prior: PriorEntry | None = None
 
-    def variants(self) -> tuple[str, ...]:
-        """The variants that every component has, in the manifest's order."""
-        columns = [component.variants for component in self.components.values()]
+    def variants(self, components: Iterable[str] = COMPONENTS) -> tuple[str, ...]:
+        """The variants that a run of these graphs can use: each graph has them, and this version can run them.
+
+        Args:
+            components: the graphs that a task needs, by default the decoder's: a prior may have other variants.
+        """
+        columns = [self.components[name].usable_variants() for name in components]
         return tuple(name for name in columns[0] if all(name in column for column in columns))
 
     def digests(self, variant: Variant) -> dict[str, str]:
-        """The sha256 of the variant's files by role."""
+        """The sha256 of each of the variant's files by its role."""
         return {role: self.files[path].sha256 for role, path in variant.files.items()}
 
     def to_json(self) -> str:
         """The manifest's text."""
-        return json.dumps({"format": FORMAT, "schema": SCHEMA} | asdict(self), indent=1) + "\n"
-
-
-def parse(text: str, subject: str) -> Manifest:
-    """Read a manifest.
-
-    Args:
-        text: the file's content.
-        subject: how errors name the bundle.
-
-    Raises:
-        BundleError: not a manifest, or written for a newer schema, or it lists every fault.
-    """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(subject, [f"{MANIFEST} is not JSON ({error}); export the bundle again"]) from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise BundleError(subject, [f"{MANIFEST} does not say that it is a {FORMAT}"])
-    schema = data.get("schema")
-    if not _is_count(schema) or schema < 1:
-        raise BundleError(subject, [f"{MANIFEST}: `schema` is {schema!r}; expected a whole number from 1 to {SCHEMA}"])
-    if schema > SCHEMA:
-        raise BundleError(
-            subject, [f"bundle schema {schema}; this runtime reads up to {SCHEMA}: upgrade kandinsky22-deploy"]
-        )
-    return _Reader(subject).manifest(data)
-
-
-class _Reader:
-    """Collects faults while it reads, so that one error reports them all."""
-
-    def __init__(self, subject: str) -> None:
-        self.subject = subject
-        self.faults: list[str] = []
-
-    def manifest(self, data: dict[str, Any]) -> Manifest:
-        files = {path: self.file(path, entry) for path, entry in self.mapping(data, "files").items()}
-        entries = self.mapping(data, "components")
-        self.faults += [f"component `{name}` is missing" for name in COMPONENTS if name not in entries]
-        components = {name: self.component(f"component `{name}`", entry, files) for name, entry in entries.items()}
-        scheduler = self.mapping(data, "scheduler")
-        extras = {key: self.mapping(data, key) for key in ("source", "written_by", "parity")}
-        tasks = self.tasks(data.get("tasks", [INPAINT]))
-        prior = None if data.get("prior") is None else self.prior(self.mapping(data, "prior"), files)
-        for task in (PROMPT, PICTURE_PROMPT):
-            needed = [] if task not in tasks else [name for name in _NEEDED[task] if name not in components]
-            self.faults += [f"it does {task} and component `{name}` is missing" for name in needed]
-            if task in tasks and data.get("prior") is None:
-                self.faults.append(f"it does {task} and `prior` is missing")
-        if self.faults:
-            raise BundleError(self.subject, self.faults)
-        return Manifest(components=components, scheduler=scheduler, files=files, tasks=tasks, prior=prior, **extras)
-
-    def tasks(self, value: Any) -> tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        self.faults.append(f"{MANIFEST}: `tasks` is {value!r}; expected a list of names such as {', '.join(TASKS)}")
-        return ()
-
-    def prior(self, data: dict[str, Any], files: Mapping[str, FileEntry]) -> PriorEntry:
-        where = f"{MANIFEST}, `prior`"
-        scheduler, tokenizer_config, image_processor, tokenizer = (
-            self.mapping(data, key, where) for key in ("scheduler", "tokenizer_config", "image_processor", "tokenizer")
-        )
-        paths = {role: tokenizer.get(role) for role in TOKENIZER_ROLES} | {"constants": data.get("constants")}
-        for role, path in paths.items():
-            if not isinstance(path, str) or path not in files:
-                self.faults.append(f"{where}: `{role}` names {path!r}, which `files` lacks")
-        end = data.get("eos_token_id")
-        if not _is_count(end):
-            self.faults.append(f"{where}: `eos_token_id` is {end!r}; expected a whole number")
-        return PriorEntry(
-            scheduler,
-            {role: str(paths[role]) for role in TOKENIZER_ROLES},
-            tokenizer_config,
-            end if _is_count(end) else 0,
-            image_processor,
-            str(paths["constants"]),
-        )
-
-    def mapping(self, owner: dict[str, Any], key: str, where: str = MANIFEST) -> dict[str, Any]:
-        value = owner.get(key)
-        if isinstance(value, dict):
-            return value
-        self.faults.append(f"{where}: `{key}` is missing or no object")
-        return {}
-
-    def sequence(self, owner: dict[str, Any], key: str, where: str) -> list[Any]:
-        value = owner.get(key)
-        if isinstance(value, list):
-            return value
-        self.faults.append(f"{where}: `{key}` is missing or no list")
-        return []
-
-    def file(self, path: str, entry: Any) -> FileEntry:
-        if fault := path_fault(path):
-            self.faults.append(f"file {path!r} {fault}")
-        size = entry.get("bytes") if isinstance(entry, dict) else None
-        digest = entry.get("sha256") if isinstance(entry, dict) else None
-        if _is_count(size) and isinstance(digest, str) and _SHA256.fullmatch(digest):
-            return FileEntry(size, digest)
-        self.faults.append(f"file {path!r} needs `bytes`, a whole number, and `sha256`, 64 hexadecimal digits")
-        return FileEntry(0, "")
-
-    def component(self, where: str, entry: Any, files: Mapping[str, FileEntry]) -> Component:
-        spec, variants = (entry.get("spec"), entry.get("variants")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(spec, dict) or not isinstance(variants, dict):
-            self.faults.append(f"{where} needs `spec` and `variants`, both objects")
-            return Component(GraphSpec((), (), {}), {})
-        read = {name: self.variant(f"{where}, variant `{name}`", value, files) for name, value in variants.items()}
-        return Component(self.graph(where, spec), read)
-
-    def graph(self, where: str, spec: dict[str, Any]) -> GraphSpec:
-        ranges = {
-            symbol: self.range(f"{where}, range of `{symbol}`", value)
-            for symbol, value in self.mapping(spec, "ranges", where).items()
-        }
-        inputs = tuple(self.tensor(where, item) for item in self.sequence(spec, "inputs", where))
-        outputs = tuple(self.tensor(where, item) for item in self.sequence(spec, "outputs", where))
-        names = [tensor.name for tensor in (*inputs, *outputs) if tensor.name]
-        self.faults += [
-            f"{where}: two tensors are called `{name}`" for name in sorted({*names}) if names.count(name) > 1
-        ]
-        free = {dim for tensor in inputs for dim in tensor.dims if isinstance(dim, str)}
-        self.faults += [
-            f"{where}: input dimension `{dim}` has no range of that name" for dim in sorted(free - set(ranges))
-        ]
-        derived = {symbol_of(dim) for tensor in outputs for dim in tensor.dims if isinstance(dim, str)}
-        self.faults += [f"{where}: output dimension `{dim}` is none of an input" for dim in sorted(derived - free)]
-        return GraphSpec(inputs, outputs, ranges)
-
-    def range(self, where: str, value: Any) -> Range:
-        limits = value if isinstance(value, dict) else {}
-        least, most, multiple = limits.get("min"), limits.get("max"), limits.get("multiple")
-        if _is_count(least) and _is_count(multiple) and least and multiple:
-            if "max" in limits and most is None:
-                return Range(least, None, multiple)
-            if _is_count(most) and most >= least:
-                return Range(least, most, multiple)
-        self.faults.append(f"{where} needs `min`, `max` (null: none) and `multiple`, whole numbers from 1 on")
-        return Range()
-
-    def tensor(self, where: str, item: Any) -> TensorSpec:
-        name = item.get("name") if isinstance(item, dict) else None
-        if not isinstance(name, str) or not name or item.get("dtype") not in DTYPES:
-            self.faults.append(f"{where}: a tensor needs `name` and a `dtype` of {', '.join(DTYPES)}")
-            return TensorSpec("", "float32", ())
-        dims = self.sequence(item, "dims", f"{where}, tensor `{name}`")
-        bad = [dim for dim in dims if not _is_dim(dim)]
-        self.faults += [f"{where}, tensor `{name}`: {dim!r} is no dimension" for dim in bad]
-        return TensorSpec(name, item["dtype"], () if bad else tuple(dims))
-
-    def variant(self, where: str, value: Any, files: Mapping[str, FileEntry]) -> Variant:
-        if not isinstance(value, dict):
-            self.faults.append(f"{where} needs `precision` and `files`")
-            return Variant("", {})
-        roles, precision = self.mapping(value, "files", where), value.get("precision")
-        if precision not in PRECISIONS:
-            self.faults.append(f"{where}: precision {precision!r} is none of {', '.join(PRECISIONS)}")
-        for role, path in roles.items():
-            if not isinstance(path, str) or path not in files:
-                self.faults.append(f"{where}: `{role}` names {path!r}, which `files` lacks")
-        numerics = self.mapping(value, "numerics", where) if "numerics" in value else {}
-        return Variant(str(precision), roles, numerics)
-
-
-def path_fault(path: str) -> str | None:
-    """What is wrong with a path that a manifest names, or None: it has to stay inside the bundle."""
-    pure = PurePosixPath(path)
-    if not path.isprintable() or any(letter in path for letter in "\\:") or pure.as_posix() != path:
-        return "is not a plain path, its parts joined by `/`"
-    if pure.is_absolute() or ".." in pure.parts:
-        return "leaves the bundle's folder"
-    if path in (".", MANIFEST):
-        return "is not a file that a manifest can describe"
-    return None
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_dim(value: Any) -> bool:
-    if not isinstance(value, str):
-        return _is_count(value) and value > 0
-    try:
-        return bool(symbol_of(value))
-    except ValueError:
-        return False
+        data: dict[str, Any] = {"format": FORMAT, "schema": SCHEMA} | asdict(self)
+        for name, component in self.components.items():
+            data["components"][name]["variants"] = {key: item.to_json() for key, item in component.variants.items()}
+        return json.dumps(data, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""The signature of a compiled graph: its tensors, and the check that every feed passes before an engine sees it."""
+"""The signature of a compiled graph: its tensors, and the check of every feed before an engine gets it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Range:
 class TensorSpec:
     """A tensor of a graph.
 
-    `dims` holds a number for a fixed dimension and a symbol's name for a free one. An output's may also be derived
-    from a symbol, as `k*name` or `name/k`: `("batch", 3, "8*height", "8*width")`.
+    `dims` has a number for each fixed dimension and a symbol for each free one. The dimensions of an output may also be
+    derived from a symbol, as `k*name` or `name/k`: `("batch", 3, "8*height", "8*width")`.
     """
 
     name: str
@@ -52,7 +52,7 @@ class TensorSpec:
     dims: tuple[int | str, ...]
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The concrete shape where the symbols have `sizes`."""
+        """The shape for these sizes of the symbols."""
         return tuple(dim if isinstance(dim, int) else _evaluate(dim, sizes) for dim in self.dims)
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """Inputs, outputs and the range of each symbol of one graph."""
+    """The inputs and outputs of one graph, and the range of each symbol."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -74,14 +74,14 @@ class GraphSpec:
 
         Args:
             feeds: the inputs by name.
-            subject: how errors name the graph.
-            remedy: what to do about a size outside its range, for errors.
+            subject: the graph's name in errors.
+            remedy: the advice in errors about a size outside its range.
 
         Returns:
             The size of every symbol.
 
         Raises:
-            TensorError: names the tensor, what was got, what was expected, and the remedy.
+            TensorError: a feed does not fit; the text names the tensor, what was got and expected, and the remedy.
         """
         expected = [spec.name for spec in self.inputs]
         if set(feeds) != set(expected):
@@ -95,7 +95,7 @@ class GraphSpec:
     def _fault(
         self, spec: TensorSpec, array: npt.NDArray[np.generic], sizes: dict[str, int], remedy: str
     ) -> str | None:
-        """What is wrong with one input, or None; adds its symbols to `sizes`."""
+        """What is wrong with one input, or None. Its symbols are added to `sizes`."""
         if not isinstance(array, np.ndarray):
             return f"is a {type(array).__name__}; expected a numpy array, {spec}"
         if array.dtype != spec.dtype:
@@ -107,7 +107,7 @@ class GraphSpec:
                 if size != dim:
                     return f"is {array.shape}; expected {spec}"
             elif (known := sizes.setdefault(dim, size)) != size:
-                return f"is {array.shape}; {dim} must be {known} as in the other inputs"
+                return f"is {array.shape}; {dim} must be {known}, as in the other inputs"
             elif fault := self.ranges[dim].fault(size):
                 return f"is {array.shape}; {dim} {fault}{remedy and f': {remedy}'}"
         return None
@@ -130,5 +130,5 @@ def _evaluate(dim: str, sizes: Mapping[str, int]) -> int:
 def _parts(dim: str) -> tuple[int, str, int]:
     match = _EXPRESSION.fullmatch(dim)
     if match is None:
-        raise ValueError(f"{dim!r} is no dimension: expected name, k*name or name/k")
+        raise ValueError(f"{dim!r} is not a dimension; expected name, k*name or name/k")
     return int(match[1] or 1), match[2], int(match[3] or 1)

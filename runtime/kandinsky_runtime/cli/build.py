@@ -18,8 +18,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser(
         "build",
         help="compile a bundle's graphs for this machine, once, before they are run",
-        description="Compile every graph of a bundle for an engine and a range of sizes, and keep the result in the"
-        " user's cache folder,\nwhere the engine finds it. What was built in the same way before is not built again.",
+        description="Compile every graph of a bundle for an engine and a range of sizes. The result is kept in the"
+        " user's cache folder,\nwhere the engine finds it. A graph is not built twice in the same way.",
         epilog="examples:\n"
         "  k22 build bundle --engine tensorrt --height 512:768:1024 --width 512:768:1024 --batch 1:2:8\n"
         "  k22 build bundle --engine tensorrt --height 768 --width 768 --batch 1 --precision fp16\n"
@@ -31,16 +31,29 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "--engine", required=True, metavar="NAME", help="tensorrt, onnxruntime, paddle (both with TensorRT) or openvino"
     )
     sizes = parser.add_argument_group(
-        "sizes", "MIN:OPT:MAX, fastest at OPT, or one number; given several times, each stands for a profile of its own"
+        "sizes",
+        "Give MIN:OPT:MAX, fastest at OPT, or one number for a fixed size. An option that is given several times makes"
+        " several profiles.",
     )
-    sizes.add_argument("--height", action="append", metavar="PX", help="of results (default: 512:768:1024)")
-    sizes.add_argument("--width", action="append", metavar="PX", help="of results (default: 512:768:1024)")
-    sizes.add_argument("--batch", action="append", metavar="N", help="results of one run (default: 1:1:4)")
+    sizes.add_argument(
+        "--height", action="append", metavar="PX", help="height of results in pixels (default: 512:768:1024)"
+    )
+    sizes.add_argument(
+        "--width", action="append", metavar="PX", help="width of results in pixels (default: 512:768:1024)"
+    )
+    sizes.add_argument("--batch", action="append", metavar="N", help="number of results of one run (default: 1:1:4)")
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the best in the bundle)")
-    engine.add_argument("--device", metavar="NAME", help="as the engine names it (default: the engine's own)")
     engine.add_argument(
-        "--workspace", type=float, metavar="GB", help="GPU memory for the building, tensorrt only (default: all)"
+        "--precision", metavar="P", help="precision: fp32, fp16 or bf16 (default: the engine's best in the bundle)"
+    )
+    engine.add_argument(
+        "--device", metavar="NAME", help="the device's name for the engine, such as cuda:1 (default: the engine's own)"
+    )
+    engine.add_argument(
+        "--workspace",
+        type=float,
+        metavar="GB",
+        help="GPU memory for the build in gigabytes, tensorrt only (default: all)",
     )
     add_common_options(parser)
     parser.set_defaults(run=_build)
@@ -54,7 +67,7 @@ def _build(args: argparse.Namespace) -> int:
 
     profiles = read_profiles(args.height, args.width, args.batch)
     if args.workspace is not None and not 0 < args.workspace < 10**6:
-        raise UsageError(f"--workspace is {args.workspace:g}; expected gigabytes above 0")
+        raise UsageError(f"--workspace is {args.workspace:g}; expected a number of gigabytes above 0")
     done = build_bundle(
         Bundle.open(args.bundle),
         args.engine,

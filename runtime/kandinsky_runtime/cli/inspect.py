@@ -14,7 +14,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "inspect",
-        help="what is in a bundle, and what this machine can run of it",
+        help="show what is in a bundle, and what this machine can run of it",
         description="Check a bundle's files against its manifest and describe it.",
         epilog="example: k22 inspect bundle --json",
     )

@@ -1,4 +1,4 @@
-"""What every engine shares: options, lifetime, and one checked `run()` over a private `_run()` per vendor."""
+"""The base of every engine: options, lifetime, and one checked `run()` around each vendor's private `_run()`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.bundle.precision import PRECISIONS, Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, TensorSpec
-from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.cuda import cuda_index
 from kandinsky_runtime.engines.records import BuildRecord
@@ -38,58 +39,59 @@ class EngineOptions:
     """How an engine runs a graph.
 
     Attributes:
-        device: the device's name as the engine knows it: "cpu" everywhere, "cuda" or "cuda:N" for an NVIDIA GPU.
-        threads: threads within one operation; None takes every core that the process may use.
-        precision: what the graph computes in, one of the engine's.
+        device: the device's name for the engine: "cpu" for each, "cuda" or "cuda:N" for an NVIDIA GPU.
+        threads: the number of threads within one operation; None for every core that the process may use.
+        precision: the precision to compute in, one of the engine's; its name is enough.
 
     Raises:
-        UsageError: a value that cannot be meant.
+        UsageError: a value is invalid.
     """
 
     device: str = "cpu"
     threads: int | None = None
-    precision: str = "fp32"
+    precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str):
             raise UsageError(f"device is {self.device!r}; expected a name such as 'cpu'")
         if self.threads is not None:
             whole_number("threads", self.threads, 1)
+        choice("precision", self.precision, PRECISIONS)
+        object.__setattr__(self, "precision", Precision(self.precision))
 
     @property
     def thread_count(self) -> int:
-        """The number of threads to ask the library for."""
+        """The number of threads that the library is to use."""
         if self.threads is not None:
             return int(self.threads)
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Engine(ABC):
-    """One compiled graph, loaded. It may be used by several threads: its runs follow one another.
+    """One compiled graph, loaded. Several threads may share it: its runs follow one another.
 
-    A subclass names its library and the variants it runs, opens the graph in `_open`, runs it in `_run` and lets go of
-    it in `_release`. It imports its vendor's library in those methods only; whatever the library raises there becomes
-    an EngineError.
+    A subclass names its library and the variants that it runs. It opens the graph in `_open`, runs it in `_run` and
+    frees it in `_release`. It imports its vendor's library in those methods only. Whatever the library raises there
+    becomes an EngineError.
     """
 
     name: ClassVar[str]
     library: ClassVar[str]
-    """The module to import, which tells whether the engine is installed."""
+    """The module to import. The engine is installed if the module can be found."""
     distribution: ClassVar[str]
-    """What to install, as pip knows it."""
+    """The package to install, by its name for pip."""
     variants: ClassVar[Mapping[str, str]]
-    """The bundle's variant for each precision that the engine computes in."""
-    stand_ins: ClassVar[Mapping[str, str]] = {}
-    """The variant that it takes for a precision where a bundle lacks the one in `variants`."""
+    """The bundle's variant for each `Precision` that the engine computes in."""
+    fallback_variants: ClassVar[Mapping[str, str]] = {}
+    """The second choice for a precision, for a bundle without the variant in `variants`."""
     roles: ClassVar[tuple[str, ...]] = ()
-    """The roles of the files that it needs of a variant."""
+    """The roles of the variant's files that the engine needs."""
     needs_build: ClassVar[bool] = False
-    """Whether it runs only what `k22 build` made."""
+    """Whether the engine runs only what `k22 build` made."""
     automatic: ClassVar[bool] = True
-    """Whether "auto" may take it."""
+    """Whether the choice "auto" may be this engine."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
-    """The devices that it knows; "cuda" stands for "cuda:0", "cuda:1" and so on, too. The first is taken where none is
-    asked for."""
+    """The engine's devices, the default one first. "cuda" includes "cuda:0", "cuda:1" and so on."""
 
     def __init__(
         self,
@@ -102,14 +104,14 @@ class Engine(ABC):
         """Load a graph.
 
         Args:
-            component: its name, for errors.
-            spec: its signature.
-            files: the variant's files by role.
-            options: device and threads.
-            digests: the files' sha256 by role, where they are known; what was built of them is found by it.
+            component: the graph's name.
+            spec: the graph's signature.
+            files: the path of each of the variant's files by its role.
+            options: device, threads and precision.
+            digests: the sha256 of the files by role, if they are known. What `k22 build` made is found by them.
 
         Raises:
-            UsageError: the engine does not know the device, or not the precision on it.
+            UsageError: the engine does not run on the device, or not in this precision on it.
             EngineUnavailable: the library cannot be imported.
             EngineError: a file is missing, or the library could not load the graph.
         """
@@ -126,7 +128,7 @@ class Engine(ABC):
                 f" no {', '.join(missing)}: export the bundle again"
             )
         try:
-            self._check_build(options.device)
+            self._check_library_features(options.device)
             self._open(files, options)
         except Kandinsky22Error:
             raise
@@ -137,7 +139,7 @@ class Engine(ABC):
 
     @classmethod
     def installed(cls) -> bool:
-        """Whether the library can be imported, found out without importing it."""
+        """Whether the library can be found. Nothing is imported to find out."""
         try:
             return importlib.util.find_spec(cls.library) is not None
         except (ImportError, ValueError):  # a parent package that is missing or broken
@@ -145,32 +147,32 @@ class Engine(ABC):
 
     @classmethod
     def version(cls) -> str:
-        """The version of the installed library; "unknown" where its package does not tell."""
+        """The version of the installed library; "unknown" if its package does not have one."""
         try:
             return importlib.metadata.version(cls.distribution)
-        except importlib.metadata.PackageNotFoundError:  # a build of it under another name
+        except importlib.metadata.PackageNotFoundError:  # another package may contain the library
             owners = importlib.metadata.packages_distributions().get(cls.library.partition(".")[0], [])
             return importlib.metadata.version(owners[0]) if owners else "unknown"
 
     @classmethod
-    def variants_for(cls, precision: str) -> tuple[str, ...]:
-        """The bundle's variants that it can run in `precision`, the best first."""
-        stand_in = cls.stand_ins.get(precision)
-        return (cls.variants[precision], *([] if stand_in is None else [stand_in]))
+    def variants_for(cls, precision: Precision) -> tuple[str, ...]:
+        """The bundle's variants that the engine can run in `precision`, the best first."""
+        fallback = cls.fallback_variants.get(precision)
+        return (cls.variants[precision], *([] if fallback is None else [fallback]))
 
     @classmethod
-    def precisions(cls, device: str) -> tuple[str, ...]:
-        """The precisions that it computes in on `device`: those of `variants`."""
-        return tuple(cls.variants)
+    def precisions(cls, device: str) -> tuple[Precision, ...]:
+        """The precisions that the engine computes in on `device`: those of `variants`."""
+        return tuple(map(Precision, cls.variants))
 
     @classmethod
-    def preferred_precisions(cls, device: str) -> tuple[str, ...]:
-        """The precisions to take where none is asked for, the best first: all, in the order of `variants`."""
+    def preferred_precisions(cls, device: str) -> tuple[Precision, ...]:
+        """The precisions to choose from if the user names none, the best first: all, in the order of `variants`."""
         return cls.precisions(device)
 
     @classmethod
     def requirement(cls, device: str) -> str:
-        """What to install for `device`, as pip knows it."""
+        """The package to install for `device`, by its name for pip."""
         return cls.distribution
 
     @classmethod
@@ -181,7 +183,7 @@ class Engine(ABC):
             raise UsageError(f"engine {cls.name} runs on {', '.join(cls.devices)}; got device {device!r}")
 
     @classmethod
-    def check_precision(cls, precision: str, device: str) -> None:
+    def check_precision(cls, precision: Precision, device: str) -> None:
         """Raise UsageError if the engine does not compute in `precision` on `device`."""
         if precision not in (able := cls.precisions(device)):
             where = "" if able == tuple(cls.variants) else f" on {device}"
@@ -189,36 +191,36 @@ class Engine(ABC):
 
     @classmethod
     def check_library(cls, device: str) -> None:
-        """Raise EngineUnavailable if the library is not installed, or was built without what `device` needs."""
+        """Raise EngineUnavailable if the library is not installed, or lacks what `device` needs."""
         if not cls.installed():
             raise EngineUnavailable(f"engine {cls.name} is not installed: pip install {cls.requirement(device)}")
         try:
-            cls._check_build(device)
+            cls._check_library_features(device)
         except ImportError as error:
             raise cls._cannot_import(error, device) from error
 
     @classmethod
     def check_built(cls, component: str, digests: Mapping[str, str]) -> None:
-        """Check that an engine that needs a build has one.
+        """Check that `k22 build` has built a graph, if the engine needs that.
 
         Args:
             component: the graph's name.
             digests: the sha256 of the variant's files by role.
 
         Raises:
-            EngineNotBuilt: nothing was built of this graph here.
+            EngineNotBuilt: this graph has not been built on this machine.
         """
         if cls.needs_build:
             cls.built(component, digests)
 
     @classmethod
     def built(cls, component: str, digests: Mapping[str, str]) -> BuildRecord:
-        """What `k22 build` made of a graph for the engine; arguments and errors as for `check_built`."""
+        """The record of what `k22 build` made of a graph; arguments and errors as for `check_built`."""
         record = records.find(cls.name, component, digests)
         if record is None:
             raise EngineNotBuilt(
-                f"engine {cls.name} runs what was built for it, and nothing of this bundle was, here ({component}):"
-                f" k22 build BUNDLE --engine {cls.name}"
+                f"engine {cls.name} runs only what k22 build made, and {component} of this bundle was not built on this"
+                f" machine: k22 build BUNDLE --engine {cls.name}"
             )
         return record
 
@@ -226,15 +228,15 @@ class Engine(ABC):
         """Run the graph.
 
         Args:
-            feeds: every input by name, as the signature says; never modified.
-            during: what the run is part of ("step 3 of 50"), for errors.
+            feeds: every input of the signature by name; they are never modified.
+            during: the work that the run is part of ("step 3 of 50"), for errors.
 
         Returns:
-            Every output by name, of the dtype and shape that the signature gives.
+            Every output by name, with the dtype and shape of the signature.
 
         Raises:
             TensorError: a feed does not fit the signature.
-            EngineError: the engine is closed, the library failed, or it returned other tensors than the signature says.
+            EngineError: the engine is closed, the library failed, or it returned tensors that do not fit the signature.
             NonFiniteError: an output has NaN or infinity.
         """
         where = f"{self.component} on {self.name}{during and f', {during}'}"
@@ -253,17 +255,17 @@ class Engine(ABC):
             _check_output(where, spec, outputs.get(spec.name), spec.shape(sizes))
         return outputs
 
-    def trim(self) -> None:
-        """Give back the memory that runs computed in; the next run takes it again. A run in progress keeps its own."""
+    def free_scratch_memory(self) -> None:
+        """Free the memory for intermediate results; the next run allocates it again. During a run, do nothing."""
         if self._lock.acquire(blocking=False):
             try:
                 if not self._closed:
-                    self._trim()
+                    self._free_scratch_memory()
             finally:
                 self._lock.release()
 
     def close(self) -> None:
-        """Release the graph's memory, after a run in progress; the engine cannot run afterwards."""
+        """Free the graph once a run in progress is over. The engine cannot run afterwards."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -278,8 +280,8 @@ class Engine(ABC):
         self.close()
 
     @classmethod  # noqa: B027
-    def _check_build(cls, device: str) -> None:
-        """Raise EngineUnavailable if the installed library was built without what `device` needs; may import it.
+    def _check_library_features(cls, device: str) -> None:
+        """Raise EngineUnavailable if the installed library lacks what `device` needs. It may be imported for that.
 
         Most engines have nothing to check.
         """
@@ -296,19 +298,21 @@ class Engine(ABC):
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
-        """Run the graph on feeds that were checked and are contiguous; no later run may change what it returns."""
+        """Run the graph on checked, contiguous feeds. No later run may change the arrays that are returned."""
 
-    def _trim(self) -> None:  # noqa: B027
-        """Give back what runs computed in; most engines keep nothing that can be given back alone."""
+    def _free_scratch_memory(self) -> None:  # noqa: B027
+        """Free the memory for intermediate results. Most libraries cannot free it alone."""
 
     @abstractmethod
     def _release(self) -> None:
-        """Let go of the graph; called once."""
+        """Free the graph; called once."""
 
 
 def _check_output(where: str, spec: TensorSpec, array: object, shape: tuple[int, ...]) -> None:
     if not isinstance(array, np.ndarray):
-        raise EngineError(f"{where}: returned no `{spec.name}`; the bundle's manifest does not fit its graph")
+        raise EngineError(
+            f"{where}: returned no `{spec.name}`; the manifest does not fit the graph: export the bundle again"
+        )
     if array.shape != shape or array.dtype != spec.dtype:
         raise EngineError(
             f"{where}: `{spec.name}` came out as {array.dtype} {array.shape}; expected {spec.dtype} {shape}"
@@ -316,8 +320,8 @@ def _check_output(where: str, spec: TensorSpec, array: object, shape: tuple[int,
     if not np.isfinite(array).all():
         bad = int(np.size(array) - np.isfinite(array).sum())
         raise NonFiniteError(
-            f"{where}: {bad:,} of the {array.size:,} values of `{spec.name}` are NaN or infinite; the checkpoint, the"
-            " embeddings or the precision cannot be right"
+            f"{where}: {bad:,} of the {array.size:,} values of `{spec.name}` are NaN or infinite: check the checkpoint"
+            " and the embeddings, or try precision fp32"
         )
 
 

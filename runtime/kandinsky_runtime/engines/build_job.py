@@ -1,4 +1,4 @@
-"""One graph to be built for one engine, and what came of it."""
+"""One graph to build for one engine, and the result."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from kandinsky_runtime.engines.records import BuildRecord
 
 
 @dataclass(frozen=True)
-class Job:
-    """One graph to be built for one engine.
+class BuildJob:
+    """One graph to build for one engine.
 
     Attributes:
-        engine: that is to run it.
+        engine: the engine that runs the result.
         component: the graph's name.
-        spec: its signature.
-        files: of the variant, by role.
-        digests: their sha256.
-        bundle: the bundle's path, as it was given.
-        profiles: the sizes that it is to take.
+        spec: the graph's signature.
+        files: the path of each of the variant's files by its role.
+        digests: the sha256 of the files by role.
+        bundle: the bundle's path, as the user gave it.
+        profiles: the sizes that the result takes.
         options: device and precision.
-        workspace: bytes of the GPU's memory that the building may use for a layer; None for all.
-        progress: show bars on stderr.
+        workspace: the bytes of GPU memory that the build may use for a layer; None for all.
+        progress: whether bars are shown on stderr.
     """
 
     engine: type[Engine]
@@ -41,25 +41,25 @@ class Job:
     progress: bool = False
 
     def record(self, entry: str, made_with: Mapping[str, str]) -> BuildRecord:
-        """The record of what is built: `entry` is its folder, `made_with` what it works with only."""
+        """The record of the result: `entry` is its folder, `made_with` what must be the same when it is used."""
         return BuildRecord(
             self.engine.name, self.component, self.options.precision, entry, self.bundle, self.profiles, made_with
         )
 
 
-class LeftOut(Exception):
-    """There is nothing to build of a graph for the job's engine; says why."""
+class NotApplicable(Exception):
+    """Nothing can be built of a graph for the engine; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
         component: the graph's name.
         built: whether anything had to be built.
-        seconds: how long it took.
-        left_out: why nothing is built of it; None if something is.
+        seconds: the time that it took.
+        left_out: the reason why nothing can be built of the graph; None if something can.
     """
 
     component: str

@@ -1,9 +1,9 @@
-"""What engines compiled, kept on disk: an entry is a folder that is whole and right, or it is made anew.
+"""Compiled graphs on disk: every entry is a folder that is either whole and unchanged, or rebuilt.
 
-An entry's name is a fingerprint of everything that it was made from. Beside the vendor's files it holds their sha256,
-written last: a file that was cut off or changed is found before the vendor's library reads it, which may compute with
-whatever it finds there (OpenVINO 2026.4.1 does). A file is read for that only where the file system says that it may
-have changed since it was last found good.
+The name of an entry is a fingerprint of everything that it was made from. In addition to the vendor's files, an entry
+holds their sha256 (the seal), which is written last. So a truncated or changed file is found before the vendor's
+library reads it; OpenVINO 2026.4.1 computes with whatever such a file contains. A file is read for the check only if
+its stamp shows that it may have changed since it last passed.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from typing import TypeVar
 
 from kandinsky_runtime.files import file_sha256, is_settled, stamp, write_whole
 
-Compiled = TypeVar("Compiled")
+Result = TypeVar("Result")
 
-# Of all entries; what was not used for longest goes first, what was just made stays.
+# The limits for all entries of a folder. The entries that were unused for longest are removed first; the newest stays.
 MAX_ENTRIES = 32
 MAX_BYTES = 16 * 10**9
 
 _SEAL = "sha256.json"
 _DRAFT = ".draft-"
-_DRAFT_SECONDS = 3600  # older ones were left behind by a process that died
+_DRAFT_SECONDS = 3600  # an older one was left behind by a process that died
 
 _log = logging.getLogger(__name__)
 
 
-def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | None], Compiled]) -> Compiled:
-    """Compile by way of the entry `name`, which is made if it is not there or not whole.
+def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | None], Result]) -> Result:
+    """Compile with the help of the entry `name`, which is rebuilt if it is missing or damaged.
 
-    Whatever is wrong with the cache costs time only.
+    A fault of the cache costs time and nothing else.
 
     Args:
-        folder: of all entries; None for no cache.
-        name: the fingerprint.
-        compile_in: compiles by way of the vendor's files in a folder, which it writes if they are not there; without
-            a folder, from nothing.
+        folder: the folder of all entries; None for no cache.
+        name: the entry's fingerprint.
+        compile_in: a function that compiles with the vendor's files in a folder, and writes them if they are missing;
+            without a folder it compiles from scratch.
     """
     if folder is None:
         return compile_in(None)
@@ -51,7 +51,7 @@ def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | 
     if _is_whole(entry):
         try:
             compiled = compile_in(entry)
-        except Exception as error:  # vendors raise nearly anything; if the graph is at fault, it fails again below
+        except Exception as error:  # vendors raise nearly anything; a faulty graph fails again below
             _log.info("the cache entry %s cannot be used: %s", entry, error)
         else:
             _touch(entry)
@@ -61,12 +61,12 @@ def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | 
         folder.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
     except OSError as error:
-        _log.info("nothing can be kept in %s: %s", folder, error)
+        _log.info("nothing can be written to %s: %s", folder, error)
         return compile_in(None)
     try:
         try:
             compiled = compile_in(draft)
-        except Exception as error:  # as above; a full disk is no reason to fail
+        except Exception as error:  # as above; a full disk must not fail a run
             _log.info("compiling without a cache after: %s", error)
             return compile_in(None)
         _keep(draft, entry)
@@ -76,7 +76,7 @@ def compile_cached(folder: Path | None, name: str, compile_in: Callable[[Path | 
 
 
 def whole_entry(folder: Path, name: str) -> Path | None:
-    """The entry `name`, used now; None if it is not there or not whole."""
+    """The entry `name`, marked as used now; None if it is missing or damaged."""
     entry = folder / name
     if not _is_whole(entry):
         return None
@@ -85,10 +85,10 @@ def whole_entry(folder: Path, name: str) -> Path | None:
 
 
 def ensure_entry(folder: Path, name: str, write: Callable[[Path], object]) -> bool:
-    """Have `write` fill a folder that becomes the entry `name`, if that is not there or not whole.
+    """Make the entry `name` if it is missing or damaged: `write` fills a folder, which becomes the entry.
 
     Returns:
-        Whether it was missing.
+        Whether the entry had to be made.
 
     Raises:
         OSError: it cannot be written.
@@ -101,15 +101,15 @@ def ensure_entry(folder: Path, name: str, write: Callable[[Path], object]) -> bo
 
 
 def sealed_sha256(entry: Path, name: str) -> str:
-    """The sha256 of a whole entry's file, which is not read for it."""
+    """The sha256 of a file of a whole entry, from its seal."""
     sha256: str = json.loads((entry / _SEAL).read_text(encoding="utf-8"))[name]["sha256"]
     return sha256
 
 
 @contextlib.contextmanager
 def new_entry(folder: Path, name: str) -> Iterator[Path]:
-    """A folder to write files into that becomes the entry `name`, in the place of an older one, when the block ends
-    without an error.
+    """A folder to write files into. It becomes the entry `name`, and replaces an older one, if the block ends without
+    an error.
 
     Raises:
         OSError: it cannot be written.
@@ -125,15 +125,15 @@ def new_entry(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _keep(draft: Path, entry: Path) -> None:
-    """Make a draft the entry; without one, work goes on."""
+    """Make a draft the entry if that is possible."""
     try:
         _seal(draft, entry)
     except OSError as error:  # another process was first, or the disk is full
-        _log.info("%s is not kept: %s", entry, error)
+        _log.info("the entry %s is not kept: %s", entry, error)
 
 
 def _seal(draft: Path, entry: Path) -> None:
-    """Make a draft the entry, unless nothing was written into it, and keep the bounds."""
+    """Make a draft the entry, unless it is empty. Then remove the entries beyond the limits."""
     if files := _files(draft):
         for file in files.values():
             _to_disk(file)
@@ -156,7 +156,7 @@ def _prune(folder: Path) -> None:
 
 
 def _is_whole(entry: Path) -> bool:
-    """Whether an entry's files are those that were sealed; remembers what it had to read."""
+    """Whether an entry's files are those that were sealed. The seal is updated for files that had to be read."""
     try:
         sealed = json.loads((entry / _SEAL).read_text(encoding="utf-8"))
         files = _files(entry)
@@ -167,7 +167,7 @@ def _is_whole(entry: Path) -> bool:
         states = _states(files)
         if any(states[name]["sha256"] != sealed[name]["sha256"] for name in files):
             return False
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):  # a seal may say anything
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):  # a seal may contain anything
         return False
     if states != sealed:
         _reseal(entry, states)
@@ -175,28 +175,28 @@ def _is_whole(entry: Path) -> bool:
 
 
 def _reseal(entry: Path, states: Mapping[str, Mapping[str, object]]) -> None:
-    """Remember the state of files that were found good; where it cannot be, they are read again next time."""
+    """Write the state of files that passed the check; if that is impossible, they are read again next time."""
     with contextlib.suppress(OSError):
         write_whole(entry / _SEAL, json.dumps(states))
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file but the seal, by name."""
+    """Every file except the seal, by its path within the folder."""
     return {
         path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL
     }
 
 
 def _states(files: Mapping[str, Path]) -> dict[str, dict[str, object]]:
-    """The sha256 of files, and their stamps where any later change would show in them."""
+    """The sha256 of files, and their stamps if any later change would show in them."""
     taken = {name: stamp(file) for name, file in files.items()}
     sums = {name: file_sha256(file) for name, file in files.items()}
     return {name: {"sha256": sums[name], "stamp": taken[name] if is_settled(taken[name]) else None} for name in files}
 
 
 def _to_disk(file: Path) -> None:
-    """Have a file's bytes written, so that its stamp cannot outlast them."""
-    if os.name == "posix":  # elsewhere it takes a file that may be written to
+    """Flush a file to disk: after a power failure, no stamp may vouch for bytes that were lost."""
+    if os.name == "posix":  # elsewhere fsync needs a file that is open for writing
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
 

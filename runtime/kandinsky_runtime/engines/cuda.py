@@ -1,4 +1,4 @@
-"""What the engines on NVIDIA GPUs share: the device's number, and CUDA's errors in one clear sentence."""
+"""NVIDIA GPUs, for all engines: the device's number, and CUDA's errors in one clear sentence."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22
 
 _DEVICE = re.compile(r"cuda(?::(0|[1-9][0-9]{0,3}))?")
 
-# What the libraries write into their errors, in lower case: CUDA's names, numbers and texts, the status of cuDNN and
-# cuBLAS, and the allocators' own words. https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html
+# Parts of the libraries' error texts, in lower case: CUDA's names, numbers and texts, the status of cuDNN and cuBLAS,
+# and the allocators' texts. https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html
 _OUT_OF_MEMORY = (
     "out of memory",
     "cudaerrormemoryallocation",
@@ -34,15 +34,15 @@ def cuda_index(device: str) -> int | None:
 
 @contextmanager
 def cuda_errors(subject: str, device: str) -> Iterator[None]:
-    """Turn the errors of CUDA that a user can do something about into ours; others pass as they are.
+    """Replace the errors of CUDA that a user can act on by ours; other errors pass unchanged.
 
     Args:
-        subject: what runs, "unet on onnxruntime".
+        subject: the graph and the engine, "unet on onnxruntime".
         device: "cuda" or "cuda:N".
 
     Raises:
         EngineUnavailable: there is no such GPU, or driver, GPU and library do not fit each other.
-        EngineError: the GPU has no memory left.
+        EngineError: the GPU is out of memory.
     """
     try:
         yield
@@ -55,25 +55,25 @@ def cuda_errors(subject: str, device: str) -> Iterator[None]:
 
 
 def is_cuda_fault(error: Exception) -> bool:
-    """Whether the error is ours, or one of those that `cuda_errors` translates."""
+    """Whether the error is ours, or one that `cuda_errors` replaces."""
     return isinstance(error, Kandinsky22Error) or _translated("", "", str(error).lower()) is not None
 
 
 def _translated(subject: str, device: str, text: str) -> EngineError | None:
     if any(mark in text for mark in _OUT_OF_MEMORY):
         return EngineError(
-            f"{subject}: {device} is out of memory: take fewer results at once or a smaller size, precision fp16, or"
-            " low_memory, and end what else uses the GPU"
+            f"{subject}: {device} is out of memory: make fewer results at once, choose a smaller size, precision fp16"
+            " or low_memory, or end other programs that use the GPU"
         )
     for marks, fault in (
-        (_NO_DEVICE, f"there is no NVIDIA GPU that {device} could mean: take device cpu"),
-        (_NO_SUCH_DEVICE, f"there is no GPU {device}: nvidia-smi lists those there are, counted from cuda:0"),
+        (_NO_DEVICE, f"there is no NVIDIA GPU here; got device {device}: choose device cpu"),
+        (_NO_SUCH_DEVICE, f"there is no GPU {device}; nvidia-smi lists the GPUs, and cuda:0 is the first"),
         (
             _OLD_DRIVER,
-            "there is no NVIDIA driver, or it is older than the library's CUDA: install a newer driver, or a build for"
-            " an older CUDA",
+            "there is no NVIDIA driver, or it is older than the library's CUDA: install a newer driver, or the library"
+            " for an older CUDA",
         ),
-        (_OTHER_GPU, f"the installed library has no code for the GPU {device}: install a build that has"),
+        (_OTHER_GPU, f"the installed library has no code for the GPU {device}: install one that supports it"),
     ):
         if any(mark in text for mark in marks):
             return EngineUnavailable(f"{subject}: {fault}")

@@ -1,9 +1,9 @@
 """FastDeploy 1.0.7, on the CPU, through its OpenVINO backend.
 
-Unverified: written to the source of release 1.0.7 (2023) and never run with it, because no package registry has it.
-FastDeploy 2 serves language models only and has no such interface. Its ONNX Runtime backend reads an ONNX file into
-memory and so loses the weights beside it, its Paddle Inference is older than the program format of the bundle, and its
-TensorRT backend was not looked into.
+Unverified: written from the source of release 1.0.7 (2023) and never run with it, because no package registry has it.
+FastDeploy 2 runs language models only and has no such interface. Of the other backends of release 1.0.7, ONNX Runtime
+reads an ONNX file into memory and then cannot find its weights file, and Paddle Inference is older than the bundle's
+program format. TensorRT was not examined.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.errors import EngineError, EngineUnavailable
 
@@ -23,18 +24,18 @@ _WHERE = "from the wheels that FastDeploy's own installation guide links; PyPI h
 
 
 class FastDeployEngine(Engine):
-    """Runs `onnx-fp32` through `fastdeploy.Runtime`; only where it is asked for by name."""
+    """Runs `onnx-fp32` through `fastdeploy.Runtime`. It must be requested by name."""
 
     name = "fastdeploy"
     library = "fastdeploy"
     distribution = "fastdeploy-python"
-    variants: ClassVar[Mapping[str, str]] = {"fp32": "onnx-fp32"}
+    variants: ClassVar[Mapping[str, str]] = {Precision.FP32: "onnx-fp32"}
     roles = ("graph", "weights")
     automatic = False
 
     @classmethod
     def requirement(cls, device: str) -> str:
-        """The release, and where it is to be had."""
+        """The release, and where to get it."""
         return f"{cls.distribution}=={VERSION} {_WHERE}"
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
@@ -42,7 +43,7 @@ class FastDeployEngine(Engine):
 
         if not hasattr(fastdeploy, "RuntimeOption"):
             raise EngineUnavailable(
-                f"this fastdeploy has no RuntimeOption: it is another release than {VERSION}: pip install"
+                f"this fastdeploy has no RuntimeOption; expected release {VERSION}: pip install"
                 f" {self.requirement(options.device)}"
             )
         settings = fastdeploy.RuntimeOption()

@@ -1,4 +1,4 @@
-"""The graphs of one bundle on one engine: each loaded when it is first needed, and released."""
+"""The graphs of one bundle on one engine: each is loaded when it is first needed, and freed at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import TracebackType
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.engines.registry import AUTO, Selection, select
+from kandinsky_runtime.engines.registry import AUTO, Selection, for_component, select
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 
 _log = logging.getLogger(__name__)
@@ -23,9 +23,17 @@ _log = logging.getLogger(__name__)
 class Graphs:
     """A bundle's graphs on an engine; also a context manager, and safe to share between threads.
 
-    Make one with `Graphs.open`. A graph stays loaded until `close`, or with `low_memory` until the phase that needs it
-    is over. Where the engine was chosen automatically and cannot load a graph (its library is too old, its device
-    absent or out of memory), every graph moves to the next best engine, and a warning says so.
+    Make one with `Graphs.open`. A graph stays loaded until `close`, or with `low_memory` until the end of the phase
+    that needs it. An engine that was chosen automatically may be unable to load a graph: its library is too old, or the
+    device is absent or out of memory. Then the next best engine runs every graph, and a warning is logged.
+
+    Attributes:
+        bundle: the opened bundle.
+        selection: the engine, and what it runs of the decoder, or of the graphs that `open` was given.
+        threads: the number of threads within one operation; None for all cores.
+        low_memory: whether one graph is loaded at a time.
+        next_best: a function from the names of the engines that failed to the next selection; None for an engine that
+            was requested by name.
     """
 
     bundle: Bundle
@@ -33,7 +41,6 @@ class Graphs:
     threads: int | None = None
     low_memory: bool = False
     next_best: Callable[[Collection[str]], Selection] | None = None
-    """What else can run the bundle, given the engines that failed; None where the engine was named."""
     _loaded: dict[str, Engine] = field(default_factory=dict, init=False, repr=False)
     _checked: set[str] = field(default_factory=set, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -50,6 +57,7 @@ class Graphs:
         device: str | None = None,
         threads: int | None = None,
         *,
+        components: Collection[str] | None = None,
         check: Iterable[str] = (),
         low_memory: bool = False,
         progress: bool = False,
@@ -57,25 +65,28 @@ class Graphs:
         """Open a bundle and choose the engine.
 
         Args:
-            check: components whose files' content is checked now; the others' is when they are loaded.
+            components: the graphs that the engine must be able to run; None for all of the bundle's. Another graph, if
+                it lacks the variant that these run in, runs in another one (`registry.for_component`).
+            check: the graphs whose files are checked now; the files of the others are checked when they are loaded.
 
         The other arguments, and the errors, are those of `InpaintPipeline.load`.
         """
-        # What cannot be meant is told before anything is read.
+        # Invalid values are refused before anything is read.
         EngineOptions(EngineOptions.device if device is None else device, threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        needed = tuple(opened.manifest.components) if components is None else components
 
-        def chosen(without: Collection[str] = ()) -> Selection:
-            return select(opened.manifest, engine, precision, device, without=without)
+        def choose(without: Collection[str] = ()) -> Selection:
+            return select(opened.manifest, engine, precision, device, components=needed, without=without)
 
-        graphs = cls(opened, chosen(), threads, flag("low_memory", low_memory), chosen if engine == AUTO else None)
+        graphs = cls(opened, choose(), threads, flag("low_memory", low_memory), choose if engine == AUTO else None)
         graphs._check(check, progress=progress)
         return graphs
 
     @property
     def options(self) -> EngineOptions:
-        """Device, threads and precision."""
-        return EngineOptions(self.selection.device, self.threads, self.selection.precision)
+        """Device, threads and precision of `selection`."""
+        return self._options(self.selection)
 
     def engine(self, component: str) -> Engine:
         """The loaded graph of a component.
@@ -89,18 +100,29 @@ class Graphs:
                 try:
                     self._loaded[component] = self._load(component)
                 except EngineError as error:
-                    self._move_on(error)
+                    self._fall_back(error)
             return self._loaded[component]
 
     def _load(self, component: str) -> Engine:
-        entry = self.bundle.component(component)
+        entry, selection = self.bundle.component(component), self._selection(component)
         self._check([component])
-        variant = entry.variants[self.selection.variant]
+        if selection != self.selection:
+            _log.warning(
+                "%s has no variant %s: it runs %s in %s",
+                component, self.selection.variant, selection.variant, selection.precision,
+            )  # fmt: skip
+        variant = entry.variants[selection.variant]
         files, digests = self.bundle.paths(variant), self.bundle.manifest.digests(variant)
-        return self.selection.engine(component, entry.spec, files, self.options, digests)
+        return selection.engine(component, entry.spec, files, self._options(selection), digests)
 
-    def _move_on(self, error: EngineError) -> None:
-        """Take the next best engine, for every graph; raise the error where there is none."""
+    def _selection(self, component: str) -> Selection:
+        return for_component(self.selection, self.bundle.manifest, component)
+
+    def _options(self, selection: Selection) -> EngineOptions:
+        return EngineOptions(selection.device, self.threads, selection.precision)
+
+    def _fall_back(self, error: EngineError) -> None:
+        """Run every graph on the next best engine; raise the error if there is none."""
         if self.next_best is None:
             raise error
         self._failed.append(failed := self.selection.engine.name)
@@ -115,24 +137,24 @@ class Graphs:
         self._checked.clear()
 
     def _check(self, components: Iterable[str], *, progress: bool = False) -> None:
-        """Compare the content of the files that the engine will read with the manifest, once."""
+        """Compare the files that the engine will read with the manifest, each only once."""
         unread = [name for name in components if name not in self._checked]
-        variants = [self.bundle.component(name).variants[self.selection.variant] for name in unread]
+        variants = [self.bundle.component(name).variants[self._selection(name).variant] for name in unread]
         self.bundle.check_content(variants, progress=progress)
         self._checked.update(unread)
 
     def load(self, components: Iterable[str]) -> None:
-        """Load graphs before work begins, so that what cannot be loaded is told at once; not with `low_memory`."""
+        """Load graphs before work begins, so that an error comes at once. With `low_memory`, do nothing."""
         if not self.low_memory:
             for component in components:
                 self.engine(component)
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """What a run has to hold: with `low_memory`, runs follow one another, and no graph outlives its run.
+        """The context of a run. With `low_memory`, runs follow one another, and every graph is freed at the end.
 
         Raises:
-            UsageError: with `low_memory`, by a run that is started within another, as from its callback.
+            UsageError: with `low_memory`, a run was started within another one, for example by its callback.
         """
         if not self.low_memory:
             yield
@@ -148,18 +170,17 @@ class Graphs:
                 self.close()
 
     def phase_over(self, *components: str) -> None:
-        """Give back what a phase used: its graphs where memory is short, to be loaded again by the next run; elsewhere
-        what they computed in."""
+        """Free what only this phase needed: its graphs with `low_memory`, else the memory for intermediate results."""
         if self.low_memory:
             self._release(components)
             return
         with self._lock:
             loaded = [engine for component in components if (engine := self._loaded.get(component)) is not None]
         for engine in loaded:
-            engine.trim()
+            engine.free_scratch_memory()
 
     def close(self) -> None:
-        """Release every loaded graph, after a run in progress; the next run loads them again."""
+        """Free every loaded graph once a run in progress is over; the next run loads them again."""
         self._release(tuple(self._loaded))
 
     def _release(self, components: tuple[str, ...]) -> None:

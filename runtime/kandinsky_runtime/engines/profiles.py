@@ -1,7 +1,7 @@
 """Optimisation profiles: the sizes that a compiled engine takes, from pictures and results to the shape of each tensor.
 
-A compiler of engines wants MIN, OPT and MAX for every input: it accepts what lies between MIN and MAX and is fastest at
-OPT. Users think in pixels and results; this is the only place that turns one into the other.
+A compiler of engines needs MIN, OPT and MAX for every input: it accepts sizes from MIN to MAX and is fastest at OPT.
+Users think in pixels and results. Only this module turns one into the other; `bundle.geometry` has the units.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.geometry import BATCH, HALVES, HEIGHT, WIDTH, Geometry, role_of
 from kandinsky_runtime.bundle.spec import GraphSpec, TensorSpec
 from kandinsky_runtime.errors import TensorError, UsageError
 
 Shape = tuple[int, ...]
 
-BATCH, HEIGHT, WIDTH, TOKENS = "batch", "height", "width", "tokens"
+TOKENS = "tokens"
 _SIDES = (HEIGHT, WIDTH)
-# The runtime encodes and decodes one picture at a time, whatever the number of results (`pipeline`).
-_ONE_AT_A_TIME = frozenset({"movq_encoder", "movq_decoder"})
-_IN_PIXELS = frozenset({"movq_encoder"})
 
 _SPAN = re.compile(r"([0-9]{1,6})(?::([0-9]{1,6}):([0-9]{1,6}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Span:
-    """The sizes from `min` to `max`, fastest at `opt`.
+    """The sizes from `min` to `max`; `opt` is the fastest.
 
     Raises:
-        UsageError: they are not in this order, or not all at least 1.
+        UsageError: they are not in this order, or less than 1.
     """
 
     min: int
@@ -40,14 +37,14 @@ class Span:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
-            raise UsageError(f"the span {self.min}:{self.opt}:{self.max} must rise from MIN over OPT to MAX, from 1 on")
+            raise UsageError(f"the span is {self.min}:{self.opt}:{self.max}; expected 1 <= MIN <= OPT <= MAX")
 
     @classmethod
     def parse(cls, text: str, option: str = "a span") -> Span:
         """Read `MIN:OPT:MAX`, or one number for a fixed size.
 
         Raises:
-            UsageError: it is neither; `option` names it.
+            UsageError: it is neither; the text names `option`.
         """
         match = _SPAN.fullmatch(text)
         if match is None:
@@ -60,11 +57,11 @@ class Span:
 
     @property
     def fixed(self) -> bool:
-        """Whether it is a single size."""
+        """Whether there is only one size."""
         return self.min == self.max
 
     def including(self, size: int) -> Span:
-        """The smallest span around this one with `size` in it."""
+        """The smallest span that has this one and `size` in it."""
         if self.fixed:
             low, high = sorted((self.min, size))
             return Span(low, self.opt, high)
@@ -79,7 +76,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Profile:
-    """The pictures and batches that an engine is to take: height and width in pixels, batch in results of one run."""
+    """The sizes that an engine is built for: height and width in pixels, batch in results of one run."""
 
     height: Span = Span(512, 768, 1024)
     width: Span = Span(512, 768, 1024)
@@ -87,10 +84,10 @@ class Profile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Profile:
-        """The profile that `to_json` described.
+        """The profile from what `to_json` returned.
 
         Raises:
-            KeyError, TypeError, UsageError: it is none.
+            KeyError, TypeError, UsageError: `data` is something else.
         """
         return cls(**{side: Span(**data[side]) for side in (HEIGHT, WIDTH, BATCH)})
 
@@ -104,13 +101,13 @@ class Profile:
 
 @dataclass(frozen=True)
 class GraphProfile:
-    """A profile as one graph sees it.
+    """A profile in the units of one graph.
 
     Attributes:
-        profile: where it comes from.
-        spans: of each of the graph's symbols, in the graph's own units.
-        pixels: per unit of the graph's height and width.
-        guided: whether the graph runs both halves of classifier-free guidance in one batch.
+        profile: the profile in pixels and results.
+        spans: the sizes of each of the graph's symbols, in the graph's units.
+        pixels: the pixels per unit of the graph's height and width.
+        guided: whether one batch of the graph holds both halves of classifier-free guidance.
     """
 
     profile: Profile
@@ -123,22 +120,22 @@ class GraphProfile:
         return self._at(tensor, "min"), self._at(tensor, "opt"), self._at(tensor, "max")
 
     def outside(self, sizes: Mapping[str, int]) -> list[str]:
-        """The symbols whose size is not in the profile."""
+        """The symbols whose size is outside the profile."""
         return [symbol for symbol, span in self.spans.items() if sizes[symbol] not in span]
 
     def widened(self, sizes: Mapping[str, int]) -> Profile:
-        """The profile, with the graph's `sizes` in it."""
+        """The smallest profile around this one that includes the graph's `sizes`."""
         profile = self.profile
         for side in self.outside(sizes):
             if side in _SIDES:
                 profile = replace(profile, **{side: getattr(profile, side).including(sizes[side] * self.pixels)})
             elif side == BATCH:
-                results = -(-sizes[BATCH] // 2) if self.guided else sizes[BATCH]
+                results = -(-sizes[BATCH] // HALVES) if self.guided else sizes[BATCH]
                 profile = replace(profile, batch=profile.batch.including(results))
         return profile
 
     def limits(self, symbol: str) -> str:
-        """The sizes of a symbol, for errors."""
+        """The sizes of a symbol, for error texts."""
         span = self.spans[symbol]
         text = str(span.min) if span.fixed else f"{span.min} to {span.max}"
         if symbol in _SIDES and self.pixels > 1:
@@ -153,27 +150,27 @@ class GraphProfile:
 def graph_profiles(
     component: str, spec: GraphSpec, geometry: Geometry, profiles: Sequence[Profile]
 ) -> tuple[GraphProfile, ...]:
-    """What each profile is for one of a bundle's graphs, in the order in which an engine is to try them.
+    """The profiles of one of a bundle's graphs, in the order in which an engine tries them.
 
-    The picture's size is rounded up to what the graphs take (`Geometry.multiple`), as a run does. A guided graph has
-    batches of twice the results with guidance and of as many as the results without. A fixed batch becomes two fixed
-    profiles, a span one.
+    Heights and widths are rounded up to what the graphs take (`Geometry.multiple`), as in a run. A guided graph has
+    twice as many samples as results with guidance, and as many without. So a fixed batch becomes two fixed profiles;
+    a span becomes one profile.
 
     Args:
         component: the graph's name in the bundle.
-        spec: its signature.
-        geometry: the bundle's.
-        profiles: at least one.
+        spec: the graph's signature.
+        geometry: the bundle's geometry.
+        profiles: one or more profiles.
 
     Raises:
-        UsageError: a size that the graph does not take, or a symbol for which no profile has a size.
+        UsageError: the graph does not take a size, or has a symbol for which profiles have no size.
     """
     return tuple(
         GraphProfile(
             profile,
             _spans(component, spec, geometry, profile, batch),
-            1 if component in _IN_PIXELS else geometry.factor,
-            component not in _ONE_AT_A_TIME,
+            geometry.pixels_per_unit(component),
+            role_of(component).guided,
         )
         for profile in profiles
         for batch in _batches(component, profile.batch)
@@ -183,18 +180,18 @@ def graph_profiles(
 def choose(
     subject: str, spec: GraphSpec, profiles: Sequence[GraphProfile], shapes: Mapping[str, Shape], rebuild: str
 ) -> int:
-    """The number of the first profile that takes inputs of these shapes.
+    """The index of the first profile that takes inputs of these shapes.
 
     Args:
-        subject: how errors name the graph.
-        spec: its signature, which the shapes fit.
-        profiles: of the engine.
-        shapes: of every input, by name.
+        subject: the graph's name in errors.
+        spec: the graph's signature, which the shapes fit.
+        profiles: the engine's profiles.
+        shapes: the shape of every input by name.
         rebuild: the command that builds the engine, without its profiles, for errors.
 
     Raises:
-        TensorError: none does; names the tensor, what was got, the sizes of the profile that comes closest, and the
-            command that builds an engine with such shapes.
+        TensorError: no profile takes them; the text names the tensor, its shape, the sizes of the closest profile, and
+            the command that builds an engine for such shapes.
     """
     sizes = _sizes(spec, shapes)
     outside = [profile.outside(sizes) for profile in profiles]
@@ -215,12 +212,12 @@ def choose(
 def read_profiles(
     heights: Sequence[str] | None, widths: Sequence[str] | None, batches: Sequence[str] | None
 ) -> tuple[Profile, ...]:
-    """The profiles that options given several times stand for: the first of each, the second of each, and so on.
+    """The profiles from options that may be given several times: the first of each, the second of each, and so on.
 
-    An option given once serves every profile; None stands for the default.
+    An option that is given once is used for every profile. None is the default.
 
     Raises:
-        UsageError: a text that is no span, or options given different numbers of times.
+        UsageError: a text is not a span, or options are given different numbers of times.
     """
     given = {HEIGHT: heights, WIDTH: widths, BATCH: batches}
     spans = {side: [Span.parse(text, f"--{side}") for text in texts] for side, texts in given.items() if texts}
@@ -235,33 +232,32 @@ def read_profiles(
 
 
 def as_options(profiles: Iterable[Profile]) -> str:
-    """The options of `k22 build` that stand for these profiles."""
+    """The options of `k22 build` for these profiles."""
     return " ".join(map(str, dict.fromkeys(profiles)))
 
 
 def _batches(component: str, batch: Span) -> tuple[Span, ...]:
-    if component in _ONE_AT_A_TIME:
+    if not role_of(component).guided:
         return (Span(1, 1, 1),)
-    guided = Span(2 * batch.min, 2 * batch.opt, 2 * batch.max)
+    guided = Span(HALVES * batch.min, HALVES * batch.opt, HALVES * batch.max)
     return (guided, batch) if batch.fixed else (replace(guided, min=batch.min),)
 
 
 def _spans(component: str, spec: GraphSpec, geometry: Geometry, profile: Profile, batch: Span) -> dict[str, Span]:
-    per_unit = 1 if component in _IN_PIXELS else geometry.factor
     spans = {}
     for symbol in dict.fromkeys(dim for tensor in spec.inputs for dim in tensor.dims if isinstance(dim, str)):
         if symbol in _SIDES:
-            pixels = [_round_up(size, geometry.multiple) for size in _points(getattr(profile, symbol))]
-            span = Span(*(size // per_unit for size in pixels))
+            unit = geometry.pixels_per_unit(component)
+            span = Span(*(geometry.padded(size) // unit for size in _points(getattr(profile, symbol))))
         elif symbol == BATCH:
             span = batch
         elif symbol == TOKENS and (most := spec.ranges[TOKENS].max) is not None:
             span = Span(spec.ranges[TOKENS].min, most, most)
         else:
-            raise UsageError(f"no profile has a size for `{symbol}` of {component}")
+            raise UsageError(f"a profile has no size for `{symbol}` of {component}: this graph cannot be built")
         for size in _points(span):
             if fault := spec.ranges[symbol].fault(size):
-                raise UsageError(f"{profile} makes {symbol} of {component} {size}, which {fault}")
+                raise UsageError(f"with {profile}, {symbol} of {component} is {size}; it {fault}")
         spans[symbol] = span
     return spans
 
@@ -277,7 +273,3 @@ def _sizes(spec: GraphSpec, shapes: Mapping[str, Shape]) -> dict[str, int]:
 
 def _points(span: Span) -> Shape:
     return span.min, span.opt, span.max
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple

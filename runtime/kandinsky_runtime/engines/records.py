@@ -1,7 +1,7 @@
 """What `k22 build` made on this machine: a record for each engine and graph, found by the content of the graph's files.
 
-A record says for which profiles something was built, of what, and in which folder of the cache it lies. It is the last
-thing that a build writes. Losing it costs a build.
+A record holds the profiles of a build, its source, and the name of its folder in the cache. It is the last file that a
+build writes. If it is lost, the graph must be built again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span, as_options
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.files import cache_folder, fingerprint, write_whole
@@ -25,40 +26,43 @@ class BuildRecord:
     """What was built of one graph for one engine.
 
     Attributes:
-        engine: its name.
+        engine: the engine's name.
         component: the graph's name.
-        precision: of the graph that was built.
+        precision: the precision that it computes in.
         entry: the name of its folder among the engine's.
-        bundle: the bundle's path, as it was given.
+        bundle: the bundle's path, as the user gave it.
         profiles: the sizes that it takes.
-        made_with: what must be the same where it is used, such as the library's version, by its name in errors.
+        made_with: what must be the same when it is used, such as the library's version, by its name in errors.
     """
 
     engine: str
     component: str
-    precision: str
+    precision: Precision
     entry: str
     bundle: str
     profiles: tuple[GraphProfile, ...]
     made_with: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", Precision(self.precision))
+
     @property
     def folder(self) -> Path:
-        """Where the engine's files lie."""
+        """The folder of the engine's files."""
         return engine_folder(self.engine) / self.entry
 
     @property
     def command(self) -> str:
-        """The command that builds it, without its profiles."""
+        """The command that builds it, without the profiles."""
         return build_command(self.bundle, self.engine, self.precision)
 
     @property
     def options(self) -> str:
-        """The profiles as options of the command."""
+        """The profiles, as options of the command."""
         return as_options(profile.profile for profile in self.profiles)
 
     def save(self, digests: Mapping[str, str]) -> None:
-        """Keep the record for the graph whose files have these sha256, by role, in the place of an older one.
+        """Write the record of the graph whose files have these sha256, by role. It replaces an older one.
 
         Raises:
             OSError: it cannot be written.
@@ -69,10 +73,10 @@ class BuildRecord:
 
 
 def find(engine: str, component: str, digests: Mapping[str, str]) -> BuildRecord | None:
-    """The record of what was built last of a graph for an engine; None if there is none that can be read.
+    """The record of the last build of a graph for an engine; None if there is no readable one.
 
     Args:
-        engine: its name.
+        engine: the engine's name.
         component: the graph's name.
         digests: the sha256 of the graph's files by role.
     """
@@ -85,7 +89,7 @@ def find(engine: str, component: str, digests: Mapping[str, str]) -> BuildRecord
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        _log.warning("the record %s of a build cannot be read (%s): build again", file, error)
+        _log.warning("the record %s of a build cannot be read (%s): run k22 build again", file, error)
         return None
 
 
@@ -95,12 +99,12 @@ def forget(engine: str, component: str, digests: Mapping[str, str]) -> None:
 
 
 def build_command(bundle: str, engine: str, precision: str) -> str:
-    """The command that builds a bundle's engines, without their profiles."""
+    """The command that builds a bundle for an engine, without the profiles."""
     return f"k22 build {bundle} --engine {engine} --precision {precision}"
 
 
 def engine_folder(engine: str) -> Path:
-    """Where an engine's built files are kept.
+    """The folder of what was built for an engine.
 
     Raises:
         UsageError: the user has no home.

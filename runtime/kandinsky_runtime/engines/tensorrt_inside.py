@@ -1,4 +1,4 @@
-"""What engines with TensorRT inside (ONNX Runtime, Paddle Inference) read of what `k22 build` recorded."""
+"""Engines with TensorRT inside (ONNX Runtime, Paddle Inference): how they use what `k22 build` recorded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ _log = logging.getLogger(__name__)
 def record_of(
     engine: type[Engine], component: str, digests: Mapping[str, str], options: EngineOptions
 ) -> BuildRecord | None:
-    """What was built of a graph for a GPU in the precision of `options`; None where nothing was, or by other versions.
+    """The record of a graph that was built for a GPU in the precision of `options`.
+
+    None if there is no such record, or if it was made with another version of the library.
 
     Args:
-        engine: that is to run it.
+        engine: the engine that runs the graph.
         component: the graph's name.
-        digests: the sha256 of its files by role.
+        digests: the sha256 of the graph's files by role.
         options: device and precision.
     """
     if cuda_index(options.device) is None or not digests:
@@ -34,7 +36,7 @@ def record_of(
     now = {engine.distribution: engine.version()}
     if dict(record.made_with) != now:
         _log.warning(
-            "%s on %s runs without TensorRT: it was built with %s, here is %s: %s %s",
+            "%s on %s runs without TensorRT: it was built with %s, the installed one is %s: %s %s",
             component, engine.name, _listed(record.made_with), _listed(now), record.command, record.options,
         )  # fmt: skip
         return None
@@ -42,7 +44,7 @@ def record_of(
 
 
 def check_shapes(subject: str, spec: GraphSpec, record: BuildRecord, feeds: Arrays) -> None:
-    """Raise TensorError if no profile of the record takes the feeds: the libraries would build again, in silence."""
+    """Raise TensorError if no profile of the record takes the feeds: the library would silently build again."""
     shapes = {name: array.shape for name, array in feeds.items()}
     choose(subject, spec, record.profiles, shapes, record.command)
 

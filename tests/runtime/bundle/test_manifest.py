@@ -1,4 +1,4 @@
-"""The manifest: what is written is read back, and everything else is refused with every fault named."""
+"""The manifest and its reader: what is written is read back; anything else is refused, with every fault listed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ import pytest
 
 from kandinsky_runtime import inspection
 from kandinsky_runtime.bundle.bundle import Bundle
-from kandinsky_runtime.bundle.manifest import SCHEMA, TASKS, TOKENIZER_ROLES, Manifest, parse, path_fault
+from kandinsky_runtime.bundle.manifest import (
+    NEEDED_COMPONENTS,
+    PICTURE_PROMPT,
+    PROMPT,
+    SCHEMA,
+    TASKS,
+    TOKENIZER_ROLES,
+    Manifest,
+)
+from kandinsky_runtime.bundle.manifest_reader import parse, path_fault
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.engines.graphs import Graphs
@@ -35,7 +45,7 @@ def faults(data: Any) -> list[str]:
 
 
 def changed(*path: Any, value: Any) -> dict[str, Any]:
-    """The sound manifest with one value in the place that `path` leads to."""
+    """The sound manifest with one value replaced, the one at `path`."""
     data = copy.deepcopy(DATA)
     owner = data
     for key in path[:-1]:
@@ -81,10 +91,10 @@ def test_a_bundle_from_before_there_were_tasks() -> None:
         ("not json", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"schema": ' + "1" * 5000 + "}", "not JSON"),
-        ("[]", "does not say that it is a kandinsky22-bundle"),
-        ("null", "does not say that it is a kandinsky22-bundle"),
-        ("{}", "does not say that it is a kandinsky22-bundle"),
-        ('{"format": "other"}', "does not say that it is a kandinsky22-bundle"),
+        ("[]", "`format` is not 'kandinsky22-bundle'"),
+        ("null", "`format` is not 'kandinsky22-bundle'"),
+        ("{}", "`format` is not 'kandinsky22-bundle'"),
+        ('{"format": "other"}', "`format` is not 'kandinsky22-bundle'"),
     ],
 )
 def test_not_a_manifest(text: str, fault: str) -> None:
@@ -114,7 +124,7 @@ def test_unusable_schema(schema: Any) -> None:
 
 @pytest.mark.parametrize("path", list(places(DATA)), ids=lambda path: ".".join(map(str, path)))
 def test_wrong_value_anywhere_is_an_error_of_ours(path: tuple[Any, ...]) -> None:
-    """What is not refused on reading can be described and used as far as an error of ours."""
+    """A manifest that is not refused when it is read can be described and used, or raises an error of ours."""
     for value in WRONG:
         text = json.dumps(changed(*path, value=value))
         try:
@@ -142,7 +152,7 @@ def test_a_wrong_value_of_the_prior_is_an_error_of_ours(path: tuple[Any, ...], s
     for value in WRONG:
         try:
             manifest = parse(json.dumps(changed(*path, value=value)), "it")
-            selection = registry.Selection(FakeEngine, "fp32", "fake-fp32", "cpu")
+            selection = registry.Selection(FakeEngine, Precision.FP32, "fake-fp32", "cpu")
             prior = PriorPipeline(Graphs(Bundle(sound_bundle, manifest), selection, EngineOptions()))
             prior.plan(["a hat", np.zeros((9, 9, 3), np.uint8)], None, 3, 4.0)
         except Kandinsky22Error as error:
@@ -194,7 +204,7 @@ def test_all_faults_at_once() -> None:
     unet["spec"]["outputs"][0]["dims"] = ["batch", 0, "8*8", "depth"]
     unet["spec"]["outputs"].append({"name": "sample", "dtype": "float32", "dims": ["depth"]})
     unet["spec"]["ranges"]["width"] = {"min": 8, "max": 4, "multiple": 1}
-    unet["variants"]["fake-fp32"] = {"precision": "fp8", "files": {"graph": "nowhere.onnx", "weights": ["x"]}}
+    unet["variants"]["fake-fp32"] = {"precision": 8, "stored": "", "files": {"graph": "nowhere.onnx", "weights": ["x"]}}
     data["components"]["movq_encoder"] = []
     data["files"]["../secret"] = {"bytes": 1, "sha256": "0" * 64}
     data["files"]["unet/graph.txt"] = {"bytes": -1, "sha256": "abc"}
@@ -205,23 +215,25 @@ def test_all_faults_at_once() -> None:
         "file 'unet/graph.txt' needs `bytes`, a whole number, and `sha256`, 64 hexadecimal digits",
         "file '../secret' leaves the bundle's folder",
         "component `movq_decoder` is missing",
-        "component `unet`, variant `fake-fp32`: precision 'fp8' is none of fp32, fp16, bf16",
-        "component `unet`, variant `fake-fp32`: `graph` names 'nowhere.onnx', which `files` lacks",
-        "component `unet`, variant `fake-fp32`: `weights` names ['x'], which `files` lacks",
-        "component `unet`, range of `width` needs `min`, `max` (null: none) and `multiple`, whole numbers from 1 on",
+        "component `unet`, variant `fake-fp32`: `precision` is 8; expected a name such as fp32",
+        "component `unet`, variant `fake-fp32`: `stored` is ''; expected a name such as fp32",
+        "component `unet`, variant `fake-fp32`: `graph` names 'nowhere.onnx', which is not in `files`",
+        "component `unet`, variant `fake-fp32`: `weights` names ['x'], which is not in `files`",
+        "component `unet`, range of `width` needs `min`, `max` (null: none) and `multiple`, whole numbers of at least"
+        " 1",
         "component `unet`: a tensor needs `name` and a `dtype` of float32, float16, int64, int32, bool",
-        "component `unet`, tensor `noise_pred`: 0 is no dimension",
-        "component `unet`, tensor `noise_pred`: '8*8' is no dimension",
-        "component `unet`: two tensors are called `sample`",
-        "component `unet`: input dimension `high` has no range of that name",
-        "component `unet`: output dimension `depth` is none of an input",
+        "component `unet`, tensor `noise_pred`: 0 is not a dimension",
+        "component `unet`, tensor `noise_pred`: '8*8' is not a dimension",
+        "component `unet`: two tensors have the name `sample`",
+        "component `unet`: input dimension `high` has no entry in `ranges`",
+        "component `unet`: output dimension `depth` is in no input",
         "component `movq_encoder` needs `spec` and `variants`, both objects",
-        "manifest.json: `written_by` is missing or no object",
+        "manifest.json: `written_by` is missing or not an object",
         f"manifest.json: `tasks` is 'inpaint'; expected a list of names such as {', '.join(TASKS)}",
-        "manifest.json, `prior`: `scheduler` is missing or no object",
-        "manifest.json, `prior`: `vocabulary` names None, which `files` lacks",
-        "manifest.json, `prior`: `merges` names 3, which `files` lacks",
-        "manifest.json, `prior`: `constants` names 'nowhere.npz', which `files` lacks",
+        "manifest.json, `prior`: `scheduler` is missing or not an object",
+        "manifest.json, `prior`: `vocabulary` names None, which is not in `files`",
+        "manifest.json, `prior`: `merges` names 3, which is not in `files`",
+        "manifest.json, `prior`: `constants` names 'nowhere.npz', which is not in `files`",
         "manifest.json, `prior`: `eos_token_id` is '2'; expected a whole number",
     ]
 
@@ -232,13 +244,13 @@ def test_all_faults_at_once() -> None:
 def test_a_task_without_its_graph(task: str, component: str) -> None:
     data = copy.deepcopy(DATA)
     del data["components"][component]
-    assert faults(data) == [f"it does {task} and component `{component}` is missing"]
+    assert faults(data) == [f"`tasks` has {task}, but component `{component}` is missing"]
 
 
 def test_prompts_without_what_the_prior_needs() -> None:
     assert faults(changed("prior", value=None)) == [
-        "it does prompt and `prior` is missing",
-        "it does picture-prompt and `prior` is missing",
+        "`tasks` has prompt, but `prior` is missing",
+        "`tasks` has picture-prompt, but `prior` is missing",
     ]
 
 
@@ -288,9 +300,53 @@ def test_path_out_of_the_bundle(path: str) -> None:
     assert faults(changed("files", path, value=entry)) == [f"file {path!r} {path_fault(path)}"]
 
 
-def test_variants_are_those_of_every_graph() -> None:
-    some = fake_bundle.manifest(variants={"b": "bf16", "a": "fp32"})
-    data = json.loads(some.to_json())
-    del data["components"]["movq_encoder"]["variants"]["b"]
-    assert some.variants() == ("b", "a")
-    assert parse(json.dumps(data), "it").variants() == ("a",)
+# -- variants --
+
+TWO = fake_bundle.with_prior(variants={"b": "bf16", "a": "fp32"})
+
+
+def without(component: str, variant: str) -> Manifest:
+    """The manifest TWO, in which a graph lacks a variant."""
+    data = json.loads(TWO.to_json())
+    del data["components"][component]["variants"][variant]
+    return parse(json.dumps(data), "it")
+
+
+def test_a_variant_is_one_that_every_graph_of_the_task_has() -> None:
+    assert TWO.variants() == ("b", "a")
+    assert without("movq_encoder", "b").variants() == ("a",)
+
+
+def test_a_prior_may_lack_a_variant_of_the_decoder() -> None:
+    manifest = without("text_encoder", "b")
+    assert manifest.variants() == ("b", "a")
+    assert manifest.variants(NEEDED_COMPONENTS[PROMPT]) == ("a",)
+    assert manifest.variants(NEEDED_COMPONENTS[PICTURE_PROMPT]) == ("b", "a")
+    assert manifest.variants(manifest.components) == ("a",)
+
+
+@pytest.mark.parametrize("key", ["precision", "stored"])
+def test_a_precision_of_the_future_makes_one_variant_unusable(key: str) -> None:
+    data = json.loads(TWO.to_json())
+    data["components"]["unet"]["variants"]["b"][key] = "int8"
+    manifest = parse(json.dumps(data), "it")
+    unet = manifest.components["unet"]
+    assert unet.variants["b"].fault == (
+        "it is stored in 'int8', which this version does not know: upgrade kandinsky22-deploy"
+    )
+    assert unet.variants["a"].fault is None
+    assert unet.usable_variants() == manifest.variants() == ("a",)
+    assert parse(manifest.to_json(), "it") == manifest, "the name survives, for versions that know it"
+
+
+def test_stored_and_computed_precision() -> None:
+    data = json.loads(TWO.to_json())
+    variants = data["components"]["unet"]["variants"]
+    assert "stored" not in variants["a"], "manifests of variants stored as they are computed are as before"
+    variants["b"]["stored"] = "fp16"
+    manifest = parse(json.dumps(data), "it")
+    plain, mixed = (manifest.components["unet"].variants[name] for name in ("a", "b"))
+    assert (plain.stored, plain.computed) == (Precision.FP32, Precision.FP32)
+    assert (mixed.stored, mixed.computed) == (Precision.FP16, Precision.BF16)
+    assert mixed.fault is None
+    assert json.loads(manifest.to_json()) == data

@@ -45,7 +45,7 @@ def test_sizes_of_symbols() -> None:
         ({"timestep": sample(2, dtype="int64")}, "it: `timestep` is int64; expected float32"),
         ({"timestep": sample(2, dtype=">f4")}, "it: `timestep` is >f4; expected float32"),
         ({"timestep": sample(2, 1)}, "it: `timestep` is (2, 1); expected 1 dimensions, timestep float32 (batch)"),
-        ({"timestep": sample(3)}, "it: `timestep` is (3,); batch must be 2 as in the other inputs"),
+        ({"timestep": sample(3)}, "it: `timestep` is (3,); batch must be 2, as in the other inputs"),
         (
             {"sample": sample(2, 8, 16, 10)},
             "it: `sample` is (2, 8, 16, 10); expected sample float32 (batch, 9, height, width)",
@@ -92,7 +92,7 @@ def test_dimension_has_a_symbol(dim: str) -> None:
 
 @pytest.mark.parametrize("dim", ["", "8", "height*8", "0*height", "height/0", "08*height", "-height", "Height", "h w"])
 def test_no_dimension(dim: str) -> None:
-    with pytest.raises(ValueError, match="is no dimension"):
+    with pytest.raises(ValueError, match="is not a dimension; expected name"):
         symbol_of(dim)
 
 

@@ -1,4 +1,4 @@
-"""Entries of what engines compiled: whole, damaged, copied, bounded."""
+"""Entries of compiled graphs: whole, damaged, copied, limited in number."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_entry_is_whole_with_all_its_files(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [NAME], "no draft is left"
 
 
-def test_there_is_none(folder: Path) -> None:
+def test_a_missing_entry(folder: Path) -> None:
     assert whole_entry(folder, NAME) is None
 
 
@@ -68,7 +68,7 @@ def test_unchanged_files_are_not_read_again(folder: Path, read: list[str]) -> No
 
 
 def test_files_written_just_now_are_read(folder: Path, read: list[str]) -> None:
-    """A change within one tick of the file system's clock would not show in their times."""
+    """A change within one tick of the file system's clock does not show in a file's times."""
     make(folder)
     read.clear()
     assert whole_entry(folder, NAME) is not None
@@ -127,7 +127,7 @@ def test_damaged_file_is_found(name: str, damage: Callable[[Path], None], folder
     assert whole_entry(folder, NAME) is None
 
 
-def test_further_file_is_found(folder: Path) -> None:
+def test_an_additional_file_is_found(folder: Path) -> None:
     (make(folder) / "other").write_bytes(b"")
     assert whole_entry(folder, NAME) is None
 
@@ -136,14 +136,14 @@ def test_further_file_is_found(folder: Path) -> None:
     "seal",
     ["", "{", "[]", "null", "{}", '{"plan": 1}', '{"plan": {}, "deep/part": {}}', '{"plan": "ab", "deep/part": "cd"}'],
 )
-def test_any_other_seal_is_no_seal(seal: str, folder: Path) -> None:
+def test_an_invalid_seal(seal: str, folder: Path) -> None:
     (make(folder) / "sha256.json").write_text(seal)
     assert whole_entry(folder, NAME) is None
 
 
 @pytest.mark.usefixtures("settled")
 def test_stamp_of_another_file_does_not_help(folder: Path) -> None:
-    """A seal whose stamps are not these files' is believed only as far as its sha256 goes."""
+    """Of a seal whose stamps do not fit the files, only the sha256 counts."""
     entry = make(folder)
     sealed = json.loads((entry / "sha256.json").read_text())
     sealed["plan"] = {"sha256": "0" * 64, "stamp": [1, 2, 3, 4, 5]}
@@ -169,7 +169,7 @@ def test_failure_leaves_nothing(folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
-def test_new_entry_takes_the_place_of_an_older_one(folder: Path) -> None:
+def test_a_new_entry_replaces_an_older_one(folder: Path) -> None:
     make(folder)
     make(folder, data=b"again")
     assert (folder / NAME / "plan").read_bytes() == b"again"
@@ -190,7 +190,7 @@ def test_compiled_once(folder: Path) -> None:
     assert calls == ["made", "read"]
 
 
-def test_least_used_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_unused_for_longest_are_removed_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_cache, "MAX_ENTRIES", 2)
     for age, name in enumerate(("old", "older")):
         os.utime(make(folder, name), (1000 - age, 1000 - age))

@@ -39,9 +39,9 @@ ARENA = (
     [
         (NO_DRIVER, EngineUnavailable, "unet on x: there is no NVIDIA driver, or it is older than the library's CUDA"),
         ("CUDA failure 100: no CUDA-capable device is detected", EngineUnavailable, "there is no NVIDIA GPU"),
-        ("CUDA failure 101: invalid device ordinal ; GPU=3", EngineUnavailable, "there is no GPU cuda:3: nvidia-smi"),
+        ("CUDA failure 101: invalid device ordinal ; GPU=3", EngineUnavailable, "there is no GPU cuda:3; nvidia-smi"),
         ("no kernel image is available for execution on the device", EngineUnavailable, "no code for the GPU cuda:3"),
-        (ARENA, EngineError, "unet on x: cuda:3 is out of memory: take fewer results at once or a smaller size"),
+        (ARENA, EngineError, "unet on x: cuda:3 is out of memory: make fewer results at once, choose a smaller size"),
         ("CUDA failure 2: out of memory", EngineError, "cuda:3 is out of memory"),
         ("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate", EngineError, "is out of memory"),
         ("CUDNN_STATUS_ALLOC_FAILED", EngineError, "is out of memory"),

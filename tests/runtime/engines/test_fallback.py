@@ -1,4 +1,4 @@
-"""Automatic choice: on to the next best engine, with a warning, where one cannot load a graph."""
+"""Automatic choice: the next best engine, with a warning, if an engine cannot load a graph."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INPUTS: dict[str, Any] = {
 
 
 class Better(FakeEngine):
-    """Better than the fake engine, as far as it loads: the graphs in `fails` raise."""
+    """An engine that is preferred to the fake one. Loading a graph in `fails` raises an error."""
 
     name = "better"
     variants: ClassVar[Mapping[str, str]] = {"fp32": "fake-fp32"}
@@ -69,7 +69,7 @@ def test_the_best_is_taken(better: type[Better], bundle: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "text"),
     [
         (EngineUnavailable("the library is 1.0; expected 2.0"), "the library is 1.0; expected 2.0"),
         (EngineError("the GPU has no 5 GB of memory free"), "the GPU has no 5 GB of memory free"),
@@ -79,7 +79,7 @@ def test_the_best_is_taken(better: type[Better], bundle: Path, caplog: pytest.Lo
 )
 def test_the_next_best_takes_its_place(
     error: Exception,
-    says: str,
+    text: str,
     better: type[Better],
     fake_engine: type[FakeEngine],
     bundle: Path,
@@ -92,13 +92,13 @@ def test_the_next_best_takes_its_place(
         np.testing.assert_array_equal(pipeline(**INPUTS).images, expected)
         assert pipeline.selection.engine is fake_engine
         assert pipeline.options.device == "cpu"
-    assert caplog.messages == [f"{says}; engine fake takes the place of better"]
+    assert caplog.messages == [f"{text}; engine fake takes the place of better"]
     assert sorted(better.closed) == sorted(better.opened), "every graph of the engine that failed was released"
 
 
 def test_a_benchmark_names_the_engine_that_ran(better: type[Better], bundle: Path) -> None:
     better.fails["unet"] = EngineError("no")
-    plan = measure.Plan(cold_start=False, height=64, width=64, steps=1, repeats=1, warmup=0)
+    plan = measure.BenchPlan(cold_start=False, height=64, width=64, steps=1, repeats=1, warmup=0)
     (times,) = measure.run(Bundle.open(bundle), plan).engines
     assert times.name == "fake"
 
@@ -109,7 +109,9 @@ def test_an_engine_that_was_named_is_not_replaced(better: type[Better], bundle: 
         pipeline(**INPUTS)
 
 
-def test_the_last_error_is_told(better: type[Better], bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_another_engine_the_error_is_raised(
+    better: type[Better], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     better.fails["unet"] = EngineError("first")
     monkeypatch.setattr(registry, "names", lambda: ("better",))
     with Graphs.open(bundle) as graphs, pytest.raises(EngineError, match="^first$"):
@@ -143,14 +145,14 @@ def test_the_files_of_the_next_engine_are_checked(
         assert len(checked) == 3
 
 
-def test_engines_that_must_be_named(better: type[Better], bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_must_be_requested(better: type[Better], bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(better, "automatic", False)
     manifest = Bundle.open(bundle).manifest
     assert registry.select(manifest).engine.name == "fake"
     assert registry.select(manifest, "better").engine is better
 
 
-def test_a_missing_library_is_told_where_a_device_was_asked_for(
+def test_a_missing_library_is_reported_if_a_device_was_requested(
     better: type[Better], bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(better, "installed", classmethod(lambda cls: cls.name == "fake"))
@@ -158,7 +160,7 @@ def test_a_missing_library_is_told_where_a_device_was_asked_for(
     assert registry.select(manifest).engine.name == "fake"
     assert not caplog.messages
     assert registry.select(manifest, device="fake:1").engine.name == "fake"
-    assert caplog.messages == ["engine better is not installed: pip install numpy; going on without it"]
+    assert caplog.messages == ["engine better is not installed: pip install numpy; trying the next engine"]
 
 
 def test_from_tensorrt_to_the_next(

@@ -1,4 +1,4 @@
-"""The engine on FastDeploy, up to the library: the calls of release 1.0.7's `runtime.py`, on a stand-in for it.
+"""The engine for FastDeploy, without the library: the calls of release 1.0.7's `runtime.py`, on a fake of it.
 
 Nothing here shows that FastDeploy itself runs a bundle: the engine is unverified.
 """
@@ -94,15 +94,13 @@ def test_another_number_of_results(
         graphs.engine("unet").run(feeds())
 
 
-def test_fastdeploy_2_is_another_thing(
+def test_fastdeploy_2_is_refused(
     fastdeploy: types.ModuleType, gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(fastdeploy, "RuntimeOption")
     with Graphs.open(gpu_bundle, "fastdeploy") as graphs, pytest.raises(EngineUnavailable) as caught:
         graphs.engine("unet")
-    assert str(caught.value).startswith(
-        "this fastdeploy has no RuntimeOption: it is another release than 1.0.7: pip inst"
-    )
+    assert str(caught.value).startswith("this fastdeploy has no RuntimeOption; expected release 1.0.7: pip install")
 
 
 def test_what_to_install(gpu_bundle: Path, cache: Path) -> None:
@@ -114,12 +112,12 @@ def test_what_to_install(gpu_bundle: Path, cache: Path) -> None:
     )
 
 
-def test_never_taken_unasked(fastdeploy: types.ModuleType, gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_must_be_requested(fastdeploy: types.ModuleType, gpu_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_BUILT_IN", {"fastdeploy": registry._BUILT_IN["fastdeploy"]})
     with pytest.raises(EngineUnavailable) as caught:
         registry.select(Bundle.open(gpu_bundle).manifest)
     assert str(caught.value) == (
-        "no engine can run this bundle here:\n  - engine fastdeploy runs only where it is named: --engine fastdeploy"
+        "no engine can run this bundle here:\n  - engine fastdeploy must be requested: --engine fastdeploy"
     )
     assert registry.select(Bundle.open(gpu_bundle).manifest, "fastdeploy").engine is FastDeployEngine
 

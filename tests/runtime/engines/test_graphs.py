@@ -1,4 +1,4 @@
-"""Which graph is loaded when: kept until the end, or with little memory one at a time."""
+"""When each graph is loaded and freed: at the end, or with `low_memory` one at a time; and what each one runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
-from kandinsky_runtime.errors import Cancelled, EngineError, NonFiniteError, UsageError
+from kandinsky_runtime.errors import Cancelled, EngineError, EngineUnavailable, NonFiniteError, UsageError
+from kandinsky_runtime.prior.pipeline import PriorPipeline
+from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import WIDTH, FakeEngine, Outputs
 
 PHASES = ["movq_encoder", "unet", "movq_decoder"]
@@ -31,7 +33,7 @@ SOUND: dict[str, Any] = {
 
 @pytest.fixture
 def events(fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What happened to which graph, in order."""
+    """The events of every graph, in order."""
     happened: list[tuple[str, str]] = []
 
     def noting(event: str, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +50,7 @@ def events(fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch) -> li
 
 @pytest.fixture
 def lean(bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[InpaintPipeline]:
-    """A pipeline that is short of memory."""
+    """A pipeline with `low_memory`."""
     with InpaintPipeline.load(bundle, "fake", low_memory=True) as loaded:
         yield loaded
 
@@ -93,13 +95,13 @@ def test_without_it_graphs_are_loaded_first_and_stay(events: list[tuple[str, str
     assert not [event for event, _ in events if event == "release"]
 
 
-def test_without_it_each_phase_gives_back_what_it_computed_in(
+def test_without_it_each_phase_frees_its_scratch_memory(
     events: list[tuple[str, str]], pipeline: InpaintPipeline, fake_engine: type[FakeEngine], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(fake_engine, "_trim", lambda self: events.append(("trim", self.component)))
+    monkeypatch.setattr(fake_engine, "_free_scratch_memory", lambda self: events.append(("free", self.component)))
     pipeline(**SOUND)
     assert [event for event in events if event[0] != "load"] == [
-        event for name in PHASES for event in (*(("run", name),) * (2 if name == "unet" else 1), ("trim", name))
+        event for name in PHASES for event in (*(("run", name),) * (2 if name == "unet" else 1), ("free", name))
     ]
 
 
@@ -177,7 +179,7 @@ def test_runs_of_several_threads_follow_one_another(events: list[tuple[str, str]
 
 
 def test_a_run_within_a_run_is_refused(lean: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
-    """It would release the graphs of the outer one."""
+    """It would free the graphs of the outer run."""
 
     def again(pipeline: InpaintPipeline, *_: Any) -> None:
         pipeline(**SOUND)
@@ -192,3 +194,31 @@ def test_a_run_within_a_run_is_refused(lean: InpaintPipeline, fake_engine: type[
 def test_low_memory_is_yes_or_no(bundle: Path, fake_engine: type[FakeEngine], value: Any) -> None:
     with pytest.raises(UsageError, match="low_memory is .*; expected True or False"):
         InpaintPipeline.load(bundle, "fake", low_memory=value)
+
+
+# -- what each graph runs --
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, fake_engine: type[FakeEngine]) -> Path:
+    """A bundle with a prior. Its decoder has two precisions, its text encoder one of them."""
+    described = fake_bundle.with_prior(variants={"fake-fp32": "fp32", "fake-bf16": "bf16"})
+    bundle = fake_bundle.write(tmp_path / "mixed", described)
+    return fake_bundle.rewrite(bundle, lambda data: data["components"]["text_encoder"]["variants"].pop("fake-bf16"))
+
+
+def test_a_decoder_runs_in_a_variant_that_the_prior_lacks(mixed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with InpaintPipeline.load(mixed, "fake", "bf16") as pipeline:
+        assert pipeline(**SOUND).images.shape == (1, 64, 64, 3)
+        assert pipeline.selection.variant == "fake-bf16"
+        assert not caplog.messages
+        rest = {name: value for name, value in SOUND.items() if "embeds" not in name}
+        assert pipeline(**rest, prompt="a hat", prior_num_inference_steps=2).images.shape == (1, 64, 64, 3)
+    assert caplog.messages == ["text_encoder has no variant fake-bf16: it runs fake-fp32 in fp32"]
+
+
+def test_a_prior_alone_needs_all_of_its_graphs(mixed: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="needs variant fake-bf16; the bundle has fake-fp32"):
+        PriorPipeline.load(mixed, "fake", "bf16")
+    with PriorPipeline.load(mixed, "fake") as prior:
+        assert prior.graphs.selection.precision == "fp32"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
 from kandinsky_runtime.engines.onnxruntime.tensorrt import ort_tensorrt_options
 from kandinsky_runtime.engines.paddle.tensorrt import paddle_shape_ranges
@@ -50,7 +51,7 @@ def test_no_span(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "2:1:3", "1:3:2", "0:1:2"])
 def test_span_that_does_not_rise(text: str) -> None:
-    with pytest.raises(UsageError, match=f"--batch is '{text}': the span .* must rise from MIN over OPT to MAX"):
+    with pytest.raises(UsageError, match=f"--batch is '{text}': the span is .*; expected 1 <= MIN <= OPT <= MAX"):
         Span.parse(text, "--batch")
 
 
@@ -113,13 +114,13 @@ def test_tokens_span_what_the_graph_takes() -> None:
 
 def test_a_symbol_without_a_size() -> None:
     spec = GraphSpec((TensorSpec("x", "float32", ("depth",)),), (), {"depth": Range()})
-    with pytest.raises(UsageError, match="no profile has a size for `depth` of part"):
+    with pytest.raises(UsageError, match="a profile has no size for `depth` of part: this graph cannot be built"):
         graph_profiles("part", spec, GEOMETRY, [ISSUE])
 
 
 def test_a_size_that_the_graph_does_not_take() -> None:
     spec = GraphSpec((TensorSpec("x", "float32", ("height",)),), (), {"height": Range(max=64)})
-    with pytest.raises(UsageError, match=r"--height 512:768:1024 .* makes height of part 96, which must be at most 64"):
+    with pytest.raises(UsageError, match=r"with --height 512:768:1024 .*, height of part is 96; it must be at most 64"):
         graph_profiles("part", spec, GEOMETRY, [ISSUE])
 
 
@@ -187,7 +188,7 @@ def test_options_and_json_bring_a_profile_back() -> None:
 
 
 def test_options_for_onnx_runtime() -> None:
-    options = ort_tensorrt_options(SPECS["unet"], of("unet"), precision="fp16", cache=Path("cache"))
+    options = ort_tensorrt_options(SPECS["unet"], of("unet"), precision=Precision.FP16, cache=Path("cache"))
     assert options == {
         "trt_profile_min_shapes": "sample:1x9x64x64,timestep:1,image_embeds:1x6",
         "trt_profile_opt_shapes": "sample:4x9x96x96,timestep:4,image_embeds:4x6",

@@ -1,4 +1,4 @@
-"""Records of builds: found by the content of the files that they were made of, whatever the names."""
+"""Records of builds: they are found by the content of the files that were built, whatever their names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span
 from kandinsky_runtime.engines.records import BuildRecord
@@ -17,10 +18,10 @@ from kandinsky_runtime.errors import UsageError
 
 DIGESTS = {"graph": "a" * 64, "weights": "b" * 64}
 PROFILE = GraphProfile(Profile(), {"batch": Span(1, 2, 4), "height": Span(64, 96, 128)}, 8, True)
-RECORD = BuildRecord("tensorrt", "unet", "fp16", "entry", "my bundle", (PROFILE,), {"TensorRT": "11"})
+RECORD = BuildRecord("tensorrt", "unet", Precision.FP16, "entry", "my bundle", (PROFILE,), {"TensorRT": "11"})
 
 
-def test_a_record_comes_back(cache: Path) -> None:
+def test_a_record_is_read_back(cache: Path) -> None:
     RECORD.save(DIGESTS)
     assert records.find("tensorrt", "unet", DIGESTS) == RECORD
     assert RECORD.folder == cache / "kandinsky22-deploy" / "tensorrt" / "entry"
@@ -53,7 +54,7 @@ def test_no_record_of_anything_else(engine: str, component: str, digests: dict[s
     assert records.find(engine, component, digests) is None
 
 
-def test_a_component_cannot_name_a_place(cache: Path) -> None:
+def test_a_component_cannot_escape_the_folder(cache: Path) -> None:
     replace(RECORD, component="../../../escaped").save(DIGESTS)
     assert {path.parent for path in cache.rglob("*.json")} == {cache / "kandinsky22-deploy" / "built" / "tensorrt"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import re
 import threading
@@ -12,6 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from kandinsky_runtime.bundle.manifest import Manifest
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.engines.base import Engine, EngineOptions
@@ -75,7 +78,7 @@ def test_run() -> None:
     np.testing.assert_array_equal(doubler().run({"x": X})["y"], np.concatenate([X, X], axis=1))
 
 
-def test_feeds_are_made_contiguous_and_never_modified(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feeds_become_contiguous_and_are_never_modified(monkeypatch: pytest.MonkeyPatch) -> None:
     got = []
     act = Doubler.act
     monkeypatch.setattr(Doubler, "act", staticmethod(lambda x: got.append(x) or act(x)))
@@ -84,7 +87,7 @@ def test_feeds_are_made_contiguous_and_never_modified(monkeypatch: pytest.Monkey
     assert got[0].flags.c_contiguous
     np.testing.assert_array_equal(x, X)
     doubler().run({"x": X})
-    assert got[1] is X, "what is contiguous is not copied"
+    assert got[1] is X, "a contiguous array is not copied"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_feeds_that_do_not_fit(feeds: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("outputs", "error", "text"),
     [
-        ({}, EngineError, "part on doubler: returned no `y`; the bundle's manifest does not fit its graph"),
+        ({}, EngineError, "part on doubler: returned no `y`; the manifest does not fit the graph: export the bundle"),
         ({"y": [1.0]}, EngineError, "part on doubler: returned no `y`"),
         ({"y": X}, EngineError, "part on doubler: `y` came out as float32 (2, 3); expected float32 (2, 6)"),
         (
@@ -115,7 +118,7 @@ def test_feeds_that_do_not_fit(feeds: dict[str, Any], text: str) -> None:
         (
             {"y": np.array([[0, 1, np.nan, np.inf, -np.inf, 5]] * 2, np.float32)},
             NonFiniteError,
-            "part on doubler: 6 of the 12 values of `y` are NaN or infinite; the checkpoint, the embeddings or the",
+            "part on doubler: 6 of the 12 values of `y` are NaN or infinite: check the checkpoint and the",
         ),
     ],
 )
@@ -264,7 +267,7 @@ def test_damaged_graph_for_onnxruntime(tmp_path: Path) -> None:
 
 @pytest.fixture
 def two_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the package brought two engines only."""
+    """Only two of the built-in engines."""
     some = {name: registry._BUILT_IN[name] for name in ("onnxruntime", "paddle")}
     monkeypatch.setattr(registry, "_BUILT_IN", some)
 
@@ -307,7 +310,7 @@ def test_broken_package(
 def installed(
     monkeypatch: pytest.MonkeyPatch, fake_engine: type[FakeEngine], two_built_in: None
 ) -> Callable[..., None]:
-    """Make it look as if just these engines were installed."""
+    """Pretend that only these engines are installed."""
 
     def set_installed(*names: str) -> None:
         for engine in (OnnxRuntimeEngine, PaddleEngine, FakeEngine):
@@ -367,7 +370,7 @@ def test_refusal(
     assert str(caught.value) == text
 
 
-def test_auto_tells_every_reason(installed: Callable[..., None]) -> None:
+def test_auto_reports_every_reason(installed: Callable[..., None]) -> None:
     installed("onnxruntime", "fake")
     with pytest.raises(EngineUnavailable) as caught:
         registry.select(fake_bundle.manifest(variants={"other": "fp32"}))
@@ -377,3 +380,63 @@ def test_auto_tells_every_reason(installed: Callable[..., None]) -> None:
         "\n  - engine paddle is not installed: pip install paddlepaddle"
         "\n  - engine fake needs variant fake-fp32 or fake-bf16; the bundle has other: export it again with --variants"
     )
+
+
+# -- optional graphs --
+
+
+def lacking(component: str, *variants: str) -> Manifest:
+    """A manifest of a decoder and a prior in two precisions, in which one graph lacks some variants."""
+    manifest = fake_bundle.with_prior(variants={"fake-fp32": "fp32", "fake-bf16": "bf16", "other": "fp32"})
+    part = manifest.components[component]
+    rest = {name: item for name, item in part.variants.items() if name not in variants}
+    components = {**manifest.components, component: dataclasses.replace(part, variants=rest)}
+    return dataclasses.replace(manifest, components=components)
+
+
+@pytest.mark.parametrize("precision", [None, "fp32", "bf16"])
+def test_a_prior_does_not_decide_what_the_decoder_runs(precision: str | None, fake_engine: type[FakeEngine]) -> None:
+    manifest = lacking("prior", "fake-fp32", "fake-bf16")
+    selection = registry.select(manifest, "fake", precision)
+    assert selection == registry.select(lacking("prior"), "fake", precision)
+    assert selection.precision == (precision or "fp32")
+    assert registry.for_component(selection, manifest, "text_encoder") == selection
+    with pytest.raises(EngineUnavailable) as caught:
+        registry.for_component(selection, manifest, "prior")
+    assert str(caught.value) == (
+        "engine fake needs variant fake-fp32 or fake-bf16; prior of the bundle has other: export it again with"
+        " --variants"
+    )
+
+
+@pytest.mark.parametrize(("missing", "other"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_a_graph_that_lacks_the_variant_runs_in_another(
+    missing: str, other: str, fake_engine: type[FakeEngine]
+) -> None:
+    manifest = lacking("prior", f"fake-{missing}")
+    selection = registry.select(manifest, "fake", missing)
+    assert registry.for_component(selection, manifest, "prior") == registry.Selection(
+        fake_engine, Precision(other), f"fake-{other}", "cpu"
+    )
+
+
+def test_the_same_precision_is_preferred(fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_engine, "fallback_variants", {"bf16": "other"})
+    manifest = lacking("prior", "fake-bf16")
+    selection = registry.select(manifest, "fake", "bf16")
+    found = registry.for_component(selection, manifest, "prior")
+    assert (found.precision, found.variant) == ("bf16", "other")
+
+
+def test_a_task_of_the_prior_needs_its_own_graphs_only(fake_engine: type[FakeEngine]) -> None:
+    manifest = lacking("unet", "fake-bf16")
+    with pytest.raises(EngineUnavailable, match="needs variant fake-bf16; the bundle has fake-fp32, other"):
+        registry.select(manifest, "fake", "bf16")
+    assert registry.select(manifest, "fake", "bf16", components=["text_encoder", "prior"]).variant == "fake-bf16"
+
+
+def test_a_precision_of_the_future_is_not_chosen(fake_engine: type[FakeEngine]) -> None:
+    manifest = fake_bundle.manifest(variants={"fake-fp32": "fp8", "fake-bf16": "bf16"})
+    assert registry.select(manifest, "fake").variant == "fake-bf16"
+    with pytest.raises(EngineUnavailable, match="needs variant fake-fp32; the bundle has fake-bf16"):
+        registry.select(manifest, "fake", "fp32")

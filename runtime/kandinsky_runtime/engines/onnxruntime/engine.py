@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index, is_cuda_fault
 from kandinsky_runtime.engines.onnxruntime.cuda import (
@@ -35,7 +36,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A graph to open, whether its runs may be captured as CUDA graphs, and what is done where it cannot be opened."""
+    """A graph to open on a GPU.
+
+    Attributes:
+        graph: the graph's path.
+        captures: whether its runs may be captured as CUDA graphs.
+        otherwise: what is done if it cannot be opened, for the warning; None if that is an error.
+    """
 
     graph: str
     captures: bool
@@ -45,30 +52,30 @@ class _Attempt:
 class OnnxRuntimeEngine(Engine):
     """Runs `onnx-*` variants through `onnxruntime.InferenceSession`.
 
-    On a GPU it prefers the variant's second graph, with the CUDA provider's own operators, where the bundle has one.
-    What `k22 build` recorded for the graph on a GPU in this precision runs with the library's TensorRT provider, within
-    its profiles. What a GPU's provider cannot do is an error; the library's own silent way back to the CPU is closed.
+    On a GPU it prefers the variant's second graph, with the CUDA provider's own operators, if the bundle has one. If
+    `k22 build` has a record of the graph in this precision, the library's TensorRT provider runs it, within the
+    record's profiles. If a GPU's provider fails, that is an error: the library's silent retry on the CPU is off.
     """
 
     name = "onnxruntime"
     library = "onnxruntime"
     distribution = "onnxruntime"
-    variants: ClassVar[Mapping[str, str]] = {"fp32": "onnx-fp32", "fp16": "onnx-fp16"}
+    variants: ClassVar[Mapping[str, str]] = {Precision.FP32: "onnx-fp32", Precision.FP16: "onnx-fp16"}
     roles = ("graph", "weights")
     devices = ("cpu", "cuda")
 
     @classmethod
-    def preferred_precisions(cls, device: str) -> tuple[str, ...]:
+    def preferred_precisions(cls, device: str) -> tuple[Precision, ...]:
         """float32 on the CPU, where 16 bits are slower; fp16 first on a GPU."""
-        return ("fp32",) if cuda_index(device) is None else ("fp16", "fp32")
+        return (Precision.FP32,) if cuda_index(device) is None else (Precision.FP16, Precision.FP32)
 
     @classmethod
     def requirement(cls, device: str) -> str:
-        """`onnxruntime-gpu` for a GPU: the two packages are one library and exclude each other."""
+        """`onnxruntime-gpu` for a GPU. The two packages contain the same module and exclude each other."""
         return cls.distribution if cuda_index(device) is None else "onnxruntime-gpu"
 
     @classmethod
-    def _check_build(cls, device: str) -> None:
+    def _check_library_features(cls, device: str) -> None:
         if cuda_index(device) is None:
             return
         import onnxruntime
@@ -110,7 +117,7 @@ class OnnxRuntimeEngine(Engine):
         self._bound = BoundRuns(onnxruntime, self._session, self.spec, device="cuda", index=index, graphs=graphs)
 
     def _attempts(self, files: Mapping[str, Path]) -> list[_Attempt]:
-        """The graphs to open, the best first. TensorRT fuses by itself, and its provider captures one shape only."""
+        """The graphs to try, the best first. TensorRT fuses operators itself; its provider captures one shape only."""
         plain = str(files["graph"])
         if self._record is not None:
             return [_Attempt(plain, captures=False)]
@@ -141,8 +148,8 @@ class OnnxRuntimeEngine(Engine):
         if CUDA_PROVIDER not in session.get_providers():
             raise EngineUnavailable(
                 f"{self._subject}: {CUDA_PROVIDER} could not be loaded: the NVIDIA driver, cuDNN or CUDA"
-                f" {onnxruntime.cuda_version} is missing; the driver aside, pip install"
-                f" '{self.requirement(options.device)}[cuda,cudnn]' brings them"
+                f" {onnxruntime.cuda_version} is missing: install the driver, and for the others pip install"
+                f" '{self.requirement(options.device)}[cuda,cudnn]'"
             )
         return session
 
@@ -165,8 +172,8 @@ class OnnxRuntimeEngine(Engine):
 
 
 def _load_cuda(onnxruntime: Any) -> None:
-    """Have the library find CUDA and cuDNN in the wheels that it may have been installed with."""
-    with redirect_stdout(StringIO()) as said:  # it prints what it does not find, where somebody's JSON may go
+    """Let the library find CUDA and cuDNN in the wheels that may have been installed with it."""
+    with redirect_stdout(StringIO()) as printed:  # its list of missing libraries must not get into our JSON
         onnxruntime.preload_dlls()
-    if said.getvalue():
-        _log.debug("onnxruntime.preload_dlls: %s", said.getvalue().strip())
+    if printed.getvalue():
+        _log.debug("onnxruntime.preload_dlls: %s", printed.getvalue().strip())

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.engines.profiles import GraphProfile
 
 
 def ort_tensorrt_options(
-    spec: GraphSpec, profiles: Sequence[GraphProfile], *, precision: str = "fp32", cache: Path | None = None
+    spec: GraphSpec,
+    profiles: Sequence[GraphProfile],
+    *,
+    precision: Precision = Precision.FP32,
+    cache: Path | None = None,
 ) -> dict[str, str]:
     """The options of ONNX Runtime's TensorRT provider for a graph.
 
-    Several profiles are the same input named several times, as the provider reads it.
+    For several profiles, each input is named several times, as the provider expects.
 
     Args:
         spec: the graph's signature.
-        profiles: of `graph_profiles`.
-        precision: the types in the graph; TensorRT 10's networks of this provider need a flag for the short ones.
-        cache: the folder that keeps the engines and the timing cache; None keeps nothing.
+        profiles: the graph's profiles, from `graph_profiles`.
+        precision: the precision of the graph's types; with TensorRT 10 the provider needs a flag for 16-bit types.
+        cache: the folder of the engines and the timing cache; None to keep neither.
     """
     points = {"min": 0, "opt": 1, "max": 2}
     options = {
@@ -31,7 +36,7 @@ def ort_tensorrt_options(
         )
         for point, number in points.items()
     }
-    if precision != "fp32":
+    if precision.is_16_bit:
         options[f"trt_{precision}_enable"] = "1"
     if cache is not None:
         for kind in ("engine", "timing"):

@@ -1,1 +1,1 @@
-"""OpenVINO on the CPU, with the graph rewrites that make it fast."""
+"""OpenVINO, with the graph rewrites that make it fast on the CPU."""

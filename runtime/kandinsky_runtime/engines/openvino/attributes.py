@@ -1,6 +1,6 @@
-"""Attributes of a node's runtime information in OpenVINO that Python has no function to make.
+"""Attributes of a node's runtime information in OpenVINO for which Python has no function.
 
-OpenVINO's intermediate representation has them: they are read from the smallest model there is and handed on.
+OpenVINO's intermediate representation has them: they are read from a minimal model and given to other nodes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def give_attribute(node: Any, name: str, value: str = "") -> Any:
     """Give an `openvino` node a runtime attribute, of version 0, and return the node.
 
     Raises:
-        KeyError: this OpenVINO does not know the attribute.
+        KeyError: this version of OpenVINO does not have the attribute.
     """
     node.set_rt_info(_attribute(name, value), f"{name}_0")
     return node

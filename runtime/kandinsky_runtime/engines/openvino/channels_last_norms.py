@@ -1,16 +1,16 @@
 """Group norms in the memory layout of the convolutions around them, for OpenVINO in bf16 on the CPU.
 
 A convolution in bf16 works on channels-last memory. The converter's group norm (reshape to (N, G, C/G x H x W),
-normalise, reshape back) needs channels first, so that the whole picture is turned over before it and after it. Written
-as sums over the picture it stays where it is. With μ and σ² of a group (Wu and He, "Group Normalization", 2018) and K,
+normalise, reshape back) needs channels first, so that the whole picture is transposed before and after it. As sums over
+the picture, it needs no other layout. With μ and σ² of a group (Wu and He, "Group Normalization", 2018) and K, which is
 μ rounded to bf16:
 
     μ = mean(x),   σ² = mean(x²) - μ²,   y = (x - K) s + (β + (K - μ) s),   s = γ / √(σ² + ε)
 
-The sums and what is made of them, three numbers to a channel, are kept in float32; the picture is read once for each
-sum and once for y. OpenVINO rounds those three to bf16 where y is made of them. That loses nothing of K, and what it
-loses of the others does not grow with |μ| / σ, as it would in y = x s + (β - μ s). σ² loses (μ/σ)² 2^-24 to the
-difference, less than x itself loses to being kept in bf16.
+The sums and everything computed from them, three numbers per channel, stay in float32. The picture is read once for
+each sum and once for y. OpenVINO rounds those three numbers to bf16 when it computes y. That changes nothing in K, and
+the error of the others does not grow with |μ| / σ, as it would in y = x s + (β - μ s). The difference in σ² has an
+error of (μ/σ)² 2^-24, less than the error of x itself in bf16.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ import numpy.typing as npt
 
 from kandinsky_runtime.engines.openvino.float32_marks import in_float32, marks_are_heeded
 from kandinsky_runtime.engines.openvino.nodes import constant, fold_constants, only_reader, with_constant
+from kandinsky_runtime.engines.openvino.rewriting import Outcome, require, rewrite_graph
+
+MARKS_ARE_IGNORED = "this OpenVINO ignores the marks that keep sums in float32"
 
 
 @dataclass(frozen=True)
 class _GroupNorm:
-    """A group norm that was found: its input, its last output, and what it does in between."""
+    """A group norm: its input, its last output, and its parameters."""
 
     source: Any
     result: Any
@@ -37,25 +40,21 @@ class _GroupNorm:
     beta: npt.NDArray[np.float32]
 
 
-def keep_channels_last(model: Any) -> int:
+def keep_channels_last(model: Any) -> Outcome:
     """Write the group norms of an `openvino.Model` as sums over the picture, in place.
 
     Args:
-        model: a graph of static shapes, whose constants are folded on the way.
-
-    Returns:
-        The number of norms that were rewritten. Others, and what looks like none, are left as they are, and so are all
-        where this OpenVINO would not keep their sums in float32.
+        model: a graph of static shapes. Its constants are folded.
     """
-    if not marks_are_heeded():
-        return 0
-    fold_constants(model)  # the shapes in between, which a fixed input shape makes constant
-    norms = [_found(node) for node in model.get_ordered_ops() if node.get_type_name() == "MVN"]
-    found = [norm for norm in norms if norm is not None]
-    for norm in found:
-        _rewrite(norm)
-    model.validate_nodes_and_infer_types()
-    return len(found)
+    heeded = marks_are_heeded()
+    if heeded:
+        fold_constants(model)  # the shapes in between, which are constant for a fixed input shape
+
+    def check(node: Any) -> _GroupNorm:
+        require(heeded, MARKS_ARE_IGNORED)
+        return _check(node)
+
+    return rewrite_graph(model, lambda node: node.get_type_name() == "MVN", check, _rewrite)
 
 
 def _rewrite(norm: _GroupNorm) -> None:
@@ -82,13 +81,15 @@ def _rewrite(norm: _GroupNorm) -> None:
     def times(one: Any, other: Any) -> Any:
         return in_float32(ops.multiply(one, other))
 
-    # OpenVINO writes a difference as a product and a sum, whose marks would be lost.
+    # OpenVINO replaces a difference by a product and a sum, which would not be marked.
     minus, picture, last = np.float32(-1), whole([2, 3]), whole([2])
     mean = in_float32(ops.reduce_mean(grouped(ops.reduce_mean(norm.source, picture, True)), last, True))
     length = in_float32(ops.reduce_l2(grouped(ops.reduce_l2(norm.source, picture, True)), last, True))
     minus_mean = times(mean, minus)
     square = times(times(length, length), np.float32(1 / (each * height * width)))
-    variance = in_float32(ops.relu(plus(square, times(mean, minus_mean))))  # rounding can take a flat one below zero
+    variance = in_float32(
+        ops.relu(plus(square, times(mean, minus_mean)))
+    )  # in a flat picture, rounding can make it negative
     deviation = in_float32(ops.power(plus(variance, np.float32(norm.epsilon)), np.float32(0.5)))
     scale = in_float32(ops.divide(by_channel(norm.gamma), deviation))
     near = in_float32(ops.convert(in_float32(ops.convert(mean, "bf16")), "f32"))
@@ -98,36 +99,31 @@ def _rewrite(norm: _GroupNorm) -> None:
     norm.result.replace(ops.add(ops.multiply(centred, spread(scale)), spread(shift)).output(0))
 
 
-def _found(node: Any) -> _GroupNorm | None:
-    """The group norm around an MVN, if it is one as the exporter writes it."""
-    reshape = node.input_value(0).get_node()
-    attributes = node.get_attributes()
+def _check(node: Any) -> _GroupNorm:
+    """The group norm around an MVN, in the form of the exporter's."""
+    reshape, attributes = node.input_value(0).get_node(), node.get_attributes()
+    require(reshape.get_type_name() == "Reshape", f"its input is a {reshape.get_type_name()}, not a Reshape to groups")
+    require(attributes["normalize_variance"], "it does not normalise the variance")
+    require(attributes["eps_mode"] == "INSIDE_SQRT", f"its epsilon mode is {attributes['eps_mode']}, not INSIDE_SQRT")
     axes = constant(node.input_value(1))
-    if (
-        reshape.get_type_name() != "Reshape"
-        or not attributes["normalize_variance"]
-        or attributes["eps_mode"] != "INSIDE_SQRT"
-        or axes is None
-        or axes.ravel().tolist() != [2]
-    ):
-        return None
+    axes = None if axes is None else axes.ravel().tolist()
+    require(axes == [2], f"it normalises over the axes {axes}; expected [2]")
     source = reshape.input_value(0)
-    shape = list(source.get_shape())
-    if len(shape) != 4 or list(node.get_output_shape(0))[:1] != shape[:1] or len(node.get_output_shape(0)) != 3:
-        return None
-    channels, groups = shape[1], node.get_output_shape(0)[1]
-    if channels % groups:
-        return None
+    shape, groups = list(source.get_shape()), list(node.get_output_shape(0))
+    require(len(shape) == 4, f"its input has {len(shape)} dimensions, which is not a picture of 4")
+    require(len(groups) == 3 and groups[0] == shape[0], f"its groups are {groups} for a picture of {shape}")
+    channels = shape[1]
+    require(channels % groups[1] == 0, f"{groups[1]} groups do not divide {channels} channels")
     last = node.output(0)
-    for kind, neutral in (("Multiply", 1), ("Add", 0)):  # an InstanceNormalization's own, which are left out in effect
+    for kind, neutral in (("Multiply", 1), ("Add", 0)):  # of an InstanceNormalization, without effect
         after, values = with_constant(last, kind)
         if after is not None:
-            if not np.all(values == neutral):
-                return None
+            require(bool(np.all(values == neutral)), f"its {kind} within the groups is not {neutral} everywhere")
             last = after
     back = only_reader(last)
-    if back is None or back.get_type_name() != "Reshape" or list(back.get_output_shape(0)) != shape:
-        return None
+    require(back is not None, "its result within the groups has several readers or none")
+    is_back = back.get_type_name() == "Reshape" and list(back.get_output_shape(0)) == shape
+    require(is_back, f"its result goes to a {back.get_type_name()}, not to a Reshape back to {shape}")
     last = back.output(0)
     factors = {"Multiply": np.ones(channels, np.float32), "Add": np.zeros(channels, np.float32)}
     for kind in factors:
@@ -135,4 +131,4 @@ def _found(node: Any) -> _GroupNorm | None:
         if after is None or list(values.shape[-3:]) != [channels, 1, 1]:
             break
         last, factors[kind] = after, values.reshape(channels).astype(np.float32)
-    return _GroupNorm(source, last, groups, float(attributes["eps"]), factors["Multiply"], factors["Add"])
+    return _GroupNorm(source, last, groups[1], float(attributes["eps"]), factors["Multiply"], factors["Add"])

@@ -1,9 +1,9 @@
-"""3x3 convolutions of a map that was doubled by repeating its cells, done on the map before it was doubled.
+"""3x3 convolutions of a map that was doubled by repeating its cells, moved before the doubling.
 
-Of the nine cells under a kernel on the doubled map, most repeat each other: only 2x2 differ. Which kernel rows (and
-columns) fall on one cell depends on the parity of the output's row: {0}, {1, 2} for even ones, {0, 1}, {2} for odd
-ones. So each parity has a 2x2 kernel, the sums of these weights, and the four results interleave. This is the same
-convolution with 4/9 of the multiplications; what differs is the rounding of the summed weights.
+Of the nine cells under a kernel on the doubled map, most are repetitions: only 2x2 differ. Which kernel rows (and
+columns) are on the same cell depends on the parity of the output's row: {0}, {1, 2} for even rows, {0, 1}, {2} for odd
+rows. So each parity has a 2x2 kernel with the sums of these weights, and the four results are interleaved. The
+convolution is the same, with 4/9 of the multiplications. Only the rounding of the summed weights differs.
 """
 
 from __future__ import annotations
@@ -15,19 +15,31 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.engines.openvino.nodes import constant, with_constant
+from kandinsky_runtime.engines.openvino.rewriting import Outcome, Refused, require, rewrite_graph
 
-# The smallest map, in cells before doubling, whose convolution is rewritten: the sums are 16/9 of the weights, kept in
-# float32 beside what the processor makes of them, and on a small map they save little (of the full UNet at 768 px, the
-# one on 12x12 cells has 151 of 272 MB and 0.7 of 5% of the work).
+# The smallest map, in cells before doubling, whose convolution is rewritten. The sums have 16/9 of the size of the
+# weights and stay in memory in float32, in addition to the processor's copy. On a small map they save little: in the
+# full UNet at 768 px, the convolution on 12x12 cells has 151 of 272 MB and 0.7 of 5% of the work.
 LEAST_CELLS = 16 * 16
 
-# The rows of a 3x3 kernel that fall on each row of the 2x2 one, by the parity of the output's row; so the columns.
+# For each parity of the output's row: the rows of the 3x3 kernel that make up each row of the 2x2 kernel. The same
+# holds for columns.
 _ROWS = (((0,), (1, 2)), ((0, 1), (2,)))
+
+# The attributes of an Interpolate that repeats every cell.
+_DOUBLING = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 
 @dataclass(frozen=True)
 class _Doubled:
-    """A convolution of a doubled map that was found: the map, the last output, and what it does in between."""
+    """A convolution of a doubled map.
+
+    Attributes:
+        source: the map before doubling.
+        result: the last output.
+        weights: the kernels (O, I, 3, 3).
+        bias: the bias (1, O, 1, 1); None without one.
+    """
 
     source: Any
     result: Any
@@ -35,31 +47,25 @@ class _Doubled:
     bias: npt.NDArray[Any] | None
 
 
-def convolve_before_doubling(model: Any) -> int:
-    """Do the 3x3 convolutions of doubled maps on the maps themselves, in place.
+def convolve_before_doubling(model: Any) -> Outcome:
+    """Compute the 3x3 convolutions of doubled maps before the doubling, in place.
 
     Args:
         model: an `openvino.Model` of static shapes.
-
-    Returns:
-        The number of convolutions that were rewritten. Others are left as they are.
     """
-    nodes = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    found = [doubled for node in nodes if (doubled := _found(node)) is not None]
-    for doubled in found:
-        _rewrite(doubled)
-    model.validate_nodes_and_infer_types()
-    return len(found)
+    return rewrite_graph(model, reads_doubled_map, _check, _rewrite)
 
 
 def reads_doubled_map(node: Any) -> bool:
-    """Whether a node is a convolution that could be rewritten in some shape of the graph."""
-    return node.get_type_name() == "Convolution" and _doubling(node) is not None
+    """Whether a node is a convolution of an enlarged map, which may be rewritten for some shape of the graph."""
+    return bool(node.get_type_name() == "Convolution" and _enlarging(node).get_type_name() == "Interpolate")
 
 
 def by_parity(weights: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """The 2x2 kernels (O, I, 2, 2) of a 3x3 one (O, I, 3, 3), for output cells (even, even), (even, odd), (odd, even)
-    and (odd, odd), in the dtype of `weights`."""
+    """The 2x2 kernels (O, I, 2, 2) for 3x3 kernels (O, I, 3, 3), in the dtype of `weights`.
+
+    There is one for each output cell: (even, even), (even, odd), (odd, even) and (odd, odd).
+    """
     outputs, inputs = weights.shape[:2]
     flat = weights.astype(np.float32, copy=False).reshape(outputs * inputs, 9)
     kernels = []
@@ -86,39 +92,34 @@ def _rewrite(doubled: _Doubled) -> None:
     doubled.result.replace(ops.depth_to_space(ops.concat(parts, 1), "blocks_first", 2).output(0))
 
 
-def _found(node: Any) -> _Doubled | None:
-    """What a convolution does on a doubled map, if it does."""
-    weights = constant(node.input_value(1))
-    attributes = node.get_attributes()
-    if (
-        weights is None
-        or weights.shape[2:] != (3, 3)
-        or any(list(attributes[name]) != [1, 1] for name in ("strides", "dilations", "pads_begin", "pads_end"))
-        or attributes["auto_pad"] != "explicit"
-    ):
-        return None
-    doubling = _doubling(node)
-    if doubling is None:
-        return None
-    source = doubling.input_value(0)
+def _check(node: Any) -> _Doubled:
+    """What a convolution of an enlarged map computes."""
+    weights, attributes = constant(node.input_value(1)), node.get_attributes()
+    if weights is None:
+        raise Refused("its weights are not a constant")
+    kernel = "x".join(map(str, weights.shape[2:]))
+    require(kernel == "3x3", f"its kernel is {kernel}; expected 3x3")
+    for name in ("strides", "dilations", "pads_begin", "pads_end"):
+        values = list(attributes[name])
+        require(values == [1, 1], f"its {name} are {values}; expected [1, 1]")
+    require(attributes["auto_pad"] == "explicit", f"its padding is {attributes['auto_pad']}; expected explicit")
+    enlarging = _enlarging(node)
+    source, attributes = enlarging.input_value(0), enlarging.get_attributes()
     batch, channels, height, width = source.get_shape()
-    attributes = doubling.get_attributes()
-    if (
-        attributes["mode"] != "nearest"
-        or attributes["coordinate_transformation_mode"] != "asymmetric"
-        or attributes["nearest_mode"] != "floor"
-        or any((*attributes["pads_begin"], *attributes["pads_end"]))
-        or height * width < LEAST_CELLS
-        or list(doubling.get_output_shape(0)) != [batch, channels, 2 * height, 2 * width]
-    ):
-        return None
+    for name, expected in _DOUBLING.items():
+        require(
+            attributes[name] == expected, f"the map is enlarged with {name} {attributes[name]}; expected {expected}"
+        )
+    require(not any((*attributes["pads_begin"], *attributes["pads_end"])), "the enlarged map is padded")
+    require(height * width >= LEAST_CELLS, f"the map has {height * width} cells; at least {LEAST_CELLS} are worth it")
+    size, doubled = list(enlarging.get_output_shape(0)), [batch, channels, 2 * height, 2 * width]
+    require(size == doubled, f"the map is enlarged to {size}; expected {doubled}")
     result, bias = with_constant(node.output(0), "Add")
     if result is None or bias.shape != (1, len(weights), 1, 1):
         return _Doubled(source, node.output(0), weights, None)
     return _Doubled(source, result, weights, bias)
 
 
-def _doubling(node: Any) -> Any | None:
-    """The Interpolate that a convolution reads, or None."""
-    source = node.input_value(0).get_node()
-    return source if source.get_type_name() == "Interpolate" else None
+def _enlarging(convolution: Any) -> Any:
+    """The node whose output a convolution reads."""
+    return convolution.input_value(0).get_node()

@@ -1,8 +1,8 @@
-"""Keep the timestep's sinusoidal embedding in float32 where OpenVINO computes the rest in fewer bits.
+"""Keep the timestep's sinusoidal embedding in float32 if OpenVINO computes the rest in fewer bits.
 
-The embedding takes sines and cosines of the timestep times a frequency: 951 becomes 952 in bf16, another phase of the
-fast waves. On made-up weights that alone made 9/10 of the UNet's error in bf16. The waves themselves lie in [-1, 1] and
-lose no more than any other value.
+The embedding takes sines and cosines of the timestep times a frequency. In bf16, 951 becomes 952, which changes the
+phase of the fast waves. On random weights, this alone caused 9/10 of the UNet's error in bf16. The waves themselves are
+in [-1, 1], and lose no more than any other value.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ WAVES = ("Sin", "Cos")
 
 
 def wave_name(number: int) -> str:
-    """What the input for a wave is called."""
+    """The name of the input for a wave."""
     return f"wave_{number}"
 
 
@@ -21,11 +21,11 @@ def split_waves(model: Any) -> tuple[Any, Any] | None:
     """Cut an `openvino.Model` at its sines and cosines.
 
     Args:
-        model: a graph; it is taken apart.
+        model: a graph, which is taken apart.
 
     Returns:
-        The graph from its own inputs to the waves, and the rest with a float32 input for each, called by `wave_name`;
-        None where there are no waves.
+        The graph from its inputs to the waves, and the rest, which has a float32 input named by `wave_name` for each
+        wave; None if there are no waves.
     """
     import openvino
     from openvino import opset8
@@ -60,6 +60,6 @@ def _ancestors(node: Any) -> list[Any]:
 
 
 def _is_read(parameter: Any, early: set[str]) -> bool:
-    """Whether anything after the waves reads an input."""
+    """Whether a node after the waves reads an input."""
     readers = parameter.output(0).get_target_inputs()
     return any(reader.get_node().get_friendly_name() not in early for reader in readers)

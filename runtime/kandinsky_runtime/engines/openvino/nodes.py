@@ -1,4 +1,4 @@
-"""What the rewrites of an `openvino.Model` ask of its nodes."""
+"""Questions about the nodes of an `openvino.Model`, for the rewrites."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ _NOT_FOLDED = "DisableConstantFolding_0"
 
 
 def constant(value: Any) -> npt.NDArray[Any] | None:
-    """The values of an output, if it is a constant's."""
+    """The values of an output, if it is a constant; else None."""
     node = value.get_node()
     return np.asarray(node.data) if node.get_type_name() == "Constant" else None
 
 
 def stored_weights(node: Any) -> Any | None:
-    """The Constant that a convolution or a matrix product takes its weights from, also by way of a Convert from fewer
-    bits; None if there is none."""
+    """The Constant with the weights of a convolution or a matrix product, also behind a Convert from fewer bits.
+
+    None if the weights are not a Constant.
+    """
     source = node.input_value(1).get_node()
     if _is_widening(source):
         source = source.input_value(0).get_node()
@@ -26,7 +28,7 @@ def stored_weights(node: Any) -> Any | None:
 
 
 def fold_constants(model: Any) -> None:
-    """Compute what constants alone decide, in place, but for stored weights being widened, which would fill memory."""
+    """Compute what depends on constants only, in place. Stored weights are not widened, because that fills memory."""
     from openvino import passes
 
     widening = [node for node in model.get_ops() if _is_widening(node)]
@@ -40,13 +42,13 @@ def fold_constants(model: Any) -> None:
 
 
 def only_reader(value: Any) -> Any:
-    """The one node that reads an output, or None if there are several or none."""
+    """The node that reads an output; None if there are several or none."""
     readers = list(value.get_target_inputs())
     return readers[0].get_node() if len(readers) == 1 else None
 
 
 def with_constant(value: Any, kind: str) -> tuple[Any, npt.NDArray[Any]]:
-    """The output of the one node that reads an output, if it is of this kind with a constant, and the constant.
+    """The output of the only node that reads `value`, and its constant, if the node is of this kind and has a constant.
 
     (None, an empty array) if there is no such node.
     """
@@ -60,7 +62,7 @@ def with_constant(value: Any, kind: str) -> tuple[Any, npt.NDArray[Any]]:
 
 
 def _is_widening(node: Any) -> bool:
-    """Whether a node makes float32 of a constant of fewer bits."""
+    """Whether a node converts a constant of fewer bits to float32."""
     return (
         node.get_type_name() == "Convert"
         and node.input_value(0).get_node().get_type_name() == "Constant"

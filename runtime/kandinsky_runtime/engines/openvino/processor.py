@@ -1,20 +1,20 @@
-"""What the processor computes in natively, as far as Linux says."""
+"""What the processor computes natively, according to Linux."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# As Linux names what a processor multiplies bf16 with.
+# Linux's names for the instructions that multiply bf16.
 _BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def has_bf16() -> bool:
-    """Whether the processor multiplies bf16; elsewhere than on Linux no, which costs speed only."""
+    """Whether the processor multiplies bf16; always false outside Linux, which costs only speed."""
     return not _BF16.isdisjoint(_flags())
 
 
 def has_amx() -> bool:
-    """Whether the processor multiplies tiles of bf16; elsewhere than on Linux no, which costs speed only."""
+    """Whether the processor multiplies tiles of bf16; always false outside Linux, which costs only speed."""
     return "amx_bf16" in _flags()
 
 

@@ -1,4 +1,4 @@
-"""Memory-mapped files that a library reads once and keeps mapped: their pages need not stay in this process."""
+"""Memory-mapped files that a library reads once and keeps mapped: their pages need not stay in memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MADV_DONTNEED = 4  # of Linux
 
 
 @contextmanager
-def kept_out_of_memory(file: Path) -> Iterator[None]:
-    """Again and again within the `with` statement, and at its end, give back what is resident of the mapped `file`.
+def drop_mapped_pages(file: Path) -> Iterator[None]:
+    """Free the resident pages of the mapped `file`, every 50 ms within the `with` statement and at its end.
 
-    Only read-only shared mappings are touched: a page that is needed again comes back from the kernel's file cache, so
-    nothing can be lost. Elsewhere than on Linux this does nothing.
+    Only read-only shared mappings are touched. A page that is needed again comes back from the kernel's file cache, so
+    nothing can be lost. Outside Linux this does nothing.
     """
     drop = _dropper(file)
     if drop is None:
@@ -42,7 +42,7 @@ def kept_out_of_memory(file: Path) -> Iterator[None]:
 
 
 def _dropper(file: Path) -> Callable[[], None] | None:
-    """What gives back the resident pages of a file's mappings; None where that cannot be done."""
+    """A function that frees the resident pages of a file's mappings; None if that is impossible here."""
     if not sys.platform.startswith("linux"):
         return None
     try:

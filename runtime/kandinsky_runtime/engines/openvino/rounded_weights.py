@@ -1,8 +1,8 @@
-"""Weights stored in bf16 where OpenVINO computes in bf16, half the bytes to keep and to read.
+"""Weights stored in bf16 if OpenVINO computes in bf16: half the bytes to keep and to read.
 
-OpenVINO rounds the weights of convolutions and matrix products itself when it compiles a graph, to the nearest, ties to
-even, as here: the same bits come out. It takes stored bf16 for what it is where a Convert back to float32, marked as a
-decompression, follows.
+When OpenVINO compiles a graph, it rounds the weights of convolutions and matrix products itself, to nearest, ties to
+even. This module rounds in the same way, so that the bits are the same. OpenVINO uses weights stored in bf16 unchanged
+if a Convert back to float32, marked as a decompression, follows.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def round_weights(model: Any, wanted: Callable[[Any], bool] = lambda node: True)
 
     Args:
         model: an `openvino.Model`.
-        wanted: which of these nodes' weights.
+        wanted: a function that returns whether a node's weights are to be rounded.
 
     Returns:
-        The number of nodes whose weights were rounded. Weights that are not finite are left as they are.
+        The number of nodes whose weights were rounded. Weights that are not finite are left unchanged.
     """
     import openvino
     from openvino import opset13 as ops
@@ -48,7 +48,7 @@ def round_weights(model: Any, wanted: Callable[[Any], bool] = lambda node: True)
 
 
 def upper_halves(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The bits of finite float32 values rounded to bf16, to the nearest, ties to even."""
+    """The bits of finite float32 values rounded to bf16, to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = (bits >> 16) & 1
     rounded += 0x7FFF
@@ -58,7 +58,7 @@ def upper_halves(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def widened(weights: Any) -> Any:
-    """A node that makes float32 of weights stored in fewer bits, marked for OpenVINO to take them as they are."""
+    """A node that converts stored weights to float32, marked so that OpenVINO uses the stored values unchanged."""
     from openvino import opset13 as ops
 
     return give_attribute(ops.convert(weights, "f32"), "decompression")

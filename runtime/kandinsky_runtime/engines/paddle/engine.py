@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index
 from kandinsky_runtime.engines.paddle.tensorrt import converted
@@ -17,46 +18,50 @@ from kandinsky_runtime.engines.records import BuildRecord
 from kandinsky_runtime.engines.tensorrt_inside import check_shapes, record_of
 from kandinsky_runtime.errors import EngineUnavailable
 
-# What the memory pool of a GPU begins with; it grows as needed.
+# The first size of a GPU's memory pool, which grows as needed.
 _POOL_MB = 256
-_PRECISIONS = {"fp32": "Float32", "fp16": "Half", "bf16": "Bfloat16"}
+_PRECISION_TYPES = {Precision.FP32: "Float32", Precision.FP16: "Half", Precision.BF16: "Bfloat16"}
 
 
 class PaddleEngine(Engine):
     """Runs the `paddle` variant through `paddle.inference`.
 
-    On the CPU oneDNN stays off: with it, paddlepaddle 3.0.0 computes the UNet about 2e-3 away from its own eager mode
-    (measured on a tiny checkpoint with outputs of 2e-2 deviation); without it the two are bit-equal. On a GPU, Paddle
-    makes fp16 and bf16 of the float32 program by its own mixed precision pass; float32 is without TF32. What
-    `k22 build` recorded for the graph in this precision runs with TensorRT, within its profiles.
+    On the CPU oneDNN stays off. With it, the UNet of a tiny checkpoint differed by 2e-3 from the eager mode of
+    paddlepaddle 3.0.0, where the outputs have a standard deviation of 2e-2; without it, both agree bit for bit. On a
+    GPU, Paddle's mixed precision pass turns the float32 program into fp16 or bf16; float32 runs without TF32. If
+    `k22 build` has a record of the graph in this precision, it runs with TensorRT, within the record's profiles.
     """
 
     name = "paddle"
     library = "paddle"
     distribution = "paddlepaddle"
-    variants: ClassVar[Mapping[str, str]] = {"fp32": "paddle", "fp16": "paddle", "bf16": "paddle"}
+    variants: ClassVar[Mapping[str, str]] = {
+        Precision.FP32: "paddle",
+        Precision.FP16: "paddle",
+        Precision.BF16: "paddle",
+    }
     roles = ("program", "params")
     devices = ("cpu", "cuda")
 
     @classmethod
-    def precisions(cls, device: str) -> tuple[str, ...]:
-        """float32 alone on the CPU."""
-        return ("fp32",) if cuda_index(device) is None else tuple(cls.variants)
+    def precisions(cls, device: str) -> tuple[Precision, ...]:
+        """Only float32 on the CPU."""
+        return (Precision.FP32,) if cuda_index(device) is None else super().precisions(device)
 
     @classmethod
-    def preferred_precisions(cls, device: str) -> tuple[str, ...]:
+    def preferred_precisions(cls, device: str) -> tuple[Precision, ...]:
         """float32 on the CPU, fp16 first on a GPU."""
-        return ("fp32",) if cuda_index(device) is None else ("fp16", "fp32")
+        return (Precision.FP32,) if cuda_index(device) is None else (Precision.FP16, Precision.FP32)
 
     @classmethod
     def requirement(cls, device: str) -> str:
-        """`paddlepaddle-gpu` for a GPU; PyPI's is too old, so the package index has to be named."""
+        """`paddlepaddle-gpu` for a GPU, from PaddlePaddle's package index: PyPI's is too old."""
         if cuda_index(device) is None:
             return cls.distribution
         return "'paddlepaddle-gpu>=3.0' from PaddlePaddle's own package index (docs/engines.md)"
 
     @classmethod
-    def _check_build(cls, device: str) -> None:
+    def _check_library_features(cls, device: str) -> None:
         if cuda_index(device) is None:
             return
         paddle = _library()
@@ -92,19 +97,19 @@ class PaddleEngine(Engine):
         except ImportError as error:
             raise EngineUnavailable(
                 f"{self._subject} was built with TensorRT, which this paddlepaddle-gpu lacks ({error}): pip install"
-                " tensorrt in the version that it names, or build again"
+                " tensorrt in the version that it names, or run k22 build again"
             ) from error
 
     def _use_gpu(self, paddle: Any, config: Any, index: int, options: EngineOptions) -> None:
         if index >= (count := paddle.device.cuda.device_count()):
             there = "none" if not count else ", ".join(f"cuda:{number}" for number in range(count))
             raise EngineUnavailable(f"{self._subject}: there is no GPU {options.device}; Paddle finds {there}")
-        if options.precision == "fp32":  # for the whole process: Paddle has no narrower switch
+        if options.precision.is_float32:  # for the whole process: Paddle has no narrower switch
             paddle.base.core.set_cublas_switch(False)
             paddle.base.core.set_cudnn_switch(False)
-        precision = getattr(paddle.inference.PrecisionType, _PRECISIONS[options.precision])
+        precision = getattr(paddle.inference.PrecisionType, _PRECISION_TYPES[options.precision])
         config.enable_use_gpu(_POOL_MB, index, precision)
-        if not config.use_gpu():  # it only logs that it was built without CUDA
+        if not config.use_gpu():  # without CUDA support, it only logs a message
             raise EngineUnavailable(f"{self._subject}: Paddle Inference refused {options.device}")
 
     @property
@@ -128,7 +133,7 @@ class PaddleEngine(Engine):
 
 def _library() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # paddle warns at import of compilers that it does not find
+        warnings.simplefilter("ignore")  # importing paddle warns of missing compilers
         import paddle
         import paddle.inference
     return paddle

@@ -1,8 +1,8 @@
-"""Paddle Inference's TensorRT mode: a program whose parts are TensorRT engines, made once and kept.
+"""Paddle Inference's TensorRT mode: a program whose parts are TensorRT engines, converted once and kept.
 
-A program in Paddle's new form (`model.json`) is converted beforehand by `paddle.tensorrt`, which runs it at given
-inputs to learn the range of every shape; `Config.enable_tensorrt_engine` and the file of `collect_shape_range_info` are
-for the old form only. https://www.paddlepaddle.org.cn/inference/master/guides/nv_gpu_infer/gpu_trt_infer.html
+`paddle.tensorrt` converts a program in Paddle's new form (`model.json`): it runs the program on given inputs to learn
+the range of every shape. `Config.enable_tensorrt_engine` and the file of `collect_shape_range_info` are for the old
+form only. https://www.paddlepaddle.org.cn/inference/master/guides/nv_gpu_infer/gpu_trt_infer.html
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.engines.profiles import GraphProfile, Shape
 from kandinsky_runtime.engines.records import BuildRecord
 
 _NAME = "tensorrt"
-_MODES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+_MODES = {Precision.FP32: "FP32", Precision.FP16: "FP16", Precision.BF16: "BF16"}
 
 
 def converted(paddle: Any, record: BuildRecord, spec: GraphSpec, files: Mapping[str, Path]) -> tuple[Path, Path]:
-    """The program and the parameters with TensorRT engines in them, converted now if the record's folder has none.
+    """The program and the parameters with TensorRT engines, from the record's folder; converted now if it has none.
 
     Args:
         paddle: the library.
-        record: profiles, precision and folder.
+        record: the profiles, the precision and the folder.
         spec: the graph's signature.
-        files: `program` and `params`.
+        files: the paths of `program` and `params`.
 
     Raises:
         ImportError: paddle was built without TensorRT.
@@ -40,7 +41,7 @@ def converted(paddle: Any, record: BuildRecord, spec: GraphSpec, files: Mapping[
         record.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=record.folder) as scratch:
             _convert(paddle, record, spec, files, Path(scratch))
-            for file in (params, program):  # the program last: with it, the folder is whole
+            for file in (params, program):  # the program last: its presence shows that the folder is whole
                 (Path(scratch) / file.name).replace(file)
     return program, params
 
@@ -56,7 +57,9 @@ def _convert(paddle: Any, record: BuildRecord, spec: GraphSpec, files: Mapping[s
     runs = paddle_shape_ranges(spec, record.profiles)
     settings = export.TensorRTConfig(
         inputs=[
-            export.Input(warmup_data=_made_up([run[tensor.name] for run in runs], tensor.dtype), name=tensor.name)
+            export.Input(
+                warmup_data=_warm_up_inputs([run[tensor.name] for run in runs], tensor.dtype), name=tensor.name
+            )
             for tensor in spec.inputs
         ],
         save_model_dir=str(scratch / _NAME),
@@ -65,8 +68,8 @@ def _convert(paddle: Any, record: BuildRecord, spec: GraphSpec, files: Mapping[s
     paddle.tensorrt.convert(str(source / "model.json"), settings)
 
 
-def _made_up(shapes: Sequence[Shape], dtype: str) -> tuple[np.ndarray[Any, Any], ...]:
-    """Ordinary values, of which only the shapes count; whole numbers stay small, as tokens are."""
+def _warm_up_inputs(shapes: Sequence[Shape], dtype: str) -> tuple[np.ndarray[Any, Any], ...]:
+    """Inputs of these shapes. The values do not matter; whole numbers are small, so that they are valid tokens."""
     rng = np.random.default_rng(0)
     if np.dtype(dtype).kind in "iub":
         return tuple(np.ones(shape, dtype) for shape in shapes)
@@ -74,10 +77,9 @@ def _made_up(shapes: Sequence[Shape], dtype: str) -> tuple[np.ndarray[Any, Any],
 
 
 def paddle_shape_ranges(spec: GraphSpec, profiles: Sequence[GraphProfile]) -> list[dict[str, Shape]]:
-    """The input shapes to run a Paddle program at, so that it collects the ranges of all its tensors: every profile's
-    MIN, OPT and MAX, each once.
+    """The input shapes with which Paddle runs a program to learn the ranges of all its tensors.
 
-    Paddle keeps one range per tensor: several profiles become one that spans them all.
+    These are MIN, OPT and MAX of every profile, each once. Paddle keeps one range per tensor, which spans all profiles.
     """
     runs = [
         {tensor.name: profile.shapes(tensor)[number] for tensor in spec.inputs}

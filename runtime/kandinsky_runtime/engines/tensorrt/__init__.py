@@ -1,1 +1,1 @@
-"""TensorRT without a framework around it."""
+"""TensorRT, without a framework around it."""

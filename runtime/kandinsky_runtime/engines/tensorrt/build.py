@@ -1,7 +1,7 @@
 """TensorRT engines: a graph of a bundle, compiled for this GPU and the sizes of its profiles.
 
-The network is strongly typed: it computes in the types that the ONNX graph names. The engine is stripped of its
-weights, which stay in the bundle alone. How long each kernel took is kept for the next build (the timing cache).
+The network is strongly typed: it computes in the types of the ONNX graph. The engine is stripped of its weights, which
+stay in the bundle. The times of the kernels are kept for the next build (the timing cache).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kandinsky_runtime.engines.build_job import Job
+from kandinsky_runtime.engines.build_job import BuildJob
 from kandinsky_runtime.engines.compile_cache import ensure_entry
 from kandinsky_runtime.engines.records import engine_folder
 from kandinsky_runtime.engines.tensorrt.cuda_memory import Gpu
@@ -25,17 +25,17 @@ from kandinsky_runtime.files import fingerprint, write_whole
 _log = logging.getLogger(__name__)
 
 
-def build(job: Job) -> bool:
-    """Build an engine, unless the same one is there, and record it.
+def build(job: BuildJob) -> bool:
+    """Build an engine, unless the same one was built before, and record it.
 
     Returns:
         Whether it had to be built.
 
     Raises:
         EngineUnavailable: TensorRT is not installed or too old, or there is no GPU.
-        EngineError: TensorRT cannot build it; says why.
+        EngineError: TensorRT cannot build it; the text has the reason.
         OSError: it cannot be written.
-        KeyboardInterrupt: the building was interrupted.
+        KeyboardInterrupt: the build was interrupted.
     """
     library, gpu = tensorrt(), Gpu.open(job.options.device)
     machine = made_with(library, gpu)
@@ -55,7 +55,7 @@ def build(job: Job) -> bool:
     return missing
 
 
-def _compiled(library: Any, job: Job, timing: Path) -> Any:
+def _compiled(library: Any, job: BuildJob, timing: Path) -> Any:
     """The engine's bytes; what the library raises becomes an EngineError."""
     try:
         return _compile(library, job, timing)
@@ -65,10 +65,10 @@ def _compiled(library: Any, job: Job, timing: Path) -> Any:
         raise failure(log_of(library), f"TensorRT cannot build the engine of {job.component}: {error}") from error
 
 
-def _compile(library: Any, job: Job, timing: Path) -> Any:
+def _compile(library: Any, job: BuildJob, timing: Path) -> Any:
     log = log_of(library)
     builder = library.Builder(log)
-    # TensorRT 11 knows no other networks; TensorRT 10 has to be told.
+    # TensorRT 11 has no other networks; TensorRT 10 needs the flag.
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = library.OnnxParser(network, log)
     if not parser.parse_from_file(str(job.files["graph"])):
@@ -86,12 +86,12 @@ def _compile(library: Any, job: Job, timing: Path) -> Any:
     return plan
 
 
-def _config(library: Any, builder: Any, job: Job) -> Any:
+def _config(library: Any, builder: Any, job: BuildJob) -> Any:
     config = builder.create_builder_config()
     for flag in (library.BuilderFlag.STRIP_PLAN, library.BuilderFlag.REFIT_IDENTICAL):
         config.set_flag(flag)
-    if job.options.precision == "fp32":
-        config.clear_flag(library.BuilderFlag.TF32)  # on by default: ten bits of mantissa are no float32
+    if job.options.precision.is_float32:
+        config.clear_flag(library.BuilderFlag.TF32)  # on by default: its mantissa has ten bits, float32's 23
     if job.workspace is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, job.workspace)
     for item in job.profiles:
@@ -104,7 +104,7 @@ def _config(library: Any, builder: Any, job: Job) -> Any:
 
 
 def _timing_cache(config: Any, file: Path) -> Any:
-    """The timings of earlier builds on the same machine, given to the builder; none where they cannot be read."""
+    """The builder's cache of kernel times, with those of earlier builds on this machine if they can be read."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -113,17 +113,17 @@ def _timing_cache(config: Any, file: Path) -> Any:
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache
-        _log.info("the timing cache %s is of no use here: starting an empty one", file)
-    raise EngineError("TensorRT makes no timing cache")
+        _log.info("the timing cache %s cannot be used: starting an empty one", file)
+    raise EngineError("TensorRT cannot make a timing cache, not even an empty one")
 
 
 def _keep_timings(cache: Any, file: Path) -> None:
-    """Write the timings for the next build; without them it only takes longer."""
+    """Write the kernel times for the next build, which takes longer without them."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, lambda stream: stream.write(cache.serialize()))
     except OSError as error:
-        _log.info("the timings are not kept in %s: %s", file, error)
+        _log.info("the timing cache cannot be written to %s: %s", file, error)
 
 
 def _parse_failure(parser: Any, log: Any, component: str) -> EngineError:
@@ -139,7 +139,7 @@ def _parse_failure(parser: Any, log: Any, component: str) -> EngineError:
 
 
 def _monitor(library: Any, component: str, progress: bool) -> Any:
-    """A bar for each phase of a build, the inner below the outer, and the way to stop it."""
+    """A bar for each phase of a build, inner phases below outer ones. It also stops the build on Ctrl-C."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

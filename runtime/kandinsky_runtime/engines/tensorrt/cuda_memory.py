@@ -1,8 +1,7 @@
-"""A GPU, buffers on it, a stream and captured graphs: the few calls of the CUDA runtime that an engine with buffers of
-its own makes, through NVIDIA's `cuda.bindings`.
+"""A GPU, its buffers, a stream and captured graphs: the few calls of the CUDA runtime that the TensorRT engine makes.
 
-`cuda.bindings` was chosen over PyTorch and CuPy, which bring gigabytes, and over ctypes, which would have to find the
-library and know its structures: it is 31 MB, imports without a GPU, and follows the CUDA versions.
+They go through NVIDIA's `cuda.bindings`, which has 31 MB, imports without a GPU and follows the CUDA versions. PyTorch
+and CuPy have gigabytes. With ctypes, this package would have to find the library and describe its structures.
 """
 
 from __future__ import annotations
@@ -24,7 +23,13 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: its number, its name, and its compute capability such as "8.6"."""
+    """A GPU.
+
+    Attributes:
+        index: the GPU's number.
+        name: the GPU's name.
+        capability: the compute capability, such as "8.6".
+    """
 
     index: int
     name: str
@@ -32,10 +37,10 @@ class Gpu:
 
     @classmethod
     def open(cls, device: str) -> Gpu:
-        """Look at a GPU, "cuda" or "cuda:N", and make it the calling thread's.
+        """Find a GPU, "cuda" or "cuda:N", and make it the current device of the calling thread.
 
         Raises:
-            UsageError: `device` is no such name.
+            UsageError: `device` is another name.
             EngineUnavailable: `cuda.bindings` is not installed, or CUDA finds no GPU of this number.
         """
         cudart, index = _cudart(), cuda_index(device)
@@ -53,32 +58,32 @@ class Gpu:
         return gpu
 
     def use(self) -> None:
-        """Make it the calling thread's."""
+        """Make it the current device of the calling thread."""
         _call(_cudart().cudaSetDevice, self.index)
 
 
 class Stream:
-    """A queue of work on the GPU, in order."""
+    """A queue of work on the GPU, which runs in order."""
 
     def __init__(self) -> None:
         self.handle = _call(_cudart().cudaStreamCreate)
 
     def synchronize(self) -> None:
-        """Wait until all is done that was queued."""
+        """Wait until all queued work is done."""
         _call(_cudart().cudaStreamSynchronize, self.handle)
 
     def capture(self, enqueue: Callable[[], None]) -> CapturedGraph:
-        """What `enqueue` queues, as a graph, without running it.
+        """The work that `enqueue` queues, as a graph. Nothing is run.
 
         Raises:
-            EngineError: it queues what cannot be captured.
+            EngineError: some of the work cannot be captured.
         """
         cudart = _cudart()
         _call(cudart.cudaStreamBeginCapture, self.handle, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             enqueue()
         except EngineError:
-            cudart.cudaStreamEndCapture(self.handle)  # it fails too; the first error is the one to tell
+            cudart.cudaStreamEndCapture(self.handle)  # it fails, too; the first error is the one to report
             raise
         graph = _call(cudart.cudaStreamEndCapture, self.handle)
         try:
@@ -87,12 +92,12 @@ class Stream:
             _call(cudart.cudaGraphDestroy, graph)
 
     def free(self) -> None:
-        """Let go of it."""
+        """Free it."""
         _call(_cudart().cudaStreamDestroy, self.handle)
 
 
 class CapturedGraph:
-    """Work that `Stream.capture` captured, ready to be queued again at the cost of one call."""
+    """Work that `Stream.capture` captured; one call queues it again."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -102,7 +107,7 @@ class CapturedGraph:
         _call(_cudart().cudaGraphLaunch, self._handle, stream.handle)
 
     def free(self) -> None:
-        """Let go of it."""
+        """Free it."""
         _call(_cudart().cudaGraphExecDestroy, self._handle)
 
 
@@ -114,28 +119,30 @@ class Buffer:
 
         Args:
             size: in bytes.
-            what: is to be kept in it, for errors.
+            what: the buffer's content, for errors.
 
         Raises:
-            EngineError: the GPU has not so much memory free.
+            EngineError: the GPU does not have that much free memory.
         """
         cudart = _cudart()
         error, pointer = cudart.cudaMalloc(max(size, 1))
         if error == cudart.cudaError_t.cudaErrorMemoryAllocation:
-            raise EngineError(f"the GPU has no {size / 1e9:.2f} GB of memory free for {what}")
+            raise EngineError(
+                f"the GPU has no {size / 1e9:.2f} GB of memory free for {what}: choose a smaller size or batch"
+            )
         _check(error, "cudaMalloc")
         self.pointer, self.size = int(pointer), size
 
     def upload(self, array: Array, stream: Stream) -> None:
-        """Queue the copy of a contiguous array to the buffer's beginning."""
+        """Queue a copy from a contiguous array to the start of the buffer."""
         self._copy(self.pointer, array.ctypes.data, array.nbytes, "cudaMemcpyHostToDevice", stream)
 
     def download(self, array: Array, stream: Stream) -> None:
-        """Queue the copy of the buffer's beginning to a contiguous array."""
+        """Queue a copy from the start of the buffer to a contiguous array."""
         self._copy(array.ctypes.data, self.pointer, array.nbytes, "cudaMemcpyDeviceToHost", stream)
 
     def free(self) -> None:
-        """Let go of it."""
+        """Free it."""
         _call(_cudart().cudaFree, self.pointer)
 
     @staticmethod
@@ -153,7 +160,7 @@ def _cudart() -> Any:
 
 
 def _call(function: Callable[..., tuple[Any, ...]], *args: Any) -> Any:
-    """What the call returns beside its status: nothing, or one value."""
+    """The value that a call returns in addition to its status; None if there is none."""
     status, *values = function(*args)
     _check(status, function.__name__)
     return values[0] if values else None

@@ -1,6 +1,6 @@
-"""TensorRT: runs what `k22 build` built for this GPU, with buffers, a stream and CUDA graphs of its own.
+"""TensorRT: runs what `k22 build` built for this GPU, with its own buffers, stream and CUDA graphs.
 
-Written to the published Python API of TensorRT 10.3 to 11.4; it has not run on a GPU yet (docs/engines.md).
+Written for the published Python API of TensorRT 10.3 to 11.4. It has not run on a GPU yet (docs/engines.md).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import TensorSpec
 from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
@@ -32,8 +33,8 @@ Shapes = tuple[tuple[int, ...], ...]
 
 PLAN = "engine.plan"
 
-# Each has an execution context and a CUDA graph; they share the memory of all activations, inputs and outputs.
-KEPT_SHAPES = 4
+# The shapes that have an execution context and a CUDA graph. They share the memory of activations, inputs and outputs.
+MAX_CONTEXTS = 4
 
 _log = logging.getLogger(__name__)
 
@@ -41,21 +42,25 @@ _log = logging.getLogger(__name__)
 class TensorRTEngine(Engine):
     """Runs `onnx-*` variants as `k22 build --engine tensorrt` built them.
 
-    The built engine has no weights: they are read from the bundle when it is loaded. All of the GPU's memory that it
-    needs is allocated then, for the largest shapes that it was built for.
+    The built engine has no weights: they are read from the bundle when the engine is loaded. Then all GPU memory is
+    allocated, for the largest shapes that it was built for.
     """
 
     name = "tensorrt"
     library = "tensorrt"
     distribution = DISTRIBUTION
-    variants: ClassVar[Mapping[str, str]] = {"fp16": "onnx-fp16", "bf16": "onnx-bf16", "fp32": "onnx-fp32"}
+    variants: ClassVar[Mapping[str, str]] = {
+        Precision.FP16: "onnx-fp16",
+        Precision.BF16: "onnx-bf16",
+        Precision.FP32: "onnx-fp32",
+    }
     roles = ("graph", "weights")
     needs_build = True
     devices = ("cuda",)
 
     @classmethod
     def requirement(cls, device: str) -> str:
-        """The library, and what its buffers are made with."""
+        """The library, and the bindings of the CUDA runtime."""
         return f"{DISTRIBUTION} {cuda_memory.DISTRIBUTION}"
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
@@ -81,15 +86,15 @@ class TensorRTEngine(Engine):
             }
             self._activations = allocate(self._engine.device_memory_size_v2, f"the activations of {self.component}")
             self._managed = library.ExecutionContextAllocationStrategy.USER_MANAGED
-            self._kept: OrderedDict[Shapes, _Prepared] = OrderedDict()
+            self._contexts: OrderedDict[Shapes, _ShapeContext] = OrderedDict()
             self._resources = resources.pop_all()
 
     def _load(self, library: Any, graph: Path) -> Any:
-        """The built engine, with the weights that the graph's file names."""
+        """The built engine, with the weights of the graph's file."""
         entry = whole_entry(records.engine_folder(self.name), self._record.entry)
         if entry is None:
             raise EngineNotBuilt(
-                f"what was built for {self.component} is gone or was changed: {self._record.command}"
+                f"what was built for {self.component} is missing or was changed; build it again: {self._record.command}"
                 f" {self._record.options}"
             )
         engine = library.Runtime(self._log).deserialize_cuda_engine((entry / PLAN).read_bytes())
@@ -102,19 +107,19 @@ class TensorRTEngine(Engine):
         return engine
 
     def _check_tensors(self, library: Any) -> None:
-        """Refuse an engine whose inputs and outputs are not the signature's: its buffers would be too small."""
+        """Refuse an engine whose inputs and outputs differ from the signature: its buffers could be too small."""
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         found = {name: np.dtype(library.nptype(self._engine.get_tensor_dtype(name))) for name in names}
         expected = {tensor.name: np.dtype(tensor.dtype) for tensor in (*self.spec.inputs, *self.spec.outputs)}
         if found != expected:
             raise EngineError(
-                f"the engine that was built for {self.component} has {_listed(found)}; the bundle's manifest says"
-                f" {_listed(expected)}: {self._record.command} {self._record.options}"
+                f"the engine that was built for {self.component} has {_listed(found)}; expected {_listed(expected)}, as"
+                f" in the bundle's manifest; build it again: {self._record.command} {self._record.options}"
             )
 
     def _run(self, feeds: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         self._gpu.use()
-        prepared = self._prepared(tuple(feeds[tensor.name].shape for tensor in self.spec.inputs))
+        prepared = self._context_for(tuple(feeds[tensor.name].shape for tensor in self.spec.inputs))
         for name, array in feeds.items():
             self._buffers[name].upload(array, self._stream)
         self._enqueue(prepared)
@@ -127,8 +132,8 @@ class TensorRTEngine(Engine):
         self._stream.synchronize()
         return outputs
 
-    def _enqueue(self, prepared: _Prepared) -> None:
-        """Queue a run: the first of a shape as it is, since TensorRT sets itself up in it, the others as a graph."""
+    def _enqueue(self, prepared: _ShapeContext) -> None:
+        """Queue a run: call by call for the first run of a shape, which initialises TensorRT, then as a graph."""
         if prepared.graph is None and prepared.warm and prepared.capturable:
             try:
                 prepared.graph = self._stream.capture(lambda: self._execute(prepared.context))
@@ -145,23 +150,23 @@ class TensorRTEngine(Engine):
         if not context.execute_async_v3(int(self._stream.handle)):
             raise failure(self._log, f"TensorRT cannot run {self.component}")
 
-    def _prepared(self, shapes: Shapes) -> _Prepared:
-        """The context of these shapes, made now if it is not among the kept ones."""
-        if shapes in self._kept:
-            self._kept.move_to_end(shapes)
-            return self._kept[shapes]
+    def _context_for(self, shapes: Shapes) -> _ShapeContext:
+        """The context for these shapes, made now if there is none."""
+        if shapes in self._contexts:
+            self._contexts.move_to_end(shapes)
+            return self._contexts[shapes]
         by_name = {tensor.name: shape for tensor, shape in zip(self.spec.inputs, shapes, strict=True)}
         subject = f"{self.component} on {self.name}"
         number = choose(subject, self.spec, self._record.profiles, by_name, self._record.command)
-        while len(self._kept) >= KEPT_SHAPES:
-            self._kept.popitem(last=False)[1].free()
-        prepared = self._kept[shapes] = _Prepared(self._context(number, by_name))
+        while len(self._contexts) >= MAX_CONTEXTS:
+            self._contexts.popitem(last=False)[1].free()
+        prepared = self._contexts[shapes] = _ShapeContext(self._context(number, by_name))
         return prepared
 
     def _context(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> Any:
         context = self._engine.create_execution_context(self._managed)
         if context is None:
-            raise failure(self._log, f"TensorRT makes no execution context of {self.component}")
+            raise failure(self._log, f"TensorRT cannot make an execution context for {self.component}")
         context.set_device_memory(self._activations.pointer, self._activations.size)
         done = context.set_optimization_profile_async(profile, int(self._stream.handle))
         for name, shape in shapes.items():
@@ -174,16 +179,23 @@ class TensorRTEngine(Engine):
 
     def _release(self) -> None:
         self._gpu.use()
-        for prepared in self._kept.values():
+        for prepared in self._contexts.values():
             prepared.free()
-        self._kept.clear()
+        self._contexts.clear()
         del self._engine
         self._resources.close()
 
 
 @dataclass
-class _Prepared:
-    """A context of fixed shapes, and the graph of its runs once it was captured."""
+class _ShapeContext:
+    """A context for fixed shapes.
+
+    Attributes:
+        context: the execution context.
+        graph: the captured graph of a run; None before the capture.
+        warm: whether a run has initialised the context.
+        capturable: whether a capture may be tried.
+    """
 
     context: Any
     graph: CapturedGraph | None = None
@@ -196,7 +208,7 @@ class _Prepared:
 
 
 def made_with(library: Any, gpu: Gpu) -> dict[str, str]:
-    """What an engine is built for: it runs nowhere else."""
+    """The library and the GPU that an engine is built for. It runs nowhere else."""
     return {"TensorRT": library.__version__, "GPU": gpu.name, "compute capability": gpu.capability}
 
 
@@ -204,13 +216,13 @@ def _check_machine(record: BuildRecord, here: Mapping[str, str]) -> None:
     for what, value in here.items():
         if (built := record.made_with.get(what)) != value:
             raise EngineNotBuilt(
-                f"engine tensorrt: {record.component} was built for {what} {built}, here it is {value}:"
-                f" {record.command} {record.options}"
+                f"engine tensorrt: {record.component} was built for {what} {built}; this machine has {value}; build it"
+                f" again: {record.command} {record.options}"
             )
 
 
 def _largest_size(tensor: TensorSpec, profiles: tuple[GraphProfile, ...]) -> int:
-    """Bytes of the tensor at the largest MAX."""
+    """The size of the tensor in bytes at the largest MAX."""
     item = np.dtype(tensor.dtype).itemsize
     return max(math.prod(profile.shapes(tensor)[-1]) for profile in profiles) * item
 

@@ -1,4 +1,4 @@
-"""The TensorRT library: its version, and one log for all that is made with it."""
+"""The TensorRT library: its version, and its log."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kandinsky_runtime.errors import EngineError, EngineUnavailable
 
 DISTRIBUTION = "tensorrt"
 MIN_VERSION = (10, 3)
-"""The oldest that has every call made here; JetPack 6.1 comes with it."""
+"""The oldest version with every call that this package makes; it is part of JetPack 6.1."""
 
-_KEPT_ERRORS = 4
+_MAX_ERRORS = 4
 
 _log = logging.getLogger(__name__)
 
 
 def tensorrt() -> Any:
-    """The module.
+    """Import the module.
 
     Raises:
         EngineUnavailable: it is not installed, cannot be loaded, or is too old.
@@ -40,15 +40,15 @@ def tensorrt() -> Any:
 
 @functools.cache
 def log_of(library: Any) -> Any:
-    """The log to give to everything that is made with the module, which wants a single one.
+    """The only log of the module, for everything that is made with it.
 
-    Warnings go to Python's log; errors are kept for `failure`.
+    Warnings go to Python's log; errors are stored for `failure`.
     """
 
     class Log(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             library.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
+            self.errors: deque[str] = deque(maxlen=_MAX_ERRORS)
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (library.ILogger.INTERNAL_ERROR, library.ILogger.ERROR):
@@ -60,7 +60,7 @@ def log_of(library: Any) -> Any:
 
 
 def failure(log: Any, what: str) -> EngineError:
-    """The error for a call that failed, with what the library said of it."""
+    """The error for a call that failed, with the reasons that the library logged."""
     reasons = "; ".join(dict.fromkeys(log.errors)) or "TensorRT gives no reason"
     log.errors.clear()
     remedy = ": the GPU has too little memory free" if re.search("out ?of ?memory", reasons, re.IGNORECASE) else ""

@@ -1,4 +1,4 @@
-"""Building TensorRT engines, up to the library: every call is checked against its published API, in three versions."""
+"""Building TensorRT engines, without the library: every call is checked against three versions of the published API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def built(bundle: Path, profile: Profile = SMALL, **options: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("version", TENSORRT_VERSIONS)
-def test_every_graph_is_built_as_the_library_wants_it(
+def test_every_graph_is_built_by_the_published_api(
     version: str, gpu_bundle: Path, cuda: FakeCuda, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeTensorRT(cuda, version)
@@ -108,7 +108,7 @@ def other_capability(bundle: Path, tensorrt: FakeTensorRT) -> dict[str, Any]:
     [other_profile, other_precision, other_version, other_gpu, other_capability],
     ids=lambda item: item.__name__,
 )
-def test_a_change_is_built_and_kept_beside_the_earlier(change: Any, gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
+def test_a_change_is_built_next_to_the_earlier_one(change: Any, gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
     build(gpu_bundle)
     assert built(gpu_bundle, **change(gpu_bundle, tensorrt)) == COMPONENTS
 
@@ -132,7 +132,7 @@ def test_an_engine_that_was_changed_is_built_again(gpu_bundle: Path, tensorrt: F
     assert len(built(gpu_bundle)) == 1
 
 
-def test_a_bundle_that_was_moved_needs_no_building(gpu_bundle: Path, tensorrt: FakeTensorRT, tmp_path: Path) -> None:
+def test_a_bundle_that_was_moved_needs_no_build(gpu_bundle: Path, tensorrt: FakeTensorRT, tmp_path: Path) -> None:
     build(gpu_bundle)
     assert built(gpu_bundle.rename(tmp_path / "moved")) == []
 
@@ -151,9 +151,7 @@ def test_timings_are_kept_for_the_next_build_on_this_machine(
 
 
 @pytest.mark.parametrize("content", [b"garbage", b"of another machine"])
-def test_timings_that_are_of_no_use_are_replaced(
-    content: bytes, gpu_bundle: Path, tensorrt: FakeTensorRT, cache: Path
-) -> None:
+def test_unusable_timings_are_replaced(content: bytes, gpu_bundle: Path, tensorrt: FakeTensorRT, cache: Path) -> None:
     build(gpu_bundle)
     (file,) = cache.glob("*/tensorrt-timing/*")
     file.write_bytes(content)
@@ -166,7 +164,7 @@ def test_timings_that_are_of_no_use_are_replaced(
 
 
 @pytest.mark.parametrize(
-    ("failure", "says", "text"),
+    ("failure", "logged", "text"),
     [
         (
             "parse",
@@ -190,10 +188,10 @@ def test_timings_that_are_of_no_use_are_replaced(
         ),
     ],
 )
-def test_failures_say_why_and_leave_nothing(
-    failure: str, says: str, text: str, gpu_bundle: Path, tensorrt: FakeTensorRT, cache: Path
+def test_a_failure_has_its_reason_and_leaves_nothing(
+    failure: str, logged: str, text: str, gpu_bundle: Path, tensorrt: FakeTensorRT, cache: Path
 ) -> None:
-    tensorrt.failures[failure] = says
+    tensorrt.failures[failure] = logged
     with pytest.raises(EngineError) as caught:
         build(gpu_bundle)
     assert str(caught.value) == text
@@ -201,7 +199,7 @@ def test_failures_say_why_and_leave_nothing(
     assert not list(cache.glob("*/built/*/*"))
 
 
-def test_a_profile_that_is_not_taken(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
+def test_a_profile_that_is_refused(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
     tensorrt.failures["profile"] = ""
     with pytest.raises(EngineError, match="TensorRT does not take the profile --height 64:64:128 .* of unet"):
         build(gpu_bundle)
@@ -260,7 +258,7 @@ def test_no_cuda_bindings(gpu_bundle: Path, tensorrt: FakeTensorRT, monkeypatch:
         build(gpu_bundle)
 
 
-def test_the_record_says_what_was_built(gpu_bundle: Path, tensorrt: FakeTensorRT, cache: Path) -> None:
+def test_the_record_names_what_was_built(gpu_bundle: Path, tensorrt: FakeTensorRT, cache: Path) -> None:
     build(gpu_bundle, precision="fp16")
     records = [json.loads(file.read_text()) for file in cache.glob("*/built/tensorrt/*.json")]
     assert sorted(item["component"] for item in records) == sorted(COMPONENTS)
@@ -270,7 +268,7 @@ def test_the_record_says_what_was_built(gpu_bundle: Path, tensorrt: FakeTensorRT
     }  # fmt: skip
 
 
-def test_the_stand_in_refuses_what_the_bindings_would(tensorrt: FakeTensorRT) -> None:
+def test_the_fake_refuses_what_the_bindings_refuse(tensorrt: FakeTensorRT) -> None:
     library = tensorrt.module
     log = library.ILogger()
     for call in (

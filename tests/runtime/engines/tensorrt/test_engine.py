@@ -1,5 +1,7 @@
-"""The engine on TensorRT, up to the library: its buffers, contexts and graphs, on a stand-in for GPU and library whose
-calls are checked against the published APIs."""
+"""The engine for TensorRT, without library and GPU: buffers, contexts and graphs, on fakes of both.
+
+Every call of a fake is checked against the published APIs.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ def test_a_repeated_shape_runs_as_a_graph(unet: Engine, tensorrt: FakeTensorRT) 
     assert tensorrt.contexts == 1
 
 
-def test_shapes_in_turn_keep_their_graphs(unet: Engine, tensorrt: FakeTensorRT) -> None:
+def test_alternating_shapes_keep_their_graphs(unet: Engine, tensorrt: FakeTensorRT) -> None:
     for _ in range(3):
         for inputs in (feeds(2), feeds(1), feeds(4, 16, 16)):
             check(unet, inputs)
@@ -118,16 +120,16 @@ def test_shapes_in_turn_keep_their_graphs(unet: Engine, tensorrt: FakeTensorRT) 
     assert len(tensorrt.cuda.graphs) == 3
 
 
-def test_the_shape_unused_for_longest_goes(unet: Engine, tensorrt: FakeTensorRT) -> None:
+def test_the_shape_that_was_unused_for_longest_is_freed(unet: Engine, tensorrt: FakeTensorRT) -> None:
     shapes = [(1, 8, 8), (2, 8, 8), (3, 8, 8), (4, 8, 8), (2, 16, 8)]
     for shape in [*shapes[:4], *shapes[:4], shapes[0], shapes[4], shapes[0]]:
         check(unet, feeds(*shape))
-    assert tensorrt.contexts == module.KEPT_SHAPES + 1
-    assert len(tensorrt.cuda.graphs) == module.KEPT_SHAPES - 1, (
+    assert tensorrt.contexts == module.MAX_CONTEXTS + 1
+    assert len(tensorrt.cuda.graphs) == module.MAX_CONTEXTS - 1, (
         "the evicted shape's graph is freed, the new has none yet"
     )
     check(unet, feeds(*shapes[1]))
-    assert tensorrt.contexts == module.KEPT_SHAPES + 2
+    assert tensorrt.contexts == module.MAX_CONTEXTS + 2
 
 
 def test_what_cannot_be_captured_runs_without_a_graph(
@@ -154,12 +156,12 @@ def test_each_tensor_is_copied_once(unet: Engine, tensorrt: FakeTensorRT) -> Non
 
 def test_results_are_not_changed_by_later_runs(unet: Engine) -> None:
     first = unet.run(feeds())["noise_pred"]
-    kept = first.copy()
+    copy = first.copy()
     unet.run(feeds())
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, copy)
 
 
-def test_the_gpu_asked_for(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
+def test_the_gpu_that_was_requested(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
     tensorrt.cuda.gpus = 2
     build(gpu_bundle, device="cuda:1")
     with Graphs.open(gpu_bundle, "tensorrt", device="cuda:1") as graphs:
@@ -209,9 +211,9 @@ def test_the_profile_is_chosen_by_shape(gpu_bundle: Path, tensorrt: FakeTensorRT
         ("refit", "TensorRT cannot put the weights of .*model-fp16.onnx into the engine of unet (bad plan)"),
         (
             "types",
-            "the engine that was built for unet has image_embeds float16, .*; the bundle's manifest says image_embeds"
-            " float32, .*: k22 build b --engine tensorrt --precision fp16 --height 64:64:128 --width 64:96:128 --batch"
-            " 1:1:2",
+            "the engine that was built for unet has image_embeds float16, .*; expected image_embeds float32, .*, as"
+            " in the bundle's manifest; build it again: k22 build b --engine tensorrt --precision fp16 --height"
+            " 64:64:128 --width 64:96:128 --batch 1:1:2",
         ),
     ],
 )
@@ -238,7 +240,9 @@ def test_too_little_memory(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
     build(gpu_bundle)
     tensorrt.cuda.memory = 50_000
     with Graphs.open(gpu_bundle, "tensorrt") as graphs:
-        with pytest.raises(EngineError, match=r"^the GPU has no 0\.00 GB of memory free for `noise_pred` of unet$"):
+        with pytest.raises(
+            EngineError, match=r"^the GPU has no 0\.00 GB of memory free for `noise_pred` of unet: choose a"
+        ):
             graphs.engine("unet")
         assert not tensorrt.cuda.allocated
 
@@ -246,9 +250,9 @@ def test_too_little_memory(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda fake: setattr(fake.module, "__version__", "11.9"), "TensorRT 11.4.0.106, here it is 11.9"),
-        (lambda fake: setattr(fake.cuda, "name", "NVIDIA Other"), "GPU NVIDIA Fake, here it is NVIDIA Other"),
-        (lambda fake: setattr(fake.cuda, "capability", (9, 0)), "compute capability 8.6, here it is 9.0"),
+        (lambda fake: setattr(fake.module, "__version__", "11.9"), "TensorRT 11.4.0.106; this machine has 11.9"),
+        (lambda fake: setattr(fake.cuda, "name", "NVIDIA Other"), "GPU NVIDIA Fake; this machine has NVIDIA Other"),
+        (lambda fake: setattr(fake.cuda, "capability", (9, 0)), "compute capability 8.6; this machine has 9.0"),
     ],
 )
 def test_built_for_another_machine(change: Any, text: str, gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
@@ -257,8 +261,8 @@ def test_built_for_another_machine(change: Any, text: str, gpu_bundle: Path, ten
     with Graphs.open(gpu_bundle, "tensorrt") as graphs, pytest.raises(EngineNotBuilt) as caught:
         graphs.engine("unet")
     assert str(caught.value) == (
-        f"engine tensorrt: unet was built for {text}: k22 build b --engine tensorrt --precision fp16 --height 64:64:128"
-        " --width 64:96:128 --batch 1:1:2"
+        f"engine tensorrt: unet was built for {text}; build it again: k22 build b --engine tensorrt --precision fp16"
+        " --height 64:64:128 --width 64:96:128 --batch 1:1:2"
     )
 
 
@@ -266,14 +270,14 @@ def damage(folder: Path) -> None:
     (folder / "engine.plan").write_bytes(b"{}")
 
 
-@pytest.mark.parametrize("change", [damage, shutil.rmtree], ids=["damaged", "gone"])
+@pytest.mark.parametrize("change", [damage, shutil.rmtree], ids=["damaged", "missing"])
 def test_what_was_built_is_checked(change: Any, gpu_bundle: Path, tensorrt: FakeTensorRT, cache: Path) -> None:
     build(gpu_bundle)
     for folder in cache.glob("*/tensorrt/*"):
         change(folder)
     with Graphs.open(gpu_bundle, "tensorrt") as graphs, pytest.raises(EngineNotBuilt) as caught:
         graphs.engine("unet")
-    assert str(caught.value).startswith("what was built for unet is gone or was changed: k22 build b --engine tensorrt")
+    assert str(caught.value).startswith("what was built for unet is missing or was changed; build it again: k22")
 
 
 # -- choice --
@@ -283,8 +287,8 @@ def test_not_built(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
     with pytest.raises(EngineNotBuilt) as caught:
         registry.select(Bundle.open(gpu_bundle).manifest, "tensorrt")
     assert str(caught.value) == (
-        "engine tensorrt runs what was built for it, and nothing of this bundle was, here (unet): k22 build BUNDLE"
-        " --engine tensorrt"
+        "engine tensorrt runs only what k22 build made, and unet of this bundle was not built on this machine: k22"
+        " build BUNDLE --engine tensorrt"
     )
 
 
@@ -300,7 +304,7 @@ def chosen(bundle: Path, **options: Any) -> str:
     return registry.select(Bundle.open(bundle).manifest, **options).engine.name
 
 
-def test_auto_takes_it_first_where_it_was_built(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
+def test_auto_takes_it_first_if_it_was_built(gpu_bundle: Path, tensorrt: FakeTensorRT) -> None:
     assert chosen(gpu_bundle) != "tensorrt"
     build(gpu_bundle)
     assert chosen(gpu_bundle) == "tensorrt"
@@ -308,7 +312,7 @@ def test_auto_takes_it_first_where_it_was_built(gpu_bundle: Path, tensorrt: Fake
     assert chosen(gpu_bundle, device="cpu") != "tensorrt"
 
 
-def test_auto_warns_where_it_was_built_but_the_library_is_gone(
+def test_auto_warns_if_it_was_built_but_the_library_is_missing(
     gpu_bundle: Path, tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     build(gpu_bundle)
@@ -316,11 +320,11 @@ def test_auto_warns_where_it_was_built_but_the_library_is_gone(
     with caplog.at_level(logging.WARNING):
         assert chosen(gpu_bundle) != "tensorrt"
     assert caplog.messages == [
-        "engine tensorrt is not installed: pip install tensorrt cuda-bindings; going on without it"
+        "engine tensorrt is not installed: pip install tensorrt cuda-bindings; trying the next engine"
     ]
 
 
-def test_auto_says_nothing_where_it_was_not_built(gpu_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_does_not_warn_if_it_was_not_built(gpu_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert chosen(gpu_bundle) != "tensorrt"
     assert not caplog.messages

@@ -1,4 +1,4 @@
-"""Marks that keep nodes in float32, heeded by OpenVINO or not."""
+"""Marks that keep nodes in float32, whether OpenVINO respects them or not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not has_bf16(), reason="this processor does not 
 
 
 def test_openvino_heeds_marks() -> None:
-    """If this fails with a new OpenVINO, group norms are slower in bf16 and nothing else is wrong."""
+    """If this fails with a new OpenVINO, group norms are slower in bf16; nothing else is wrong."""
     assert marks_are_heeded()
 
 
@@ -37,7 +37,7 @@ def test_an_openvino_without_the_attribute(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("marked", [False, True])
 def test_marked_nodes_are_written_in_float32(marked: bool) -> None:
-    """Between convolutions, which OpenVINO computes in bf16 whatever comes of them."""
+    """Between convolutions, which OpenVINO always computes in bf16."""
     mark: Any = in_float32 if marked else lambda node: node
 
     def copied(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Convolutions in two parts by their output channels, against whole ones, in OpenVINO."""
+"""Convolutions in two parts by their output channels, compared with whole ones, in OpenVINO."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kandinsky_runtime.engines.openvino.nodes import stored_weights
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.engines.openvino.rounded_weights import round_weights
 from kandinsky_runtime.engines.openvino.split_convolutions import split_badly_cut_convolutions
-from tests.parity.openvino_models import computed, feeds_of, kinds, of_component
+from tests.parity.openvino.models import computed, feeds_of, kinds, of_component, reasons
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
@@ -47,7 +47,7 @@ def convolution(
 def test_parts_compute_what_the_whole_did(outputs: int, with_bias: bool) -> None:
     model = convolution(outputs=outputs, bias=(1, outputs, 1, 1) if with_bias else None)
     after = model.clone()
-    assert len(split_badly_cut_convolutions(after)) == 1
+    assert split_badly_cut_convolutions(after).rewritten == 1
     parts = [node.get_output_shape(0)[1] for node in after.get_ordered_ops() if node.get_type_name() == "Convolution"]
     assert sum(parts) == outputs
     assert all(part % rewrite.BAD_BLOCK for part in parts)
@@ -66,7 +66,7 @@ def test_parts_compute_what_the_whole_did(outputs: int, with_bias: bool) -> None
 def test_other_forms(other: dict[str, Any]) -> None:
     model = convolution(**other)
     after = model.clone()
-    assert len(split_badly_cut_convolutions(after)) == 1
+    assert split_badly_cut_convolutions(after).rewritten == 1
     feeds = feeds_of(model)
     np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=1e-4)
 
@@ -75,17 +75,17 @@ def test_other_forms(other: dict[str, Any]) -> None:
 def test_bf16_rounds_no_worse() -> None:
     model = convolution(768, 384, bias=(1, 384, 1, 1))
     after = model.clone()
-    kept = split_badly_cut_convolutions(after)
+    outcome = split_badly_cut_convolutions(after)
     feeds = feeds_of(model)
     want = computed(model, feeds)
     errors = [np.sqrt(np.square(computed(item, feeds, "bf16") - want).mean()) for item in (model, after)]
     print(f"bf16: {errors[0]:.2e} whole, {errors[1]:.2e} in parts")
     assert errors[1] <= 1.01 * errors[0]
-    assert len(kept) == 1
+    assert len(outcome.keep_alive) == 1
 
 
 @pytest.mark.parametrize("stored", ["bf16", "f16"])
-def test_weights_stored_in_fewer_bits_stay_so(stored: str) -> None:
+def test_weights_stored_in_fewer_bits_stay_that_way(stored: str) -> None:
     model = convolution(bias=(1, 144, 1, 1))
     (node,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution")
     if stored == "bf16":
@@ -95,7 +95,7 @@ def test_weights_stored_in_fewer_bits_stay_so(stored: str) -> None:
         node.input(1).replace_source_output(ops.convert(half, "f32").output(0))
         model.validate_nodes_and_infer_types()
     after = model.clone()
-    (whole,) = split_badly_cut_convolutions(after)
+    (whole,) = split_badly_cut_convolutions(after).keep_alive
     parts = [stored_weights(item) for item in after.get_ordered_ops() if item.get_type_name() == "Convolution"]
     assert len(parts) == 2
     assert {part.get_element_type().to_string() for part in (whole, *parts)} == {stored}
@@ -106,7 +106,7 @@ def test_weights_stored_in_fewer_bits_stay_so(stored: str) -> None:
 
 def test_parts_take_no_memory_of_their_own() -> None:
     model = convolution()
-    (whole,) = split_badly_cut_convolutions(model)
+    (whole,) = split_badly_cut_convolutions(model).keep_alive
     parts = [
         node.input_value(1).get_node() for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"
     ]
@@ -119,33 +119,48 @@ def test_compiled_graph_outlives_the_model() -> None:
     model = convolution()
     feeds = feeds_of(model)
     want = computed(model, feeds)
-    kept = split_badly_cut_convolutions(model)
+    outcome = split_badly_cut_convolutions(model)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     del model
     gc.collect()
     (got,) = compiled(feeds).values()
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
-    del kept
+    del outcome
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "reason"),
     [
-        pytest.param({"kernel": 1, "pads": (0, 0)}, id="1x1"),
-        pytest.param({"inputs": 575}, id="few inputs"),
-        pytest.param({"inputs": 1025}, id="many inputs"),
-        pytest.param({"outputs": 128}, id="48 does not divide it"),
-        pytest.param({"outputs": 96}, id="too narrow to split"),
-        pytest.param({"outputs": 816}, id="too wide for blocks of 48"),
-        pytest.param({"side": 16}, id="small map"),
+        ({"kernel": 1, "pads": (0, 0)}, "its kernel has a single cell"),
+        ({"inputs": 575}, "it has 575 input channels; expected 576 to 1024"),
+        ({"inputs": 1025}, "it has 1025 input channels; expected 576 to 1024"),
+        ({"outputs": 128}, "48 does not divide its 128 output channels"),
+        ({"outputs": 96}, "it has 96 output channels; expected 128 to 768"),
+        ({"outputs": 816}, "it has 816 output channels; expected 128 to 768"),
+        ({"side": 16}, "its map has 256 cells; expected at least 289"),
     ],
+    ids=lambda item: "" if isinstance(item, dict) else item,
 )
-def test_others_are_left_alone(other: dict[str, Any]) -> None:
-    assert split_badly_cut_convolutions(convolution(**other)) == []
+def test_others_are_left_unchanged(other: dict[str, Any], reason: str) -> None:
+    model = convolution(**other)
+    before = kinds(model)
+    outcome = split_badly_cut_convolutions(model)
+    assert (outcome.rewritten, outcome.keep_alive, reasons(outcome)) == (0, [], {reason})
+    assert kinds(model) == before
+
+
+def test_a_kernel_of_one_dimension() -> None:
+    source = ops.parameter([1, 576, 400], np.float32)
+    weights = ops.constant(np.zeros((144, 576, 3), np.float32))
+    result = ops.convolution(source, weights, [1], [1], [1], [1])
+    outcome = split_badly_cut_convolutions(openvino.Model([ops.result(result)], [source], "one"))
+    assert reasons(outcome) == {"its kernel has 1 dimensions; expected 2"}
 
 
 def test_small_models_have_none(case_bundle: Callable[[str], Path]) -> None:
     model = of_component(case_bundle("four_blocks"), "unet")
     before = kinds(model)
-    assert split_badly_cut_convolutions(model) == []
+    outcome = split_badly_cut_convolutions(model)
+    assert (outcome.rewritten, outcome.keep_alive) == (0, [])
+    assert len(outcome.refusals) == before.count("Convolution")
     assert kinds(model) == before

@@ -1,4 +1,4 @@
-"""Weights stored in bf16, against OpenVINO's own rounding."""
+"""Weights stored in bf16, compared with OpenVINO's own rounding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from kandinsky_runtime.engines.openvino.nodes import fold_constants, stored_weights
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.engines.openvino.rounded_weights import round_weights, upper_halves
-from tests.parity.openvino_models import SHAPES, computed, feeds_of, kinds, of_component
+from tests.parity.openvino.models import SHAPES, computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
@@ -27,7 +27,7 @@ def weighted(weights: np.ndarray) -> Any:
 
 
 def test_rounding_is_openvinos() -> None:
-    """Every sign and exponent but those of NaN and infinity, with mantissas around each tie."""
+    """Every sign and exponent except those of NaN and infinity, with mantissas around each tie."""
     upper = np.arange(1 << 16, dtype=np.uint32)
     upper = upper[(upper >> 7) & 0xFF != 0xFF] << 16
     bits = np.concatenate([upper | low for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)]).astype(np.uint32)
@@ -36,7 +36,7 @@ def test_rounding_is_openvinos() -> None:
     model = openvino.Model([ops.result(ops.convert(source, "bf16"))], [source], "convert")
     (want,) = openvino.compile_model(model, "CPU")({0: values}).values()
     assert want.dtype.itemsize == 2
-    normal = (bits >> 23) & 0xFF != 0  # the CPU takes what is below for zero
+    normal = (bits >> 23) & 0xFF != 0  # the CPU rounds smaller numbers to zero
     np.testing.assert_array_equal(upper_halves(values)[normal], want.view(np.uint16)[normal])
 
 
@@ -49,7 +49,7 @@ def test_all_weights_are_stored_in_half_the_bytes(component: str, case_bundle: C
     for node in weighted_nodes(model):
         stored = stored_weights(node)
         assert stored.get_element_type() == openvino.Type.bf16
-        # of the largest, half a step of 8 bits
+        # at most half a step of 8 bits
         widened = (np.asarray(stored.get_tensor_view().data).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         want = values[node.get_friendly_name()]
         assert np.all(np.abs(widened - want) <= np.abs(want) * 2.0**-8)
@@ -73,7 +73,7 @@ def test_bf16_computes_the_same_bits(component: str, case_bundle: Callable[[str]
     np.testing.assert_array_equal(computed(after, feeds, "bf16"), computed(model, feeds, "bf16"))
 
 
-def test_only_those_that_are_wanted(case_bundle: Callable[[str], Path]) -> None:
+def test_only_the_wanted_weights_are_rounded(case_bundle: Callable[[str], Path]) -> None:
     model = of_component(case_bundle("four_blocks"), "unet")
     products = sum(node.get_type_name() == "MatMul" for node in weighted_nodes(model))
     assert round_weights(model, lambda node: node.get_type_name() == "MatMul") == products > 0
@@ -94,7 +94,7 @@ def test_weights_that_are_computed_stay() -> None:
     assert round_weights(model) == 0
 
 
-def test_folding_leaves_them_as_they_are_stored() -> None:
+def test_folding_does_not_widen_them() -> None:
     model = weighted(np.ones((2, 3, 1, 1), np.float32))
     round_weights(model)
     shape = ops.concat([ops.constant(np.array([1])), ops.constant(np.array([-1]))], 0)

@@ -1,4 +1,4 @@
-"""What `k22 build` keeps for OpenVINO on the CPU, against what is compiled without it."""
+"""What `k22 build` keeps for OpenVINO on the CPU, compared with what is compiled without it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WIDER = ((1, 4, 8, 24),)
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder where everything is kept."""
+    """The folder of all entries."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "kandinsky22-deploy" / "openvino"
 
@@ -108,7 +108,7 @@ def entries(disk: Path, kind: str) -> list[Path]:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("component", sorted(SHAPES))
-def test_what_is_loaded_computes_the_same_bits(
+def test_a_loaded_shape_computes_the_same_bits(
     component: str, precision: str, load: Callable[..., OpenVinoEngine], compiled: list[object]
 ) -> None:
     shapes = SHAPES[component]
@@ -123,7 +123,7 @@ def test_what_is_loaded_computes_the_same_bits(
 def test_rewritten_weights_compute_the_same_bits(
     load: Callable[..., OpenVinoEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the rewrites that small models are too small for: parts and sums of kernels."""
+    """With the rewrites for which the test's models are too small: parts and sums of kernels."""
     from kandinsky_runtime.engines.openvino import doubled_convolutions, split_convolutions
 
     monkeypatch.setattr(compiler, "has_amx", lambda: True)
@@ -135,7 +135,7 @@ def test_rewritten_weights_compute_the_same_bits(
     monkeypatch.setattr(
         compiler,
         "split_badly_cut_convolutions",
-        lambda model: (weights := real(model), cut.append(len(weights)))[0],
+        lambda model: (outcome := real(model), cut.append(outcome.rewritten))[0],
     )
     for component, shapes in SHAPES.items():
         want = output(load(component, precision="bf16"), shapes)
@@ -153,7 +153,7 @@ def test_bf16_takes_half_the_disk(bundle: Bundle, load: Callable[..., OpenVinoEn
     assert 0.5 * whole < weights.stat().st_size < 0.6 * whole
 
 
-# -- what is kept --
+# -- entries --
 
 
 def test_shapes_share_the_weights(load: Callable[..., OpenVinoEngine], disk: Path) -> None:
@@ -205,11 +205,11 @@ def test_bundle_may_move(
     assert compiled == []
 
 
-def test_trimmed_engine_runs_on(load: Callable[..., OpenVinoEngine]) -> None:
+def test_an_engine_without_scratch_memory_runs_on(load: Callable[..., OpenVinoEngine]) -> None:
     load().build(DECODED)
     engine = load()
     first = output(engine, DECODED)
-    engine.trim()
+    engine.free_scratch_memory()
     np.testing.assert_array_equal(output(engine, DECODED), first)
 
 
@@ -240,7 +240,7 @@ def test_stale_entries_are_not_used(
 def test_changed_weights_are_never_taken_for_the_old_ones(
     load: Callable[..., OpenVinoEngine], bundle: Bundle, tmp_path: Path, compiled: list[object]
 ) -> None:
-    """Also without their sha256: the same path, size and time of change."""
+    """Without their sha256, and with the same path, size and time of change."""
     entry = bundle.component("movq_decoder")
     copies = {
         role: Path(shutil.copy2(path, tmp_path)) for role, path in bundle.paths(entry.variants["onnx-fp32"]).items()
@@ -263,7 +263,7 @@ def test_changed_weights_are_never_taken_for_the_old_ones(
 @pytest.mark.parametrize("damage", [cut_off, scramble, empty, Path.unlink])
 @pytest.mark.parametrize("entry_of", ["graph.bin", "shape.blob"])
 @pytest.mark.parametrize("itself", [True, False], ids=["file", "seal"])
-def test_damaged_entry_is_built_anew(
+def test_a_damaged_entry_is_rebuilt(
     itself: bool,
     entry_of: str,
     damage: Callable[[Path], None],
@@ -280,14 +280,14 @@ def test_damaged_entry_is_built_anew(
     np.testing.assert_array_equal(output(load(), DECODED), want)
     compiled.clear()
     np.testing.assert_array_equal(output(load(), DECODED), want)
-    assert compiled == [], "it was built anew"
+    assert compiled == [], "it was rebuilt"
     assert len(list(disk.iterdir())) == 2
 
 
-def test_file_that_openvino_refuses_is_built_anew(
+def test_a_file_that_openvino_refuses_is_rebuilt(
     load: Callable[..., OpenVinoEngine], disk: Path, compiled: list[object]
 ) -> None:
-    """Sound by its sha256, as one that another build of the same version wrote."""
+    """Its sha256 is right, like that of a file from another build of the same version."""
     load().build(DECODED)
     want = output(load(), DECODED)
     (entry,) = entries(disk, "shape.blob")
@@ -299,7 +299,7 @@ def test_file_that_openvino_refuses_is_built_anew(
         assert compiled == shapes
 
 
-def test_weights_that_cannot_be_kept_again_cost_time_only(
+def test_weights_that_cannot_be_written_again_cost_time_only(
     load: Callable[..., OpenVinoEngine],
     disk: Path,
     compiled: list[object],
@@ -367,32 +367,33 @@ def test_graphs_of_texts_are_left_out_and_run(
         assert pipeline("a hat", num_inference_steps=2, seed=0).image_embeds.shape[0] == 1
 
 
-def test_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(built_shapes.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 1000))  # type: ignore[attr-defined]
     with pytest.raises(
-        Kandinsky22Error, match=r"what is built of unet cannot be kept: .* GB, and 0\.0 GB are free: '.*/openvino'"
+        Kandinsky22Error,
+        match=r"what is built of unet cannot be written to disk: .* 0\.0 GB are free: '.*/openvino'",
     ):
         build_bundle(bundle, "openvino", fixed("64"), precision="fp32")
     assert not list(disk.iterdir())
 
 
-def test_openvino_that_cannot_load_is_told(bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_openvino_that_cannot_load_is_reported(bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no such setting")
 
-    monkeypatch.setattr(built_shapes.KeptShapes, "_load", fail)
+    monkeypatch.setattr(built_shapes.BuiltShapes, "_load", fail)
     with pytest.raises(Kandinsky22Error, match="unet cannot be built by openvino: no such setting"):
         build_bundle(bundle, "openvino", fixed("64"), precision="fp32")
     assert not entries(disk, "shape.blob")
 
 
-def test_failure_of_openvino_is_told(bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_openvino_is_reported(bundle: Bundle, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Compiler, model: Any, shapes: Any) -> None:
         raise RuntimeError("no such layer")
 
     monkeypatch.setattr(Compiler, "specialised", fail)
     with pytest.raises(Kandinsky22Error, match="unet cannot be built by openvino: no such layer"):
         build_bundle(bundle, "openvino", fixed("64"), precision="fp32")
-    assert len(list(disk.iterdir())) == 1, "the weights are whole, and kept"
+    assert len(list(disk.iterdir())) == 1, "the weights are whole, and stay"

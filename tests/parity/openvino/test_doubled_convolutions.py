@@ -1,4 +1,4 @@
-"""Convolutions before the doubling of a map, against those behind it, in OpenVINO."""
+"""Convolutions before the doubling of a map, compared with those after it, in OpenVINO."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from kandinsky_runtime.engines.openvino import doubled_convolutions as rewrite
 from kandinsky_runtime.engines.openvino.doubled_convolutions import by_parity, convolve_before_doubling
 from kandinsky_runtime.engines.openvino.processor import has_bf16
-from tests.parity.openvino_models import computed, feeds_of, kinds, of_component
+from tests.parity.openvino.models import computed, feeds_of, kinds, of_component, reasons
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
@@ -70,7 +70,7 @@ def test_whole_graphs_compute_what_they_did(component: str, count: int, case_bun
     bundle = case_bundle("four_blocks")
     before, after = (of_component(bundle, component) for _ in range(2))
     feeds = feeds_of(before)
-    assert convolve_before_doubling(after) == count
+    assert convolve_before_doubling(after).rewritten == count
     assert kinds(after).count("DepthToSpace") == count
     assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
 
@@ -84,16 +84,17 @@ def test_convolution(size: tuple[int, int], channels: tuple[int, int], with_bias
         [2, inputs, *size], outputs, bias=RNG.standard_normal((1, outputs, 1, 1), np.float32) if with_bias else None
     )
     after = model.clone()
-    assert convolve_before_doubling(after) == 1
+    assert convolve_before_doubling(after).rewritten == 1
     assert "Interpolate" not in kinds(after)
     feeds = feeds_of(model)
     np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=TOLERANCE)
 
 
-def test_small_maps_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_maps_are_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewrite, "LEAST_CELLS", LEAST_CELLS)
-    assert convolve_before_doubling(doubled([1, 1, LEAST_CELLS - 1, 1], 1)) == 0
-    assert convolve_before_doubling(doubled([1, 1, LEAST_CELLS, 1], 1)) == 1
+    outcome = convolve_before_doubling(doubled([1, 1, LEAST_CELLS - 1, 1], 1))
+    assert (outcome.rewritten, reasons(outcome)) == (0, {"the map has 255 cells; at least 256 are worth it"})
+    assert convolve_before_doubling(doubled([1, 1, LEAST_CELLS, 1], 1)).rewritten == 1
 
 
 def test_kernels_of_parities_have_the_same_sum() -> None:
@@ -103,10 +104,10 @@ def test_kernels_of_parities_have_the_same_sum() -> None:
     assert [kernel.dtype for kernel in by_parity(weights.astype(np.float16))] == [np.float16] * 4
 
 
-def test_a_map_that_is_read_elsewhere_too_is_still_doubled_there() -> None:
+def test_a_map_with_another_reader_is_still_doubled_for_it() -> None:
     model = doubled([1, 4, 3, 5], 4, read_twice=True)
     after = model.clone()
-    assert convolve_before_doubling(after) == 1
+    assert convolve_before_doubling(after).rewritten == 1
     feeds = feeds_of(model)
     compiled = [openvino.compile_model(item, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) for item in (model, after)]
     for want, got in zip(*(item(feeds).values() for item in compiled), strict=True):
@@ -115,34 +116,62 @@ def test_a_map_that_is_read_elsewhere_too_is_still_doubled_there() -> None:
 
 @pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
 def test_bf16_rounds_no_worse() -> None:
-    """Between other convolutions, as in a graph: OpenVINO leaves the last one's result in float32."""
+    """Between other convolutions, as in a graph: OpenVINO keeps the last one's result in float32."""
     model = doubled([2, 64, 16, 16], 64, followed=True)
     feeds = feeds_of(model)
     want = computed(model, feeds)
     after = model.clone()
     convolve_before_doubling(after)
     errors = [np.sqrt(np.square(computed(item, feeds, "bf16") - want).mean()) for item in (model, after)]
-    print(f"bf16: {errors[0]:.2e} behind the doubling, {errors[1]:.2e} before it")
+    print(f"bf16: {errors[0]:.2e} after the doubling, {errors[1]:.2e} before it")
     assert errors[1] <= 1.1 * errors[0]
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "reason"),
     [
-        pytest.param({"kernel": 5, "pad": 2}, id="5x5"),
-        pytest.param({"kernel": 1, "pad": 0}, id="1x1"),
-        pytest.param({"stride": 2}, id="stride"),
-        pytest.param({"pad": 0}, id="no padding"),
-        pytest.param({"times": 3}, id="tripled"),
-        pytest.param({"mode": "linear_onnx"}, id="linear"),
-        pytest.param({"coordinates": "half_pixel"}, id="other cells"),
-        pytest.param({"nearest": "ceil"}, id="rounded up"),
-        pytest.param({"bias": np.ones((1, 1, 6, 6), np.float32)}, id="a bias of cells"),
+        ({"kernel": 5, "pad": 2}, "its kernel is 5x5; expected 3x3"),
+        ({"kernel": 1, "pad": 0}, "its kernel is 1x1; expected 3x3"),
+        ({"stride": 2}, "its strides are [2, 2]; expected [1, 1]"),
+        ({"pad": 0}, "its pads_begin are [0, 0]; expected [1, 1]"),
+        ({"times": 3}, "the map is enlarged to [1, 4, 9, 9]; expected [1, 4, 6, 6]"),
+        ({"mode": "linear_onnx"}, "the map is enlarged with mode linear_onnx; expected nearest"),
+        (
+            {"coordinates": "half_pixel"},
+            "the map is enlarged with coordinate_transformation_mode half_pixel; expected asymmetric",
+        ),
+        ({"nearest": "ceil"}, "the map is enlarged with nearest_mode ceil; expected floor"),
     ],
+    ids=lambda item: "" if isinstance(item, dict) else item,
 )
-def test_what_is_no_such_convolution_keeps_its_value(other: dict[str, Any]) -> None:
+def test_other_convolutions_are_left_unchanged(other: dict[str, Any], reason: str) -> None:
     model = doubled([1, 4, 3, 3], 4, **other)
     after = model.clone()
-    assert convolve_before_doubling(after) == int("bias" in other)
+    outcome = convolve_before_doubling(after)
+    assert (outcome.rewritten, reasons(outcome)) == (0, {reason})
+    assert kinds(after) == kinds(model)
+
+
+def test_a_bias_of_cells_is_added_afterwards() -> None:
+    model = doubled([1, 4, 3, 3], 4, bias=np.ones((1, 1, 6, 6), np.float32))
+    after = model.clone()
+    assert convolve_before_doubling(after).rewritten == 1
     feeds = feeds_of(model)
     np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), atol=TOLERANCE)
+
+
+def test_weights_that_are_not_a_constant() -> None:
+    source, weights = ops.parameter([1, 4, 3, 3], np.float32), ops.parameter([4, 4, 3, 3], np.float32)
+    large = ops.interpolate(source, np.array([1, 1, 2, 2], np.float32), "nearest", "scales")
+    result = ops.convolution(large, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    outcome = convolve_before_doubling(openvino.Model([ops.result(result)], [source, weights], "doubled"))
+    assert reasons(outcome) == {"its weights are not a constant"}
+    assert outcome.refusals[0].node == result.get_friendly_name()
+
+
+def test_convolutions_of_other_maps_are_no_candidates() -> None:
+    source = ops.parameter([1, 4, 3, 3], np.float32)
+    weights = ops.constant(np.ones((4, 4, 3, 3), np.float32))
+    result = ops.convolution(source, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    outcome = convolve_before_doubling(openvino.Model([ops.result(result)], [source], "plain"))
+    assert (outcome.rewritten, outcome.refusals) == (0, [])

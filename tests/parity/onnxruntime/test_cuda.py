@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU, up to the library: sessions, options, tensors that stay, CUDA graphs, and errors."""
+"""ONNX Runtime for a GPU, without one: sessions, options, tensors that stay on the device, CUDA graphs, and errors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.engines.base import EngineOptions
-from kandinsky_runtime.engines.onnxruntime.cuda import CAPTURED_SHAPES, CUDA_PROVIDER, TENSORRT_PROVIDER, cuda_options
+from kandinsky_runtime.engines.onnxruntime.cuda import (
+    CUDA_PROVIDER,
+    MAX_CAPTURED_SHAPES,
+    TENSORRT_PROVIDER,
+    cuda_options,
+)
 from kandinsky_runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span
 from kandinsky_runtime.engines.records import BuildRecord
@@ -30,6 +36,7 @@ SPEC = GraphSpec(
     outputs=(TensorSpec("y", "float32", ("batch", "2*width")), TensorSpec("s", "float32", ("batch",))),
     ranges={"batch": Range(), "width": Range()},
 )
+BOTH = (Precision.FP32, Precision.FP16)
 NO_CAPTURE = "This session cannot use the graph capture feature as requested by the user"
 
 
@@ -85,23 +92,23 @@ def feeds(batch: int = 1, width: int = 3, seed: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize(("device", "index"), [("cuda", "0"), ("cuda:2", "2")])
 def test_providers(device: str, index: str, graph: Path, pretend: PretendOnnxruntime) -> None:
     engine = opened(graph, device)
-    assert pretend.opened == [[(CUDA, cuda_options(int(index), "fp32")), CPU]]
+    assert pretend.opened == [[(CUDA, cuda_options(int(index), Precision.FP32)), CPU]]
     assert pretend.opened[0][0][1]["device_id"] == index
     engine.run(feeds())
     assert pretend.places == [("cuda", int(index))] * 4
 
 
 def test_float32_is_float32_and_16_bits_run_channels_last() -> None:
-    assert [cuda_options(0, precision)["use_tf32"] for precision in ("fp32", "fp16")] == ["0", "0"]
-    assert [cuda_options(0, precision)["prefer_nhwc"] for precision in ("fp32", "fp16")] == ["0", "1"]
-    assert cuda_options(0, "fp16", graphs=False)["enable_cuda_graph"] == "0"
+    assert [cuda_options(0, precision)["use_tf32"] for precision in BOTH] == ["0", "0"]
+    assert [cuda_options(0, precision)["prefer_nhwc"] for precision in BOTH] == ["0", "1"]
+    assert cuda_options(0, Precision.FP16, graphs=False)["enable_cuda_graph"] == "0"
 
 
 @pytest.mark.skipif(CUDA_PROVIDER not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu")
-@pytest.mark.parametrize("option", sorted(cuda_options(0, "fp16")))
+@pytest.mark.parametrize("option", sorted(cuda_options(0, Precision.FP16)))
 def test_the_library_knows_every_option(option: str, graph: Path) -> None:
     """Without a GPU, too, as far as CUDA's libraries are installed: options are read before the GPU is looked for."""
-    known = {option: cuda_options(0, "fp16")[option]}
+    known = {option: cuda_options(0, Precision.FP16)[option]}
 
     def error(options: dict[str, str]) -> str:
         try:
@@ -160,10 +167,10 @@ def test_tensors_of_a_repeated_shape_keep_their_place(graph: Path, pretend: Pret
 
 def test_so_many_shapes_are_captured_and_no_more(graph: Path, pretend: PretendOnnxruntime) -> None:
     engine = opened(graph)
-    for width in range(1, CAPTURED_SHAPES + 3):
+    for width in range(1, MAX_CAPTURED_SHAPES + 3):
         for _ in range(3):
             engine.run(feeds(width=width))
-    numbers = [number for number in range(1, CAPTURED_SHAPES + 1) for number in ("-1", str(number), str(number))]
+    numbers = [number for number in range(1, MAX_CAPTURED_SHAPES + 1) for number in ("-1", str(number), str(number))]
     assert pretend.graph_ids == [*numbers, *["-1"] * 6]
     engine.run(feeds(width=1))
     assert pretend.graph_ids[-1] == "1"
@@ -258,7 +265,7 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_gpu(graph: Path, pretend: PretendOnnxruntime) -> None:
     pretend.failure = lambda number: RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
-    with pytest.raises(EngineUnavailable, match="^unet on onnxruntime: there is no NVIDIA GPU that cuda could mean"):
+    with pytest.raises(EngineUnavailable, match="^unet on onnxruntime: there is no NVIDIA GPU here; got device cuda"):
         opened(graph)
 
 
@@ -276,7 +283,7 @@ def test_out_of_memory_in_a_run(graph: Path, pretend: PretendOnnxruntime, monkey
 def test_what_the_library_prints_stays_off_stdout(
     graph: Path, pretend: PretendOnnxruntime, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretend.says = "Failed to load libcudnn.so.9\n"
+    pretend.printed = "Failed to load libcudnn.so.9\n"
     opened(graph)
     assert capsys.readouterr().out == ""
 
@@ -343,7 +350,10 @@ def test_built_by_another_version(
     dataclasses.replace(record, made_with={"onnxruntime": "1.0"}).save(DIGESTS)
     built(graph)
     assert TENSORRT_PROVIDER not in provider_names(pretend.opened[0])
-    assert "unet on onnxruntime runs without TensorRT: it was built with onnxruntime 1.0, here is" in caplog.text
+    assert (
+        "unet on onnxruntime runs without TensorRT: it was built with onnxruntime 1.0, the installed one is"
+        in caplog.text
+    )
 
 
 def test_tensorrt_that_is_left_out(graph: Path, pretend: PretendOnnxruntime, record: BuildRecord) -> None:

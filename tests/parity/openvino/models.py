@@ -1,4 +1,4 @@
-"""What the tests of the rewrites for OpenVINO share: graphs of the exporter's, and what a model computes."""
+"""For the tests of the rewrites for OpenVINO: the exporter's graphs, a model's output, and the reasons of refusals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kandinsky_runtime.engines.openvino.rewriting import Outcome
 
 SHAPES = {
     "unet": {"sample": [2, 9, 8, 16], "timestep": [2], "image_embeds": [2, 32]},
@@ -15,7 +17,7 @@ SHAPES = {
 
 
 def of_component(bundle: Path, component: str) -> Any:
-    """The float32 graph of a component, with a fixed shape that is wider than high."""
+    """The float32 graph of a component, for a fixed shape that is wider than high."""
     import openvino
 
     model = openvino.Core().read_model(bundle / component / "model-fp32.onnx")
@@ -28,7 +30,7 @@ def of_component(bundle: Path, component: str) -> Any:
 
 
 def feeds_of(model: Any) -> dict[str, np.ndarray]:
-    """Made-up inputs of a model with fixed shapes."""
+    """Random inputs (seeded) of a model with fixed shapes."""
     rng = np.random.default_rng(0)
     return {port.any_name: rng.standard_normal(list(port.shape), np.float32) for port in model.inputs}
 
@@ -45,3 +47,8 @@ def computed(model: Any, feeds: dict[str, np.ndarray], precision: str = "f32") -
 def kinds(model: Any) -> list[str]:
     """The types of a model's nodes."""
     return [node.get_type_name() for node in model.get_ordered_ops()]
+
+
+def reasons(outcome: Outcome) -> set[str]:
+    """Why a rewrite left its candidates unchanged."""
+    return {refusal.reason for refusal in outcome.refusals}

@@ -1,4 +1,4 @@
-"""OpenVINO against ONNX Runtime, and what its engine keeps in memory and on disk."""
+"""OpenVINO compared with ONNX Runtime, and what its engine keeps in memory and on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_export.decibels import decibels
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
@@ -28,7 +28,7 @@ from tests.damage import cut_off, empty, scramble
 
 COMPONENT_TOLERANCE = 1e-4
 TRAJECTORY_TOLERANCE = 1e-3
-# bf16 keeps 8 bits of a number. A broken graph comes out below 10 dB.
+# bf16 keeps 8 bits of a number. A broken graph has less than 10 dB.
 BF16_COMPONENT_PSNR = 30
 COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
 # (batch, height, width) in latent cells
@@ -38,7 +38,7 @@ needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not 
 
 
 def psnr(got: np.ndarray, want: np.ndarray) -> float:
-    """In dB, against the span of the wanted values."""
+    """In dB, relative to the range of the wanted values."""
     return decibels(want, got, float(np.ptp(want)))
 
 
@@ -65,14 +65,14 @@ def load(bundle: Bundle) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The CPU's compiled shapes go to disk, too; the folder where they lie."""
+    """The folder of compiled shapes, with those of the CPU."""
     monkeypatch.setattr(module, "CACHED_DEVICES", frozenset({"CPU"}))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "kandinsky22-deploy" / "openvino"
 
 
 def feeds_of(spec: GraphSpec, batch: int, height: int, width: int) -> dict[str, np.ndarray]:
-    """Made-up inputs; height and width in latent cells."""
+    """Random inputs (seeded); height and width in latent cells."""
     scale = 8 if any(item.name == "image" for item in spec.inputs) else 1
     sizes = {"batch": batch, "height": height * scale, "width": width * scale}
     rng = np.random.default_rng(batch)
@@ -147,7 +147,7 @@ def test_bf16_trajectory(bundle: Bundle, case_checkpoint: Callable[[str], Path])
     assert 20 < found < np.inf, f"{found:.1f} dB"
 
 
-# -- what is chosen and refused --
+# -- choice and refusal --
 
 
 def test_auto_takes_it_first(bundle: Bundle) -> None:
@@ -155,6 +155,36 @@ def test_auto_takes_it_first(bundle: Bundle) -> None:
     selection = registry.select(bundle.manifest)
     assert (selection.engine, selection.precision) == (OpenVinoEngine, best)
     assert registry.select(bundle.manifest, precision="fp32").engine is OpenVinoEngine
+
+
+@pytest.mark.parametrize("cpu_has_bf16", [False, True])
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        (["FP32", "FP16", "INT8"], "fp32"),
+        (["FP32", "BF16"], "fp32"),
+        (["FP16", "INT8"], "fp16"),
+        (["INT8"], "fp32"),
+        (None, "fp32"),
+    ],
+)
+def test_the_default_precision_of_another_device_is_not_the_cpus(
+    capabilities: list[str] | None, precision: str, cpu_has_bf16: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None: OpenVINO cannot say what the device computes in; loading the graph reports that."""
+    import openvino
+
+    def reported(core: Any, device: str, question: str) -> Any:
+        assert (device, question) == ("GPU", "OPTIMIZATION_CAPABILITIES")
+        if capabilities is None:
+            raise RuntimeError("no such device")
+        return capabilities
+
+    monkeypatch.setattr(module, "has_bf16", lambda: cpu_has_bf16)
+    monkeypatch.setattr(openvino.Core, "get_property", reported)
+    assert OpenVinoEngine.preferred_precisions("gpu") == (precision,)
+    on_cpu = ("bf16", "fp32") if cpu_has_bf16 else ("fp32",)
+    assert OpenVinoEngine.preferred_precisions("cpu") == on_cpu
 
 
 def test_device_that_it_does_not_know(bundle: Bundle) -> None:
@@ -176,7 +206,7 @@ def test_precision_that_the_device_does_not_have(load: Callable[..., Any], monke
         return ["FP32"] if question[-1] == "OPTIMIZATION_CAPABILITIES" else ask(core, *question)
 
     monkeypatch.setattr(openvino.Core, "get_property", without_fp16)
-    with pytest.raises(EngineUnavailable, match=r"this cpu has no fp16; it has fp32$"):
+    with pytest.raises(EngineUnavailable, match=r"^device cpu does not compute in fp16: choose precision fp32$"):
         load(precision="fp16")
 
 
@@ -209,21 +239,21 @@ def test_shapes_in_memory_are_bounded(load: Callable[..., Any]) -> None:
     engine.run(third)
     assert list(engine._compiled) == [(first[spec.name].shape,), (third[spec.name].shape,)]
     assert engine._compiled[(first[spec.name].shape,)] is request, "compiled once"
-    assert len(engine._compiled) == module.KEPT_SHAPES
+    assert len(engine._compiled) == module.MAX_COMPILED_SHAPES
 
 
-def test_trimmed_engine_runs_on(load: Callable[..., Any]) -> None:
+def test_an_engine_without_scratch_memory_runs_on(load: Callable[..., Any]) -> None:
     engine = load("movq_decoder", precision="fp32")
-    feeds = feeds_of(engine.spec, 1, 64, 64)  # blocks so large that the C library gives each back when it is freed
+    feeds = feeds_of(engine.spec, 1, 64, 64)  # blocks so large that the C library returns each to the system
     first = only(engine.run(feeds))
     before = private_memory()
-    engine.trim()
+    engine.free_scratch_memory()
     assert before - private_memory() > first.nbytes, (
         "the maps of the last layers are as large as the picture and larger"
     )
     np.testing.assert_array_equal(only(engine.run(feeds)), first)
     engine.close()
-    engine.trim()
+    engine.free_scratch_memory()
 
 
 def test_results_outlive_later_runs(load: Callable[..., Any]) -> None:
@@ -252,7 +282,7 @@ def test_threads_share_an_engine(load: Callable[..., Any]) -> None:
         np.testing.assert_array_equal(got[i], array)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what is resident of a mapping")
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux reports the resident pages of a mapping")
 def test_mapped_weights_do_not_stay_resident(load: Callable[..., Any], bundle: Bundle) -> None:
     weights = bundle.paths(bundle.component("unet").variants["onnx-fp32"])["weights"]
     engine = load(precision="fp32")
@@ -264,7 +294,7 @@ def test_mapped_weights_do_not_stay_resident(load: Callable[..., Any], bundle: B
 
 
 def private_memory() -> int:
-    """Bytes of this process's memory that are no file's."""
+    """Bytes of this process's memory that do not come from a file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
@@ -284,7 +314,9 @@ def resident(file: Path) -> int:
 # -- disk --
 
 
-def test_cpu_keeps_nothing_by_itself(load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_the_cpu_writes_nothing(
+    load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     engine = load("movq_decoder")
     engine.run(feeds_of(engine.spec, 1, 1, 1))
@@ -303,7 +335,7 @@ def test_second_engine_loads_from_disk(disk: Path, load: Callable[..., Any]) -> 
 
 @pytest.mark.parametrize("damage", [cut_off, scramble, empty, Path.unlink])
 @pytest.mark.parametrize("kind", ["*.blob", "sha256.json"])
-def test_damaged_entry_is_made_anew(
+def test_a_damaged_entry_is_rebuilt(
     kind: str, damage: Callable[[Path], None], disk: Path, load: Callable[..., Any]
 ) -> None:
     first, second, third = (load("movq_decoder", precision="fp32") for _ in range(3))
@@ -361,10 +393,10 @@ def test_built_shapes_are_loaded(disk: Path, load: Callable[..., Any]) -> None:
     assert loaded_from_disk(second) == [True]
 
 
-def test_device_that_keeps_nothing(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_writes_nothing(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load("movq_decoder", precision="fp32")
     monkeypatch.setattr(engine, "_compile_in", lambda entry, shapes: engine._compiler.compile(shapes))
-    with pytest.raises(EngineError, match="movq_decoder: OpenVINO kept nothing of what it compiled for CPU"):
+    with pytest.raises(EngineError, match="movq_decoder: OpenVINO wrote nothing to disk for device CPU"):
         engine.build(((1, 4, 2, 2),))
 
 
@@ -397,7 +429,7 @@ def test_cache_that_cannot_be_written_costs_time_only(disk: Path, load: Callable
     assert loaded_from_disk(engine) == [False]
 
 
-def test_waves_and_rest_compute_what_the_whole_does(case_bundle: Callable[[str], Path]) -> None:
+def test_waves_and_rest_compute_what_the_whole_graph_computes(case_bundle: Callable[[str], Path]) -> None:
     import openvino
 
     graph = case_bundle("four_blocks") / "unet" / "model-fp32.onnx"

@@ -1,4 +1,4 @@
-"""Group norms as sums over the picture, against the converter's, in OpenVINO."""
+"""Group norms as sums over the picture, compared with the converter's, in OpenVINO."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from kandinsky_runtime.engines.openvino import channels_last_norms as rewrite
 from kandinsky_runtime.engines.openvino.channels_last_norms import keep_channels_last
 from kandinsky_runtime.engines.openvino.processor import has_bf16
-from tests.parity.openvino_models import SHAPES, computed, feeds_of, kinds, of_component
+from tests.parity.openvino.models import SHAPES, computed, feeds_of, kinds, of_component, reasons
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
@@ -29,6 +29,10 @@ def group_norm(
     *,
     axis: int = 2,
     inner: float = 1.0,
+    shift: float = 0.0,
+    back: bool = True,
+    variance: bool = True,
+    epsilon_mode: str = "inside_sqrt",
     read_twice: bool = False,
     between_convolutions: bool = False,
 ) -> Any:
@@ -36,14 +40,14 @@ def group_norm(
     source = ops.parameter(shape, np.float32, name="x")
 
     def copied(value: Any) -> Any:
-        """OpenVINO leaves in float32 what no convolution or product reads or makes."""
+        """Without convolutions around it, OpenVINO computes everything in float32."""
         same = ops.constant(np.eye(shape[1], dtype=np.float32)[:, :, None, None])
         return ops.convolution(value, same, [1, 1], [0, 0], [0, 0], [1, 1]) if between_convolutions else value
 
     flat = ops.reshape(copied(source), ops.constant(np.array([shape[0], groups, -1])), False)
-    normal = ops.mvn(flat, ops.constant(np.array([axis])), True, 1e-5, "inside_sqrt")
-    normal = ops.add(ops.multiply(normal, np.full((1, groups, 1), inner, np.float32)), np.float32(0))
-    result = ops.reshape(normal, ops.constant(np.array(shape)), False)
+    normal = ops.mvn(flat, ops.constant(np.array([axis])), variance, 1e-5, epsilon_mode)
+    normal = ops.add(ops.multiply(normal, np.full((1, groups, 1), inner, np.float32)), np.float32(shift))
+    result = ops.reshape(normal, ops.constant(np.array(shape)), False) if back else ops.relu(normal)
     if gamma is not None:
         result = ops.multiply(result, gamma.reshape(-1, 1, 1))
     if beta is not None:
@@ -61,7 +65,9 @@ def test_whole_graphs_compute_what_they_did(component: str, case_bundle: Callabl
     feeds = feeds_of(before)
     norms = [node.input_value(0).get_node() for node in before.get_ordered_ops() if node.get_type_name() == "MVN"]
     of_pictures = [node for node in norms if node.get_type_name() == "Reshape" and len(node.get_input_shape(0)) == 4]
-    assert keep_channels_last(after) == len(of_pictures) > 0
+    outcome = keep_channels_last(after)
+    assert outcome.rewritten == len(of_pictures) > 0
+    assert len(outcome.refusals) == len(norms) - len(of_pictures)
     assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
 
 
@@ -72,7 +78,7 @@ def test_group_norm(channels: int, groups: int, factors: tuple[str, ...]) -> Non
     given = {name: rng.standard_normal(channels, np.float32) for name in factors}
     shape = [2, channels, 5, 7]
     before, after = (group_norm(shape, groups, **given) for _ in range(2))
-    assert keep_channels_last(after) == 1
+    assert keep_channels_last(after).rewritten == 1
     assert "MVN" not in kinds(after)
     feeds = {"x": rng.standard_normal(shape, np.float32) * 3 + 1}
     assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
@@ -81,10 +87,10 @@ def test_group_norm(channels: int, groups: int, factors: tuple[str, ...]) -> Non
 @pytest.mark.parametrize("side", [4, 96])
 @pytest.mark.parametrize("value", [0, 7])
 def test_flat_picture_comes_out_as_beta(value: float, side: int) -> None:
-    """To the bit, where float32 holds the sums exactly."""
+    """Bit for bit, if float32 holds the sums exactly."""
     beta = np.arange(8, dtype=np.float32)
     model = group_norm([1, 8, side, side], 2, np.ones(8, np.float32), beta)
-    assert keep_channels_last(model) == 1
+    assert keep_channels_last(model).rewritten == 1
     got = computed(model, {"x": np.full((1, 8, side, side), value, np.float32)})
     assert np.array_equal(got, np.broadcast_to(beta[:, None, None], got.shape))
 
@@ -92,9 +98,9 @@ def test_flat_picture_comes_out_as_beta(value: float, side: int) -> None:
 @pytest.mark.parametrize("side", [4, 96])
 @pytest.mark.parametrize("value", [7.3, -1234.5])
 def test_variance_that_rounding_takes_below_zero(value: float, side: int) -> None:
-    """What the mean of a flat picture is rounded by is magnified by 1 / √ε at most."""
+    """The rounding error of the mean of a flat picture is magnified by at most 1 / √ε."""
     model = group_norm([1, 8, side, side], 2)
-    assert keep_channels_last(model) == 1
+    assert keep_channels_last(model).rewritten == 1
     got = computed(model, {"x": np.full((1, 8, side, side), value, np.float32)})
     rounding = abs(value) * np.finfo(np.float32).eps * side
     assert np.abs(got).max() <= 1e-6 + rounding / np.sqrt(1e-5)
@@ -102,11 +108,11 @@ def test_variance_that_rounding_takes_below_zero(value: float, side: int) -> Non
 
 @needs_bf16
 @pytest.mark.parametrize("mean", [0, 4, 32])
-def test_means_far_from_zero_cost_nothing_more(mean: float) -> None:
-    """Against the converter's norm, whose sums and factors are in float32: both get the same picture, in bf16.
+def test_means_far_from_zero_add_no_error(mean: float) -> None:
+    """Compared with the converter's norm, whose sums and factors are in float32. Both get the same picture, in bf16.
 
-    Rounding factor and shift as well costs 1.15 times the error, what σ² loses at a mean of 32 deviations brings it to
-    1.35. With the sums in bf16 the variance would be lost altogether there.
+    Rounding factor and shift, too, makes the error 1.15 times as large; with the error of σ² at a mean of 32 deviations
+    it is 1.35 times as large. With sums in bf16, the variance would be lost completely there.
     """
     shape = [2, 64, 32, 32]
     rng = np.random.default_rng(0)
@@ -121,22 +127,50 @@ def test_means_far_from_zero_cost_nothing_more(mean: float) -> None:
     assert errors[1] <= 1.5 * errors[0]
 
 
-def test_norms_are_left_alone_where_nothing_can_be_kept_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_norms_are_left_unchanged_if_marks_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewrite, "marks_are_heeded", lambda: False)
     model = group_norm([1, 8, 4, 4], 2)
-    assert keep_channels_last(model) == 0
+    outcome = keep_channels_last(model)
+    assert (outcome.rewritten, reasons(outcome)) == (0, {rewrite.MARKS_ARE_IGNORED})
     assert "MVN" in kinds(model)
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "reason"),
     [
-        pytest.param({"inner": 2.0}, id="a factor of the groups"),
-        pytest.param({"axis": 1}, id="another axis"),
-        pytest.param({"read_twice": True}, id="read in between"),
+        ({"inner": 2.0}, "its Multiply within the groups is not 1 everywhere"),
+        ({"shift": 1.0}, "its Add within the groups is not 0 everywhere"),
+        ({"axis": 1}, "it normalises over the axes [1]; expected [2]"),
+        ({"variance": False}, "it does not normalise the variance"),
+        ({"epsilon_mode": "outside_sqrt"}, "its epsilon mode is OUTSIDE_SQRT, not INSIDE_SQRT"),
+        ({"read_twice": True}, "its result within the groups has several readers or none"),
+        ({"back": False}, "its result goes to a Relu, not to a Reshape back to [1, 8, 4, 4]"),
+    ],
+    ids=lambda item: "" if isinstance(item, dict) else item,
+)
+def test_other_norms_are_left_unchanged(other: dict[str, Any], reason: str) -> None:
+    model = group_norm([1, 8, 4, 4], 2, None if "back" in other else np.ones(8, np.float32), **other)
+    outcome = keep_channels_last(model)
+    assert (outcome.rewritten, reasons(outcome)) == (0, {reason})
+    assert "MVN" in kinds(model)
+
+
+def layer_norm(shape: list[int], flat: list[int] | None) -> Any:
+    """An MVN over the last axis of an input, which is reshaped first if `flat` is given."""
+    source = ops.parameter(shape, np.float32, name="x")
+    value = ops.relu(source) if flat is None else ops.reshape(source, ops.constant(np.array(flat)), False)
+    normal = ops.mvn(value, ops.constant(np.array([2])), True, 1e-5, "inside_sqrt")
+    return openvino.Model([ops.result(normal)], [source], "norm")
+
+
+@pytest.mark.parametrize(
+    ("shape", "flat", "reason"),
+    [
+        ([1, 6, 8], None, "its input is a Relu, not a Reshape to groups"),
+        ([1, 6, 8], [1, 6, 8], "its input has 3 dimensions, which is not a picture of 4"),
+        ([2, 6, 2, 2], [1, 12, 4], "its groups are [1, 12, 4] for a picture of [2, 6, 2, 2]"),
+        ([1, 6, 2, 2], [1, 4, 6], "4 groups do not divide 6 channels"),
     ],
 )
-def test_what_is_no_group_norm_is_left_alone(other: dict[str, Any]) -> None:
-    model = group_norm([1, 8, 4, 4], 2, np.ones(8, np.float32), **other)
-    assert keep_channels_last(model) == 0
-    assert "MVN" in kinds(model)
+def test_norms_that_are_not_over_groups(shape: list[int], flat: list[int] | None, reason: str) -> None:
+    assert reasons(keep_channels_last(layer_norm(shape, flat))) == {reason}

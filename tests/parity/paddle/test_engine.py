@@ -1,4 +1,4 @@
-"""Paddle Inference on a GPU, up to the library: its config, and errors."""
+"""Paddle Inference for a GPU, without one: its config, and errors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ pytest.importorskip("paddle")
 
 from kandinsky_runtime import InpaintPipeline
 from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.engines.paddle.engine import PaddleEngine
 from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span
@@ -74,7 +75,7 @@ def test_the_cpu_is_as_before(tiny_bundle: Path, pretend: PretendPaddle) -> None
 
 
 def test_a_build_without_cuda() -> None:
-    """The installed one."""
+    """The installed paddlepaddle."""
     with pytest.raises(EngineUnavailable) as caught:
         registry.select(fake_bundle.manifest(variants={"paddle": "fp32"}), "paddle", device="cuda")
     assert str(caught.value).endswith(
@@ -135,7 +136,7 @@ def test_what_was_built_runs_with_tensorrt(
         ),
     )
     versions = {"paddlepaddle": PaddleEngine.version()}
-    record = BuildRecord("paddle", "movq_encoder", "fp32", "entry", "my-bundle", profiles, versions)
+    record = BuildRecord("paddle", "movq_encoder", Precision.FP32, "entry", "my-bundle", profiles, versions)
     record.save(digests)
     engine = loaded(tiny_bundle, "cuda", "fp32")
     (settings,) = pretend.conversions
@@ -160,6 +161,6 @@ def test_a_paddle_without_tensorrt(
     bundle = Bundle.open(tiny_bundle)
     digests = bundle.manifest.digests(bundle.component("movq_encoder").variants["paddle"])
     versions = {"paddlepaddle": PaddleEngine.version()}
-    BuildRecord("paddle", "movq_encoder", "fp32", "entry", "my-bundle", (), versions).save(digests)
+    BuildRecord("paddle", "movq_encoder", Precision.FP32, "entry", "my-bundle", (), versions).save(digests)
     with pytest.raises(EngineUnavailable, match="movq_encoder on paddle was built with TensorRT, which this"):
         loaded(tiny_bundle, "cuda", "fp32")
