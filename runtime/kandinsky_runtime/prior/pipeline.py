@@ -22,7 +22,7 @@ import numpy.typing as npt
 from kandinsky_runtime.batch import seeds_for
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
-from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
+from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PRIOR_COMPONENTS, PROMPT, PriorEntry
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import AUTO
@@ -96,7 +96,12 @@ class PriorPipeline:
         Raises:
             UsageError: the bundle has no prior.
         """
-        graphs = Graphs.open(bundle, engine, precision, device, threads, low_memory=low_memory, progress=progress)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        own = [name for name in PRIOR_COMPONENTS if name in opened.manifest.components]
+        graphs = Graphs.open(
+            opened, engine, precision, device, threads,
+            components=own or None, low_memory=low_memory, progress=progress,
+        )  # fmt: skip
         pipeline = cls(graphs)
         pipeline.entry  # noqa: B018 (a bundle without a prior is told now)
         return pipeline
