@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from kandinsky_export.decibels import decibels
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime import InpaintPipeline
-from kandinsky_runtime.bench.inputs import made_up_inputs
+from kandinsky_runtime.bench.inputs import random_inputs
 from kandinsky_runtime.bench.report import environment
 from kandinsky_runtime.bundle.bundle import Bundle
 
@@ -32,7 +32,7 @@ def trajectory(args: argparse.Namespace, precision: str) -> tuple[list[np.ndarra
 
     start = time.perf_counter()
     with InpaintPipeline.load(Bundle.open(args.bundle), args.engine, precision) as pipeline:
-        inputs = made_up_inputs(pipeline.geometry.embed_width, args.size, args.size, 0)
+        inputs = random_inputs(pipeline.geometry.embed_width, args.size, args.size, 0)
         output = pipeline(
             **inputs,
             num_inference_steps=args.steps,
@@ -55,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
     (want, picture), (got, lower) = (trajectory(args, precision) for precision in ("fp32", "bf16"))
     values = [decibels(high, low, float(np.ptp(high))) for low, high in zip(got, want, strict=True)]
-    mask = made_up_inputs(1, args.size, args.size, 0)["mask_image"]
+    mask = random_inputs(1, args.size, args.size, 0)["mask_image"]
     repainted = np.asarray(mask) > 127
     data = {
         "environment": environment(),

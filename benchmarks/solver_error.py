@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from kandinsky_export.configs import published
+from kandinsky_export.random_weights.configs import published
 from kandinsky_runtime import InpaintPipeline
-from kandinsky_runtime.bench.inputs import made_up_inputs
+from kandinsky_runtime.bench.inputs import random_inputs
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.sampling import schedulers
 
@@ -47,7 +47,7 @@ def opened(bundle: str, engine: str, spacing: str) -> InpaintPipeline:
 
 def end(pipeline: InpaintPipeline, scheduler: str, steps: int, seed: int, scale: float, size: int) -> np.ndarray:
     """The last latents (1, C, h, w)."""
-    inputs = made_up_inputs(pipeline.geometry.embed_width, size, size, seed)
+    inputs = random_inputs(pipeline.geometry.embed_width, size, size, seed)
     inputs |= {"mask_image": np.full((size, size), 255, np.uint8), "guidance_scale": scale}
     output = pipeline(**inputs, scheduler=scheduler, num_inference_steps=steps, output_type="latent")
     images: np.ndarray = output.images

@@ -10,7 +10,7 @@ from graph_feeds import feeds
 from worker import Job, Work, intervals, serve
 
 from kandinsky_runtime import InpaintPipeline
-from kandinsky_runtime.bench.inputs import made_up_inputs
+from kandinsky_runtime.bench.inputs import random_inputs
 
 
 def make(job: Job) -> tuple[dict[str, str], Mapping[str, Work]]:
@@ -18,7 +18,7 @@ def make(job: Job) -> tuple[dict[str, str], Mapping[str, Work]]:
     engine, _, precision = job["kind"].partition(":")
     pipeline = InpaintPipeline.load(job["bundle"], engine=engine, precision=precision)
     given = feeds(job)
-    inputs = made_up_inputs(job["embed_width"], job["height"], job["width"], 0)
+    inputs = random_inputs(job["embed_width"], job["height"], job["width"], 0)
 
     def whole() -> dict[str, Any]:
         moments: list[float] = []

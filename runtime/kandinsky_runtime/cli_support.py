@@ -1,4 +1,4 @@
-"""What the command lines share: options, exit status, and one clear sentence for every error."""
+"""Shared by the command lines: options, exit status, and one clear sentence for every error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes options by their full names only, and says what is wrong in one sentence."""
+    """Accepts options by their full names only, and reports an error in one sentence."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", HelpFormatter)
@@ -58,9 +58,9 @@ def run(
     """Parse, call the command's `run(args)`, and turn errors of ours into a sentence on stderr and an exit status.
 
     Args:
-        parser: its commands set `run`, a function that takes the parsed arguments and returns the exit status.
+        parser: the parser, whose commands set `run`, a function from the parsed arguments to the exit status.
         argv: the arguments; None for those of the process.
-        distribution: what to install where a module is missing, as pip knows it.
+        distribution: pip's name for what to install if a module is missing.
 
     Returns:
         The exit status: the command's own; 1 if the work failed, 2 if the arguments are wrong, 130 if interrupted.

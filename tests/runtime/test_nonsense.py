@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kandinsky_runtime import GenerateOptions, GeneratePipeline, InpaintOptions, InpaintPipeline, Mix, PriorPipeline
-from kandinsky_runtime.decoder.options import declarations
+from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.errors import Kandinsky22Error
 from tests.runtime.fake_bundle import WIDTH
 

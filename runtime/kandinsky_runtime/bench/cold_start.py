@@ -1,4 +1,4 @@
-"""From nothing to the first denoising step, measured in a process of its own.
+"""The time from nothing to the first denoising step, measured in a process of its own.
 
 The parent starts `python -m kandinsky_runtime.bench.cold_start` and hands it a job as JSON on stdin. It reads moments
 of the system's clock as JSON from its stdout.
@@ -20,8 +20,8 @@ from kandinsky_runtime.errors import Kandinsky22Error
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the process is to run; the fields are those of `bench.Plan`."""
+class ColdStartJob:
+    """The process's task; the fields are those of `BenchPlan`."""
 
     bundle: str
     engine: str
@@ -35,14 +35,14 @@ class Job:
 
 @dataclass(frozen=True)
 class ColdStart:
-    """Seconds from the process's start, files being in the system's cache, and the memory of one engine alone.
+    """Seconds from the process's start, with the files in the system's cache, and the memory of one engine alone.
 
     Attributes:
-        first_step_begins: the first step begins to compute, its graph loaded or compiled: what the second step took
-            before the first one's end.
-        first_step_ends: the first step is done.
-        peak_bytes: largest resident memory of the process, over a run of two steps; None where the system does not
-            tell.
+        first_step_begins: when the first step begins to compute, with its graph loaded or compiled. It is the end of
+            the first step, less the duration of the second.
+        first_step_ends: when the first step is done.
+        peak_bytes: the largest resident memory of the process over a run of two steps; None if the system does not
+            report it.
     """
 
     first_step_begins: float
@@ -50,11 +50,11 @@ class ColdStart:
     peak_bytes: int | None
 
 
-def measure(job: Job) -> ColdStart:
+def measure(job: ColdStartJob) -> ColdStart:
     """Run a job in a fresh process.
 
     Raises:
-        Kandinsky22Error: it failed; says why.
+        Kandinsky22Error: it failed; the message has the reason.
     """
     environment = os.environ | {"PYTHONSAFEPATH": "1"}  # no file of the current folder is taken for a module
     started = time.time()
@@ -76,8 +76,8 @@ def measure(job: Job) -> ColdStart:
 
 
 def peak_memory() -> int | None:
-    """The largest resident memory of this process so far, in bytes; None where the system does not tell."""
-    try:  # what Linux's getrusage tells is not lower than the parent's before it started this process
+    """The largest resident memory of this process so far, in bytes; None if the system does not report it."""
+    try:  # Linux's getrusage reports at least the parent's figure from before it started this process
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -100,8 +100,8 @@ def _last_object(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _run(job: Job) -> dict[str, Any]:
-    from kandinsky_runtime.bench.inputs import made_up_inputs
+def _run(job: ColdStartJob) -> dict[str, Any]:
+    from kandinsky_runtime.bench.inputs import random_inputs
     from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 
     ends: list[float] = []
@@ -110,7 +110,7 @@ def _run(job: Job) -> dict[str, Any]:
         ends.append(time.time())
 
     with InpaintPipeline.load(job.bundle, job.engine, job.precision, job.device, job.threads) as pipeline:
-        inputs = made_up_inputs(pipeline.geometry.embed_width, job.height, job.width, job.seed)
+        inputs = random_inputs(pipeline.geometry.embed_width, job.height, job.width, job.seed)
         pipeline(**inputs, num_inference_steps=2, callback_on_step_end=at_end)
     first, second = ends
     return {
@@ -123,7 +123,7 @@ def _run(job: Job) -> dict[str, Any]:
 def main() -> int:
     """Run the job on stdin; returns the exit status."""
     try:
-        result = _run(Job(**json.load(sys.stdin)))
+        result = _run(ColdStartJob(**json.load(sys.stdin)))
     except Kandinsky22Error as error:
         result = {"error": str(error)}
     sys.stdout.write("\n" + json.dumps(result) + "\n")

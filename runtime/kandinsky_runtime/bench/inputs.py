@@ -1,4 +1,4 @@
-"""Seeded inputs to measure with."""
+"""Seeded random inputs to measure with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 GUIDANCE_SCALE = 4.0
 
 
-def made_up_inputs(embed_width: int, height: int, width: int, seed: int) -> dict[str, Any]:
+def random_inputs(embed_width: int, height: int, width: int, seed: int) -> dict[str, Any]:
     """A picture of seeded noise, a mask over its middle, and embeddings (1, E), as the pipeline takes them."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((height, width), np.uint8)

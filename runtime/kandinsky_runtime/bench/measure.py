@@ -15,8 +15,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from kandinsky_runtime.bench import cold_start
-from kandinsky_runtime.bench.cold_start import ColdStart, Job
-from kandinsky_runtime.bench.inputs import made_up_inputs
+from kandinsky_runtime.bench.cold_start import ColdStart, ColdStartJob
+from kandinsky_runtime.bench.inputs import random_inputs
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.checks import whole_number
@@ -30,27 +30,25 @@ WHOLE = "inpaint"
 HOST = "host_per_step"
 MEASURES = (*COMPONENTS, WHOLE, HOST)
 SHARES = (50, 90, 99)
-# [negative, positive]: what one step of one picture with guidance runs
-UNET_BATCH = 2
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure.
+class BenchPlan:
+    """The options of a measurement.
 
     Attributes:
-        engines: names, each once; "auto" is the one that it stands for. Ratios are to the first.
-        precision: None for each engine's default.
-        device, threads: as `InpaintPipeline.load` takes them.
-        height, width: of the picture, in pixels.
+        engines: names, each once; "auto" is the engine that it chooses. Ratios are to the first.
+        precision: "fp32", "fp16" or "bf16"; None for each engine's default.
+        device, threads: see `InpaintPipeline.load`.
+        height, width: the picture's size in pixels.
         steps: denoising steps of a whole run.
         repeats: rounds that count.
-        warmup: rounds before them that do not.
-        cold_start: also measure each engine in a fresh process.
-        seed: of the made-up inputs.
+        warmup: rounds before them that do not count.
+        cold_start: whether to measure each engine in a fresh process, too.
+        seed: the seed of the random inputs.
 
     Raises:
-        UsageError: a value that cannot be meant.
+        UsageError: an invalid value.
     """
 
     engines: tuple[str, ...] = (AUTO,)
@@ -80,14 +78,14 @@ class Plan:
 
 @dataclass
 class EngineTimes:
-    """What one engine did.
+    """The times of one engine.
 
     Attributes:
-        name, version, precision: of the engine.
-        seconds: every round's, by measure: one run of a component, `inpaint` for a whole run, `host_per_step` for what
-            the loop spends outside the engine in one step of it.
-        loads: seconds to load the three graphs.
-        cold: of a process of its own.
+        name, version, precision: the engine's.
+        seconds: the seconds of every round, by measure: one run of a component, `inpaint` for a whole run,
+            `host_per_step` for the time that one step spends outside the engine.
+        loads: the seconds to load the three graphs.
+        cold: the cold start in a process of its own; None if it was not measured.
     """
 
     name: str
@@ -100,9 +98,13 @@ class EngineTimes:
 
 @dataclass(frozen=True)
 class Measured:
-    """The plan, the shapes that were run, and every engine's times; `peak_bytes` is of this process, of all engines."""
+    """The plan, the shapes that were run, and every engine's times.
 
-    plan: Plan
+    Attributes:
+        peak_bytes: the peak memory of this process, with all engines; None if the system does not report it.
+    """
+
+    plan: BenchPlan
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
     engines: tuple[EngineTimes, ...]
     peak_bytes: int | None
@@ -115,20 +117,20 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(seconds: Sequence[float], first: Sequence[float]) -> list[float]:
-    """Round by round, an engine's time over the first engine's: below 1 is faster than the first."""
+    """The engine's time divided by the first engine's, round by round: below 1 is faster than the first."""
     return [mine / other for mine, other in zip(seconds, first, strict=True)]
 
 
-def run(bundle: Bundle, plan: Plan, *, progress: bool = False) -> Measured:
+def run(bundle: Bundle, plan: BenchPlan, *, progress: bool = False) -> Measured:
     """Measure.
 
-    The engines take turns within every round, so that a machine that slows down slows all of them down: first each of
-    them runs the encoder, then each the UNet, the decoder, and a whole run.
+    The engines take turns within every round, so that a machine that slows down slows all of them down. Each of them
+    runs the encoder, then each runs the UNet, the decoder, and a whole run.
 
     Args:
         bundle: an opened bundle.
-        plan: what to measure.
-        progress: show bars on stderr.
+        plan: the options.
+        progress: whether to show bars on stderr.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -161,7 +163,7 @@ def run(bundle: Bundle, plan: Plan, *, progress: bool = False) -> Measured:
                 for name in COMPONENTS:
                     pipeline.engine(name)
                 item.loads = time.perf_counter() - start
-                item.name, item.version, item.precision = _identity(pipeline)  # "auto" may have gone on to another
+                item.name, item.version, item.precision = _identity(pipeline)  # "auto" may have fallen back to another
                 note("load", item)
             feeds = _feeds(bundle, pipelines[0].geometry, plan)
             for number in range(rounds):
@@ -174,7 +176,7 @@ def _round(
     pipelines: Sequence[InpaintPipeline],
     times: Sequence[EngineTimes],
     feeds: Mapping[str, dict[str, npt.NDArray[np.float32]]],
-    plan: Plan,
+    plan: BenchPlan,
     counts: bool,
     note: Callable[[str, EngineTimes], None],
 ) -> None:
@@ -188,7 +190,7 @@ def _round(
                 item.seconds[component].append(seconds)
             note(component, item)
     for pipeline, item in zip(pipelines, times, strict=True):
-        inputs = made_up_inputs(pipeline.geometry.embed_width, plan.height, plan.width, plan.seed)
+        inputs = random_inputs(pipeline.geometry.embed_width, plan.height, plan.width, plan.seed)
         start = time.perf_counter()
         output = pipeline(**inputs, num_inference_steps=plan.steps)
         seconds = time.perf_counter() - start
@@ -208,24 +210,18 @@ def _identity(pipeline: InpaintPipeline) -> tuple[str, str, str]:
     return selection.engine.name, selection.engine.version(), selection.precision
 
 
-def _job(bundle: Bundle, plan: Plan, item: EngineTimes) -> Job:
-    return Job(
+def _job(bundle: Bundle, plan: BenchPlan, item: EngineTimes) -> ColdStartJob:
+    return ColdStartJob(
         str(bundle.root), item.name, item.precision, plan.device, plan.threads, plan.height, plan.width, plan.seed
     )
 
 
-def _feeds(bundle: Bundle, geometry: Geometry, plan: Plan) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
-    """Made-up inputs of every component, at the shapes of a run of one picture with guidance."""
+def _feeds(bundle: Bundle, geometry: Geometry, plan: BenchPlan) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+    """Random inputs of every component, at the shapes of a run of one picture with guidance."""
     rng = np.random.default_rng(plan.seed)
-    pixels = {
-        "height": -(-plan.height // geometry.multiple) * geometry.multiple,
-        "width": -(-plan.width // geometry.multiple) * geometry.multiple,
-    }
-    cells = {name: size // geometry.factor for name, size in pixels.items()}
     feeds = {}
     for component in COMPONENTS:
-        sizes = {"batch": UNET_BATCH if component == "unet" else 1}
-        sizes |= pixels if component == "movq_encoder" else cells
+        sizes = geometry.sizes(component, plan.height, plan.width)
         feeds[component] = {
             spec.name: rng.standard_normal(spec.shape(sizes), np.float32)
             for spec in bundle.component(component).spec.inputs

@@ -1,4 +1,4 @@
-"""What was measured, as data for JSON, as a table, and as a plot."""
+"""A measurement as data for JSON, as a table, and as a plot."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def as_data(measured: Measured) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """The machine and what the measuring stands on."""
+    """The machine and the versions of what was measured."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "processor": processor(),
@@ -55,7 +55,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, or its architecture where the system does not tell."""
+    """The processor's name, or its architecture if the system does not report a name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -95,10 +95,10 @@ def as_text(data: Mapping[str, Any]) -> str:
 
 
 def check_paths(json_path: Path | None, plot_path: Path | None) -> None:
-    """Find out before any work whether the results can be written.
+    """Check before any work that the results can be written.
 
     Raises:
-        InputError: a path that cannot be written to, the same for both, or a plot's format that is not known.
+        InputError: a path that cannot be written to, one path for both, or an unknown format of the plot.
         Kandinsky22Error: a plot is wanted and matplotlib is not installed.
     """
     for option, path in (("--json", json_path), ("--plot", plot_path)):
@@ -135,8 +135,8 @@ def save_plot(data: Mapping[str, Any], path: Path) -> None:
     """Draw every engine's medians, with bars from the fastest round to p90.
 
     Args:
-        data: of `as_data`.
-        path: its suffix, one of `PLOT_FORMATS`, names the format.
+        data: the result of `as_data`.
+        path: the plot's file; its suffix, one of `PLOT_FORMATS`, names the format.
 
     Raises:
         Kandinsky22Error: matplotlib is not installed, or the file cannot be written.
@@ -150,7 +150,7 @@ def save_plot(data: Mapping[str, Any], path: Path) -> None:
     measures = [measure for measure in MEASURES if measure != HOST]
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(measures))  # one each: their times lie orders of magnitude apart
+    axes = figure.subplots(1, len(measures))  # one each: their times differ by orders of magnitude
     for axis, measure in zip(axes, measures, strict=True):
         figures = [item["measures"][measure] for item in engines.values()]
         middle = [item["p50"] for item in figures]

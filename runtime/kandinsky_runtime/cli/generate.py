@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
-    add_declared,
     add_engine_options,
+    add_group,
     add_out,
     add_prompt_options,
     add_sampling_options,
@@ -37,11 +37,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_prompt_options(parser)
     files = parser.add_argument_group("input and output")
     files.add_argument("--image", type=Path, metavar="F", help="picture to change: PNG, JPEG, WebP, …")
-    add_declared(files, GenerateOptions, "strength")
     add_out(files)
-    loop = parser.add_argument_group("sampling")
-    add_declared(loop, GenerateOptions, "height", "width")
-    add_sampling_options(loop, GenerateOptions)
+    add_group(files, GenerateOptions, "files")
+    add_sampling_options(parser.add_argument_group("sampling"), GenerateOptions)
     add_engine_options(parser)
     add_tiles(parser)
     add_common_options(parser)

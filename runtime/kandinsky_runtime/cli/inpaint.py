@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
-    add_declared,
     add_engine_options,
+    add_group,
     add_out,
     add_prompt_options,
     add_sampling_options,
@@ -45,12 +45,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="L,T,R,B",
         help="rectangle to repaint, in px: left, top, right, bottom; negative ones count from the right or the bottom",
     )
-    add_declared(needed, InpaintOptions, "invert_mask")
     add_out(needed)
-    add_declared(needed, InpaintOptions, "composite")
-    loop = parser.add_argument_group("sampling")
-    add_declared(loop, InpaintOptions, "height", "width", "inpaint_area", "padding_mask_crop")
-    add_sampling_options(loop, InpaintOptions)
+    add_group(needed, InpaintOptions, "files")
+    add_sampling_options(parser.add_argument_group("sampling"), InpaintOptions)
     add_engine_options(parser)
     add_tiles(parser)
     add_common_options(parser)

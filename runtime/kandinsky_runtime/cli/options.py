@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.decoder.options import DecoderOptions, declarations
+from kandinsky_runtime.decoder.declarations import declarations
+from kandinsky_runtime.decoder.options import DecoderOptions
 
 # Repeated here, so that --help does not load the modules that define them; a test compares them.
 ENGINES = "tensorrt, openvino, onnxruntime, paddle, fastdeploy"
@@ -49,7 +50,7 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, embeds: bool = True) 
         metavar="TEXT",
         help="what not to show; one for all prompts, or one for each",
     )
-    add_declared(group, DecoderOptions, "prior_num_inference_steps", "prior_guidance_scale")
+    add_group(group, DecoderOptions, "prompt")
     if embeds:
         group.add_argument(
             "--image-embeds",
@@ -83,28 +84,30 @@ def _weights(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.3,0.7") from None
 
 
-def add_declared(group: argparse._ArgumentGroup, options: type[DecoderOptions], *names: str) -> None:
-    """Options of a task by their declarations: spelling, type, text and default are those of `decoder/options.py`."""
-    declared = declarations(options)
-    for name in names:
-        item, declaration = declared[name]
-        shown = f" (default: {item.default:g})" if isinstance(item.default, float) else f" (default: {item.default})"
-        text = declaration.text + ("" if item.default is None or item.default is False else shown)
-        if item.default is False:
-            group.add_argument(declaration.spelling, dest=name, action="store_true", help=text)
-        elif declaration.choices is not None:
-            group.add_argument(
-                declaration.spelling, dest=name, choices=declaration.choices, default=item.default, help=text
-            )
-        else:
-            group.add_argument(
-                declaration.spelling,
-                dest=name,
-                type=_argument(declaration.parse),
-                default=item.default,
-                metavar=declaration.metavar,
-                help=text,
-            )
+def add_group(group: argparse._ArgumentGroup, options: type[DecoderOptions], name: str) -> None:
+    """All declared options of one group, see `Declaration.group`; a new option appears here by itself."""
+    for field, (_, declared) in declarations(options).items():
+        if declared.spelling and declared.group == name:
+            add_declared(group, options, field)
+
+
+def add_declared(group: argparse._ArgumentGroup, options: type[DecoderOptions], name: str) -> None:
+    """A declared option: spelling, type, text and default are those of `decoder/options.py`."""
+    item, declared = declarations(options)[name]
+    shown = f"{item.default:g}" if isinstance(item.default, float) else str(item.default)
+    text = declared.text + ("" if item.default is None or item.default is False else f" (default: {shown})")
+    if item.default is False:
+        group.add_argument(declared.spelling, dest=name, action="store_true", help=text)
+        return
+    group.add_argument(
+        declared.spelling,
+        dest=name,
+        type=_argument(declared.parse),
+        choices=declared.choices,
+        default=item.default,
+        metavar=declared.metavar,
+        help=text,
+    )
 
 
 def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -123,16 +126,22 @@ def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def add_sampling_options(group: argparse._ArgumentGroup, options: type[DecoderOptions]) -> None:
     """The decoder's loop and its noise."""
-    add_declared(group, options, "num_inference_steps", "guidance_scale", "guidance_interval")
+    add_group(group, options, "sampling")
     group.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
-    add_noise_options(group)
+    add_noise_kind(group)
     group.add_argument("--record-noise", type=Path, metavar="F", help="an .npz file that records all noise")
     group.add_argument("--replay-noise", type=Path, metavar="F", help="a file of --record-noise to take the noise from")
 
 
 def add_noise_options(group: argparse._ArgumentGroup) -> None:
     """Seed, number of results, and kind of noise."""
-    add_declared(group, DecoderOptions, "seed", "num_images_per_prompt")
+    add_declared(group, DecoderOptions, "seed")
+    add_declared(group, DecoderOptions, "num_images_per_prompt")
+    add_noise_kind(group)
+
+
+def add_noise_kind(group: argparse._ArgumentGroup) -> None:
+    """The kind of noise."""
     group.add_argument(
         "--noise", choices=("torch", "numpy"), help="torch (default) draws the numbers of torch.Generator('cpu')"
     )

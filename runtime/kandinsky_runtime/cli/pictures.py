@@ -1,4 +1,4 @@
-"""Result pictures of the command line: where they go, and what is told of them."""
+"""Result pictures of the command line: their paths, and the report on stdout."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Results:
     """The pictures of one command."""
 
     def __init__(self, args: argparse.Namespace, inputs: Iterable[str]) -> None:
-        """Check what can be found wrong before anything is read.
+        """Check the options before anything is read.
 
         Args:
-            args: of the command line.
-            inputs: options whose files are read, besides the common ones.
+            args: the parsed arguments.
+            inputs: options whose files are read, in addition to the common ones.
 
         Raises:
-            InputError, UsageError: an option that cannot be meant.
+            InputError, UsageError: an option with an invalid value.
         """
         self._args, self._inputs, self._start = args, (*inputs, *_READ), time.perf_counter()
         self._paths: list[Path] = []
@@ -42,10 +42,10 @@ class Results:
             raise UsageError("--replay-noise takes the place of --seed and --noise; give one of them")
 
     def plan(self, prompts: int) -> None:
-        """Choose the paths of the results of so many prompts; none may be where an input lies.
+        """Choose the paths of the results of so many prompts; none may replace an input.
 
         Raises:
-            InputError, UsageError: a path cannot be written to, or would replace a file that is read.
+            InputError, UsageError: a path that cannot be written to, or would replace a file that is read.
         """
         out, count = self._args.out, prompts * self._args.num_images_per_prompt
         self._paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
@@ -54,7 +54,7 @@ class Results:
         check_overwriting(self._args, self._paths, self._inputs)
 
     def save(self, pipeline: DecoderPipeline, output: PipelineOutput) -> None:
-        """Write the pictures, and tell of them on stdout.
+        """Write the pictures, and report them on stdout.
 
         Raises:
             Kandinsky22Error: a picture cannot be written.
@@ -78,15 +78,15 @@ class Results:
 
 
 def check_overwriting(args: argparse.Namespace, written: Iterable[Path], inputs: Iterable[str]) -> None:
-    """Refuse to write where an input lies, or two things into one file.
+    """Refuse to replace an input, or to write two results into one file.
 
     Args:
-        args: of the command line.
+        args: the parsed arguments.
         written: the paths of --out.
         inputs: options whose files are read.
 
     Raises:
-        UsageError: names both options.
+        UsageError: the message names both options.
     """
     taken: dict[str, str] = {}
     for option in inputs:

@@ -6,8 +6,9 @@ import threading
 from typing import Any, ClassVar
 
 from kandinsky_runtime.bundle.manifest import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
+from kandinsky_runtime.decoder.declarations import call_signature
 from kandinsky_runtime.decoder.generate_inputs import prepare_generate
-from kandinsky_runtime.decoder.options import GenerateOptions, call_signature
+from kandinsky_runtime.decoder.options import GenerateOptions
 from kandinsky_runtime.decoder.output import GenerateOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.decoder.run import Run

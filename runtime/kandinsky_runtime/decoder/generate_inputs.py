@@ -29,7 +29,7 @@ SIDE = 512  # of a result without a picture: diffusers' default
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(Request):
-    """What one run of text-to-image or image-to-image works on; every array is float32."""
+    """The checked inputs of one run of text-to-image or image-to-image; every array is float32."""
 
     def begin(self, noise: Array, encoded: Array, sampler: Sampler) -> tuple[Array, KeptArea | None]:
         """Noise, or the pictures' latents at the noise level of the first step taken; see `Request.begin`."""
@@ -51,7 +51,7 @@ def prepare_generate(geometry: Geometry, options: GenerateOptions, prompt_count:
         prompt_count: prompts whose embeddings a prior makes afterwards; 0 if embeddings are given.
 
     Raises:
-        InputError: names the input, what was got, and what is expected.
+        InputError: an input that cannot be used; the message says what was got and what is expected.
         UsageError: the same for an option.
     """
     first = 0

@@ -6,8 +6,9 @@ import threading
 from typing import Any, ClassVar
 
 from kandinsky_runtime.bundle.manifest import INPAINT
+from kandinsky_runtime.decoder.declarations import call_signature
 from kandinsky_runtime.decoder.inpaint_inputs import prepare_inpaint
-from kandinsky_runtime.decoder.options import InpaintOptions, call_signature
+from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.output import InpaintOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.decoder.run import Run
@@ -84,6 +85,6 @@ def _by_name(inputs: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]
         order = ("image", "mask_image")
     if len(inputs) > 3 or any(options.get(name) is not None for name in order[: len(inputs)]):
         raise UsageError(
-            f"got {len(inputs)} inputs by position beside others by name; give prompt, image and mask_image"
+            f"got {len(inputs)} inputs by position and the same ones by name; give prompt, image and mask_image once"
         )
     return options | dict(zip(order, inputs, strict=False))

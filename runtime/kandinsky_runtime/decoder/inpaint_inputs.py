@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintRequest(Request):
-    """What one run of inpainting works on; every array is float32.
+    """The checked inputs of one run of inpainting; every array is float32.
 
     Attributes:
         areas: the part of each picture that is worked on.
@@ -69,7 +69,7 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
         prompt_count: prompts whose embeddings a prior makes afterwards; 0 if embeddings are given.
 
     Raises:
-        InputError: names the input, what was got, and what is expected.
+        InputError: an input that cannot be used; the message says what was got and what is expected.
         UsageError: the same for an option.
     """
     images, mask_images = as_list("image", options.image), as_list("mask_image", options.mask_image)

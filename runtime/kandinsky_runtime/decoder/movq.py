@@ -1,7 +1,7 @@
 """Pictures to latents and back through MoVQ, one at a time: memory for one, and no sample touches another.
 
-Large ones go in tiles where that is asked for. MoVQ attends over the whole picture and normalises with statistics of
-the whole picture, a tile with its own: the result is another one, without a border between tiles (docs/performance.md).
+Large pictures may be cut into tiles. MoVQ attends over the whole picture and normalises with its statistics; a tile has
+only its own. The result with tiles differs, without visible borders (docs/performance.md).
 
 Legend: B samples · C latent channels · h, w latent height and width · H, W picture height and width (padded)
 """
@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float32]
 
 
 def encode(graphs: Graphs, pixels: Array, tiling: Tiling | None = None) -> Array:
-    """Latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]; in tiles if a tiling is given.
+    """Encode pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w); in tiles if a tiling is given.
 
     Raises:
         EngineError, NonFiniteError: the graph failed, or returned no finite numbers.
@@ -38,7 +38,7 @@ def encode(graphs: Graphs, pixels: Array, tiling: Tiling | None = None) -> Array
 
 
 def decode(graphs: Graphs, latents: Array, height: int, width: int, tiling: Tiling | None = None) -> Array:
-    """Pictures (B, height, width, 3) in [0, 1] of latents (B, C, h, w), their padding cut off; in tiles as `encode`.
+    """Decode latents (B, C, h, w) to pictures (B, height, width, 3) in [0, 1], without padding; in tiles as `encode`.
 
     Raises:
         EngineError, NonFiniteError: the graph failed, or returned no finite numbers.

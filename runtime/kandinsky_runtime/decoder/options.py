@@ -1,22 +1,22 @@
 """The options of a run: one frozen object for each task.
 
 Every option is declared once, with its default, its text, its check and its spelling on the command line. The Python
-call, the command line and the benchmark fill these objects. docs/developing.md tells how to add an option.
+call, the command line and the benchmark fill these objects. docs/developing.md shows how to add an option.
 
 The module loads nothing but the standard library, so that `--help` stays quick.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from kandinsky_runtime.checks import choice, flag, real_number, whole_number
+from kandinsky_runtime.decoder.declarations import Check, declarations, documented, option
 from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS, MIN_SIZE
 
@@ -28,43 +28,6 @@ if TYPE_CHECKING:
 OUTPUT_TYPES = ("pil", "np", "latent")
 COMPOSITES = ("paste", "none")
 INPAINT_AREAS = ("picture", "mask")
-
-Options = TypeVar("Options", bound="DecoderOptions")
-Check = Callable[[str, Any], Any]
-"""(name, value) → the value to use; raises UsageError."""
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What is declared of an option besides its type and default.
-
-    Attributes:
-        text: the documentation, in Python and on the command line.
-        check: the check of a value; None is never checked, it means the default.
-        spelling: the flag on the command line; empty for an option that only Python has.
-        metavar: the value's name in `--help`.
-        parse: text of the command line → value.
-        choices: the only values.
-        python: documentation for Python alone, after `text`.
-    """
-
-    text: str
-    check: Check | None = None
-    spelling: str = ""
-    metavar: str | None = None
-    parse: Callable[[str], Any] = str
-    choices: tuple[str, ...] | None = None
-    python: str = ""
-
-
-def option(default: Any, text: str, **declared: Any) -> Any:
-    """Declare an option; keyword arguments are those of `Declaration`."""
-    return field(default=default, metadata={"declaration": Declaration(text, **declared)})
-
-
-def declarations(options: type[DecoderOptions]) -> dict[str, tuple[Field[Any], Declaration]]:
-    """The options of a task by name."""
-    return {item.name: (item, item.metadata["declaration"]) for item in fields(options)}
 
 
 def _whole(least: int, most: int | None = None) -> Check:
@@ -105,7 +68,7 @@ def _interval(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecoderOptions:
-    """What every run of the decoder can be asked for.
+    """The options that every run of the decoder has.
 
     Raises:
         InputError: an input that cannot be used.
@@ -131,6 +94,7 @@ class DecoderOptions:
         None,
         "steps of the prior (default: 25)",
         spelling="--prior-num-inference-steps",
+        group="prompt",
         metavar="N",
         parse=int,
     )
@@ -138,6 +102,7 @@ class DecoderOptions:
         None,
         "guidance scale of the prior; 1 turns guidance off (default: 4)",
         spelling="--prior-guidance-scale",
+        group="prompt",
         metavar="W",
         parse=float,
     )
@@ -233,7 +198,7 @@ class DecoderOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InpaintOptions(DecoderOptions):
-    """What a run of inpainting can be asked for.
+    """The options of a run of inpainting.
 
     A list of prompts, pictures, masks, embeddings or seeds is a batch, each sample with its own. A single one is used
     for every sample.
@@ -247,15 +212,17 @@ class InpaintOptions(DecoderOptions):
     )
     invert_mask: bool = option(
         False,
-        "repaint what is black in the mask, the meaning in diffusers before 0.19",
+        "repaint the black part of the mask, as diffusers did before 0.19",
         check=flag,
         spelling="--invert-mask",
+        group="files",
     )
     composite: Literal["paste", "none"] = option(
         "paste",
         "paste keeps the pixels outside the mask bit for bit; none returns the decoder's picture",
         check=_one_of(COMPOSITES),
         spelling="--composite",
+        group="files",
         choices=COMPOSITES,
     )
     inpaint_area: Literal["picture", "mask"] = option(
@@ -290,7 +257,7 @@ class InpaintOptions(DecoderOptions):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GenerateOptions(DecoderOptions):
-    """What a run of text-to-image or image-to-image can be asked for.
+    """The options of a run of text-to-image or image-to-image.
 
     A list of prompts, pictures, embeddings or seeds is a batch, each sample with its own. A single one is used for
     every sample.
@@ -323,6 +290,7 @@ class GenerateOptions(DecoderOptions):
         "strength of the change to the picture, above 0 and up to 1: the share of the steps taken (default: 0.3)",
         check=_strength,
         spelling="--strength",
+        group="files",
         metavar="S",
         parse=float,
     )
@@ -331,35 +299,6 @@ class GenerateOptions(DecoderOptions):
         super().__post_init__()
         if self.strength is not None and self.image is None:
             raise InputError("strength goes with a picture to change; give image, or leave strength out")
-
-
-def documented(options: type[Options]) -> type[Options]:
-    """Append every option's text to the class's documentation."""
-    lines = [
-        f"        {name}: {declared.text}{declared.python and f'; {declared.python}'}"
-        for name, (_, declared) in declarations(options).items()
-    ]
-    options.__doc__ = inspect.cleandoc(options.__doc__ or "") + "\n\n    Options:\n" + "\n".join(lines) + "\n"
-    return options
-
-
-def call_signature(
-    options: type[DecoderOptions], more: Mapping[str, Any], by_position: str | None = None
-) -> inspect.Signature:
-    """The signature of a pipeline's call, for `help` and editors.
-
-    Args:
-        options: the task's, all by keyword.
-        more: further keywords with their defaults.
-        by_position: the one option that may also be given by position; None for any inputs by position.
-    """
-    kinds = inspect.Parameter
-    defaults = {name: item.default for name, (item, _) in declarations(options).items()} | dict(more)
-    first = kinds("inputs", kinds.VAR_POSITIONAL)
-    if by_position is not None:
-        first = kinds(by_position, kinds.POSITIONAL_OR_KEYWORD, default=defaults.pop(by_position))
-    keywords = [kinds(name, kinds.KEYWORD_ONLY, default=default) for name, default in defaults.items()]
-    return inspect.Signature([kinds("self", kinds.POSITIONAL_OR_KEYWORD), first, *keywords])
 
 
 documented(InpaintOptions)

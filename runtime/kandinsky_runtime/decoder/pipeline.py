@@ -44,7 +44,7 @@ class DecoderPipeline:
     tiling: Tiling | None = None
 
     tasks: ClassVar[tuple[str, ...]]
-    """Of `manifest.TASKS`, what the pipeline does; a bundle has to be able to do one of them."""
+    """The pipeline's tasks, of `manifest.TASKS`; a bundle must have one of them."""
 
     @classmethod
     def load(
@@ -62,20 +62,21 @@ class DecoderPipeline:
         """Open a bundle and choose the engine.
 
         Args:
-            bundle: the bundle's folder.
-            engine: "onnxruntime", "paddle", another package's, or "auto" for the first that can run the bundle here.
+            bundle: the bundle's folder, or an opened bundle.
+            engine: the engine's name, or "auto" for the first engine that can run the bundle here.
             precision: "fp32", "fp16", "bf16", or None for the engine's default.
-            device: as the engine names it; None for the engine's own.
-            threads: threads within one operation, None for all cores.
-            low_memory: have one graph loaded at a time: each run loads it when its phase begins and releases it at its
-                end, so that runs take longer, and follow one another. The halves of guidance run one after the other.
-            tiles: take pictures of more than 512 px through MoVQ in overlapping tiles: less memory, and a result
-                that differs from the reference's.
-            progress: show a bar while the files' content is checked for the first time.
+            device: the engine's name for the device; None for the engine's default.
+            threads: threads within one operation; None for all cores.
+            low_memory: whether to keep only one graph in memory. Each run loads a graph when its phase begins and
+                releases it at its end. Runs take longer, and follow one another. The halves of guidance run one after
+                the other.
+            tiles: whether MoVQ works on pictures of more than 512 px in overlapping tiles. This takes less memory, and
+                the result differs from diffusers'.
+            progress: whether to show a bar while the files are checked for the first time.
 
         Raises:
             BundleError: the bundle is damaged; lists every fault.
-            UsageError: no such engine, precision or device, or the bundle is made for other tasks.
+            UsageError: no such engine, precision or device, or a bundle for other tasks.
             EngineUnavailable: the engine is not installed or cannot run this bundle.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -87,8 +88,9 @@ class DecoderPipeline:
                 opened.subject, [f"its manifest says {cls.tasks[0]}; its UNet is made for {', '.join(geometry.tasks)}"]
             )
         graphs = Graphs.open(
-            opened, engine, precision, device, threads, check=COMPONENTS, low_memory=low_memory, progress=progress
-        )
+            opened, engine, precision, device, threads,
+            components=COMPONENTS, check=COMPONENTS, low_memory=low_memory, progress=progress,
+        )  # fmt: skip
         return cls(graphs, geometry, PriorPipeline(graphs), Tiling.of(geometry) if flag("tiles", tiles) else None)
 
     @property
@@ -98,7 +100,7 @@ class DecoderPipeline:
 
     @property
     def selection(self) -> Selection:
-        """The engine, and what it runs of the bundle."""
+        """The engine, and the variant of the bundle that it runs."""
         return self.graphs.selection
 
     @property
@@ -128,7 +130,7 @@ class DecoderPipeline:
         self.close()
 
     def _prepared(self, options: Options, observer: RunObserver, prepare: Prepare[Options]) -> Run:
-        """Check everything that a run is asked for, before any graph runs.
+        """Check a run's options and inputs, before any graph runs.
 
         Args:
             options: the run's options.
@@ -161,7 +163,11 @@ class DecoderPipeline:
         )
 
     def _scheduler(self, name: str | None) -> schedulers.Scheduler:
-        """The scheduler called `name`, or the checkpoint's own, if the UNet has what it needs."""
+        """The scheduler called `name`, or the checkpoint's own.
+
+        Raises:
+            UsageError: the UNet lacks the variance that the scheduler needs.
+        """
         scheduler = schedulers.load(self.bundle.manifest.scheduler, name)
         if scheduler.predicts_variance and self.geometry.out_channels == self.geometry.channels:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""What every run of the decoder works on, whatever it makes: embeddings, seeds, shapes, and pictures to encode.
+"""The checked inputs of a run of the decoder: embeddings, seeds, shapes, and pictures to encode.
 
 Legend: B samples · U different pictures · C latent channels · h, w latent height and width
         H, W height and width padded to what the graphs take · E embedding width
@@ -33,7 +33,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Request(ABC):
-    """What one run of the decoder works on; every array is float32.
+    """The checked inputs of one run; every array is float32.
 
     Attributes:
         image_embeds: (B, E); empty if a prior makes them first.
@@ -79,7 +79,7 @@ class Request(ABC):
 
     @abstractmethod
     def begin(self, noise: Array, encoded: Array, sampler: Sampler) -> tuple[Array, KeptArea | None]:
-        """The latents to begin with, (B, C, h, w), and what is kept of the pictures.
+        """The latents to begin with, (B, C, h, w), and the kept area of the pictures.
 
         Args:
             noise: the run's first noise, (B, C, h, w).
@@ -98,7 +98,7 @@ class Request(ABC):
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a run: what is given once is used for all of them.
+    """The samples of a run; an input that is given once is used for all of them.
 
     Attributes:
         prompts: the number of different prompts, pictures or embeddings.

@@ -157,7 +157,7 @@ class Run:
         return self.request.untouched(self.options.output_type)
 
     def _with_embeddings(self) -> Request:
-        """The request with the embeddings that the prior makes of the prompts, if there are any."""
+        """The request, with the prior's embeddings of the prompts if there are any."""
         if self.plan is None:
             return self.request
         repeats = self.options.num_images_per_prompt

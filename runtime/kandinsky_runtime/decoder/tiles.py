@@ -15,7 +15,7 @@ from kandinsky_runtime.bundle.geometry import Geometry
 
 Array = npt.NDArray[np.float32]
 Graph = Callable[[Array, str], Array]
-"""(tensor of one sample, what it is part of) → tensor of one sample"""
+"""(tensor of one sample, description for errors) → tensor of one sample"""
 
 # In latent cells: 512 and 128 px of the published model (docs/performance.md).
 SIZE, OVERLAP = 64, 16
@@ -25,13 +25,13 @@ SIZE, OVERLAP = 64, 16
 class Tiling:
     """How pictures are cut.
 
-    The tiles of a picture have one size, so that an engine compiles one shape; where two overlap, their weights fall
-    linearly towards their edges and add up to 1. A picture that is not larger than a tile is one tile: nothing changes.
+    The tiles of a picture have one size, so that an engine compiles one shape. Neighbours overlap; there their weights
+    fall linearly towards their edges and add up to 1. A picture that is not larger than a tile stays whole.
 
     Attributes:
         factor: f.
-        size: of a tile along one axis, in latent cells.
-        overlap: of neighbours, at least, in latent cells.
+        size: a tile's height and width, in latent cells.
+        overlap: the least overlap of neighbours, in latent cells.
     """
 
     factor: int
@@ -40,7 +40,7 @@ class Tiling:
 
     @classmethod
     def of(cls, geometry: Geometry) -> Tiling:
-        """The tiles of a bundle of these sizes."""
+        """The tiles for a bundle."""
         cells = geometry.multiple // geometry.factor
         return cls(geometry.factor, -(-SIZE // cells) * cells, OVERLAP)
 
@@ -53,7 +53,7 @@ class Tiling:
         return self._run(graph, latents, during, 1, self.factor)
 
     def _run(self, graph: Graph, whole: Array, during: str, cell_in: int, cell_out: int) -> Array:
-        """`graph` tile by tile; a latent cell is `cell_in` wide in what it takes and `cell_out` in what it returns."""
+        """Run `graph` tile by tile; a latent cell is `cell_in` wide in its input and `cell_out` in its output."""
         rows = tile_spans(whole.shape[2] // cell_in, self.size, self.overlap)
         columns = tile_spans(whole.shape[3] // cell_in, self.size, self.overlap)
         count = len(rows) * len(columns)
@@ -72,7 +72,7 @@ class Tiling:
 
 
 def tile_spans(length: int, size: int, overlap: int) -> list[slice]:
-    """Where the tiles lie along an axis, spread evenly from its first cell to its last."""
+    """The tiles along an axis, spread evenly from its first cell to its last."""
     if length <= size:
         return [slice(0, length)]
     gaps = -(-(length - size) // (size - overlap))
@@ -82,12 +82,12 @@ def tile_spans(length: int, size: int, overlap: int) -> list[slice]:
 
 
 def _weights(spans: list[slice], cell: int) -> list[Array]:
-    """The weight of each tile along an axis, (cell·size,); at every place they add up to 1."""
+    """The weights of each tile along an axis, (cell·size,); at every place they add up to 1."""
     ramps = []
     for index, span in enumerate(spans):
         places = np.arange(span.start * cell, span.stop * cell) + 0.5
         ramp = np.ones(len(places))
-        if index > 0:  # it rises from its own edge to that of the tile before
+        if index > 0:  # rises from its own edge to the edge of the tile before
             rise = (places / cell - span.start) / (spans[index - 1].stop - span.start)
             ramp = np.minimum(ramp, rise)
         if index + 1 < len(spans):

@@ -14,8 +14,8 @@ import pytest
 
 from kandinsky_runtime import cli
 from kandinsky_runtime.bench import cold_start, measure, report
-from kandinsky_runtime.bench.cold_start import ColdStart, Job
-from kandinsky_runtime.bench.measure import COMPONENTS, HOST, MEASURES, WHOLE, EngineTimes, Measured, Plan
+from kandinsky_runtime.bench.cold_start import ColdStart, ColdStartJob
+from kandinsky_runtime.bench.measure import COMPONENTS, HOST, MEASURES, WHOLE, BenchPlan, EngineTimes, Measured
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error, UsageError
 from tests.runtime import fake_bundle
@@ -50,8 +50,8 @@ def fresh_processes(tmp_path: Path, fake_engine: type[FakeEngine], monkeypatch: 
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
-def plan(*engines: str, **changes: Any) -> Plan:
-    return Plan(engines=engines or ("fake",), **SMALL | changes)
+def plan(*engines: str, **changes: Any) -> BenchPlan:
+    return BenchPlan(engines=engines or ("fake",), **SMALL | changes)
 
 
 @pytest.fixture
@@ -187,8 +187,8 @@ def test_cold_start(bundle: Path, fresh_processes: None) -> None:
     assert cold.peak_bytes is None or cold.peak_bytes > 10**6
 
 
-def job(bundle: Path, engine: str = "fake") -> Job:
-    return Job(str(bundle), engine, "fp32", "cpu", None, 64, 64, 0)
+def job(bundle: Path, engine: str = "fake") -> ColdStartJob:
+    return ColdStartJob(str(bundle), engine, "fp32", "cpu", None, 64, 64, 0)
 
 
 def test_cold_start_that_fails_says_why(bundle: Path) -> None:
@@ -218,6 +218,12 @@ def test_files_of_the_current_folder_are_no_modules(
 
 
 # -- command --
+
+
+def test_json_on_stdout(k22: Any) -> None:
+    status, out, err = k22("--json")
+    assert (status, err) == (0, "")
+    assert set(json.loads(out)["engines"]) == {"fake"}
 
 
 def test_command(k22: Callable[..., Any], tmp_path: Path) -> None:
@@ -295,7 +301,7 @@ def test_auto_is_the_engine_that_it_stands_for(bundle: Path, fake_engine: type[F
     with pytest.raises(UsageError, match="name each once"):
         measure.run(Bundle.open(bundle), plan("auto", "fake"))
     with pytest.raises(UsageError, match="name an engine to measure"):
-        Plan(engines=())
+        BenchPlan(engines=())
 
 
 def test_engine_that_cannot_run_the_bundle(bundle: Path, two_engines: type[FakeEngine]) -> None:

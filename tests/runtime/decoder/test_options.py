@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from kandinsky_runtime import GenerateOptions, GeneratePipeline, InpaintOptions, InpaintPipeline
-from kandinsky_runtime.decoder.options import DecoderOptions, declarations
+from kandinsky_runtime.cli.options import add_sampling_options
+from kandinsky_runtime.decoder.declarations import declarations, option
+from kandinsky_runtime.decoder.options import DecoderOptions
 from kandinsky_runtime.errors import InputError, UsageError
 
 TASKS: dict[type[DecoderOptions], dict[str, Any]] = {
@@ -52,6 +55,20 @@ def test_spellings_are_unique(task: type[DecoderOptions]) -> None:
     spellings = [declared.spelling for _, declared in declarations(task).values() if declared.spelling]
     assert len(set(spellings)) == len(spellings)
     assert all(spelling.startswith("--") for spelling in spellings)
+
+
+def test_a_new_option_needs_its_declaration_only() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+    class Extended(InpaintOptions):
+        eagerness: float = option(0.5, "eagerness of the cat", spelling="--eagerness", metavar="E", parse=float)
+
+    parser = argparse.ArgumentParser()
+    add_sampling_options(parser.add_argument_group("sampling"), Extended)
+    assert parser.parse_args([]).eagerness == 0.5
+    args = parser.parse_args(["--eagerness", "0.75"])
+    assert args.eagerness == 0.75
+    assert "eagerness of the cat (default: 0.5)" in parser.format_help()
+    assert Extended(**TASKS[InpaintOptions], eagerness=0.75).eagerness == 0.75
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,9 @@ def test_by_position_and_by_name(prompted: InpaintPipeline) -> None:
         (("a hat",), {"image": PICTURE}, "mask_image must be given"),
         (("a hat",), {}, "mask_image must be given"),
         ((), {"prompt": "a hat"}, "image and mask_image must be given"),
-        (("a hat", PICTURE, MASK), {"prompt": "a hat"}, "got 3 inputs by position beside others by name"),
+        (("a hat", PICTURE, MASK), {"prompt": "a hat"}, "got 3 inputs by position and the same ones by name"),
         (("a hat", PICTURE, MASK, MASK), {}, "got 4 inputs by position"),
-        ((PICTURE, MASK), {"image": PICTURE}, "got 2 inputs by position beside others by name"),
+        ((PICTURE, MASK), {"image": PICTURE}, "got 2 inputs by position and the same ones by name"),
     ],
 )
 def test_inputs_that_are_missing_or_given_twice(

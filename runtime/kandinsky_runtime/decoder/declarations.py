@@ -1,0 +1,77 @@
+"""How an option is declared: one place for its default, text, check and spelling.
+
+The module loads nothing but the standard library, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+Check = Callable[[str, Any], Any]
+"""(name, value) → the value to use; raises UsageError."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The declaration of an option, other than its type and default.
+
+    Attributes:
+        text: the documentation, in Python and on the command line.
+        check: the check of a value; None is never checked, it means the default.
+        spelling: the flag on the command line; empty for an option that only Python has.
+        group: the group of `--help` that lists the flag: "prompt", "files" or "sampling".
+        metavar: the value's name in `--help`.
+        parse: text of the command line → value.
+        choices: the only values.
+        python: documentation for Python alone, after `text`.
+    """
+
+    text: str
+    check: Check | None = None
+    spelling: str = ""
+    group: str = "sampling"
+    metavar: str | None = None
+    parse: Callable[[str], Any] = str
+    choices: tuple[str, ...] | None = None
+    python: str = ""
+
+
+def option(default: Any, text: str, **declared: Any) -> Any:
+    """Declare an option; keyword arguments are those of `Declaration`."""
+    return field(default=default, metadata={"declaration": Declaration(text, **declared)})
+
+
+def declarations(options: type[Any]) -> dict[str, tuple[Field[Any], Declaration]]:
+    """The options of a task by name."""
+    return {item.name: (item, item.metadata["declaration"]) for item in fields(options)}
+
+
+def documented(options: type[Options]) -> type[Options]:
+    """Append every option's text to the class's documentation."""
+    lines = [
+        f"        {name}: {declared.text}{declared.python and f'; {declared.python}'}"
+        for name, (_, declared) in declarations(options).items()
+    ]
+    options.__doc__ = inspect.cleandoc(options.__doc__ or "") + "\n\n    Options:\n" + "\n".join(lines) + "\n"
+    return options
+
+
+def call_signature(options: type[Any], more: Mapping[str, Any], by_position: str | None = None) -> inspect.Signature:
+    """The signature of a pipeline's call, for `help` and editors.
+
+    Args:
+        options: the task's, all by keyword.
+        more: further keywords with their defaults.
+        by_position: the one option that may also be given by position; None for any inputs by position.
+    """
+    kinds = inspect.Parameter
+    defaults = {name: item.default for name, (item, _) in declarations(options).items()} | dict(more)
+    first = kinds("inputs", kinds.VAR_POSITIONAL)
+    if by_position is not None:
+        first = kinds(by_position, kinds.POSITIONAL_OR_KEYWORD, default=defaults.pop(by_position))
+    keywords = [kinds(name, kinds.KEYWORD_ONLY, default=default) for name, default in defaults.items()]
+    return inspect.Signature([kinds("self", kinds.POSITIONAL_OR_KEYWORD), first, *keywords])
