@@ -253,7 +253,7 @@ def test_a_provider_that_is_left_out(graph: Path, pretend: PretendOnnxruntime) -
         opened(graph)
     assert str(caught.value) == (
         "unet on onnxruntime: CUDAExecutionProvider could not be loaded: the NVIDIA driver, cuDNN or CUDA 13.0 is"
-        " missing; the driver aside, pip install 'onnxruntime-gpu[cuda,cudnn]' brings them"
+        " missing: install the driver, and for the others pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
 
 
@@ -316,7 +316,7 @@ def test_what_was_built_runs_with_tensorrt(graph: Path, pretend: PretendOnnxrunt
     engine = built(graph, "cuda:1")
     (tensorrt, options), (cuda, cuda_settings), cpu = pretend.opened[0]
     assert (tensorrt, cuda, cpu) == (TENSORRT_PROVIDER, CUDA, CPU)
-    assert cuda_settings == cuda_options(1, "fp32", graphs=False)
+    assert cuda_settings == cuda_options(1, Precision.FP32, graphs=False)
     assert options["device_id"] == "1"
     assert options["trt_profile_min_shapes"] == "x:1x3,t:1,x:4x3,t:4"
     assert options["trt_profile_max_shapes"] == "x:2x5,t:2,x:4x3,t:4"

@@ -20,7 +20,6 @@ from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from kandinsky_runtime.engines.openvino import engine as module
 from kandinsky_runtime.engines.openvino.engine import OpenVinoEngine
-from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 from scripts.goldens import trajectories as golden
@@ -427,35 +426,3 @@ def test_cache_that_cannot_be_written_costs_time_only(disk: Path, load: Callable
     engine = load("movq_decoder")
     engine.run(feeds_of(engine.spec, 1, 1, 1))
     assert loaded_from_disk(engine) == [False]
-
-
-def test_waves_and_rest_compute_what_the_whole_graph_computes(case_bundle: Callable[[str], Path]) -> None:
-    import openvino
-
-    graph = case_bundle("four_blocks") / "unet" / "model-fp32.onnx"
-    rng = np.random.default_rng(1)
-    feeds = {
-        "sample": rng.standard_normal((2, 9, 8, 16), np.float32),
-        "timestep": np.array([951, 3], np.float32),
-        "image_embeds": rng.standard_normal((2, 32), np.float32),
-    }
-    core = openvino.Core()
-    exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    (whole,) = core.compile_model(core.read_model(graph), "CPU", exact)(feeds).values()
-    parts = split_waves(core.read_model(graph))
-    assert parts is not None
-    waves, rest = (core.compile_model(part, "CPU", exact) for part in parts)
-    assert [port.any_name for port in waves.inputs] == ["timestep"]
-    assert {port.any_name for port in rest.inputs} == {"sample", "image_embeds", wave_name(0), wave_name(1)}
-    values = waves({"timestep": feeds["timestep"]}).values()
-    fed = {"sample": feeds["sample"], "image_embeds": feeds["image_embeds"]}
-    (joined,) = rest(fed | {wave_name(i): value for i, value in enumerate(values)}).values()
-    np.testing.assert_allclose(joined, whole, rtol=0, atol=1e-6)
-
-
-def test_graph_without_waves_stays_whole(case_bundle: Callable[[str], Path]) -> None:
-    import openvino
-
-    assert (
-        split_waves(openvino.Core().read_model(case_bundle("four_blocks") / "movq_decoder" / "model-fp32.onnx")) is None
-    )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kandinsky_runtime.bundle.geometry import Geometry
-from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
-from kandinsky_runtime.engines.onnxruntime.tensorrt import ort_tensorrt_options
-from kandinsky_runtime.engines.paddle.tensorrt import paddle_shape_ranges
 from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span, as_options, choose, graph_profiles
 from kandinsky_runtime.errors import TensorError, UsageError
 from tests.runtime import fake_bundle
@@ -185,29 +181,3 @@ def test_options_and_json_bring_a_profile_back() -> None:
     assert str(ISSUE) == "--height 512:768:1024 --width 512:768:1024 --batch 1:2:8"
     assert as_options([ISSUE, ISSUE]) == str(ISSUE)
     assert Profile.from_json(json.loads(json.dumps(ISSUE.to_json()))) == ISSUE
-
-
-def test_options_for_onnx_runtime() -> None:
-    options = ort_tensorrt_options(SPECS["unet"], of("unet"), precision=Precision.FP16, cache=Path("cache"))
-    assert options == {
-        "trt_profile_min_shapes": "sample:1x9x64x64,timestep:1,image_embeds:1x6",
-        "trt_profile_opt_shapes": "sample:4x9x96x96,timestep:4,image_embeds:4x6",
-        "trt_profile_max_shapes": "sample:16x9x128x128,timestep:16,image_embeds:16x6",
-        "trt_fp16_enable": "1",
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": "cache",
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": "cache",
-    }
-
-
-def test_several_profiles_for_onnx_runtime() -> None:
-    options = ort_tensorrt_options(SPECS["movq_decoder"], of("movq_decoder", fixed(64, 64), fixed(128, 64)))
-    assert options == {
-        f"trt_profile_{point}_shapes": "latents:1x4x8x8,latents:1x4x16x8" for point in ("min", "opt", "max")
-    }
-
-
-def test_runs_for_paddle_name_each_shape_once() -> None:
-    runs = paddle_shape_ranges(SPECS["movq_decoder"], of("movq_decoder", ISSUE, fixed(512, 512)))
-    assert runs == [{"latents": (1, 4, size, size)} for size in (64, 96, 128)]

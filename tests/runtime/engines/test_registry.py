@@ -1,251 +1,29 @@
-"""Engines: which one is chosen, and what every one of them promises whatever its vendor does."""
+"""The engines by name, and the choice of what runs a bundle."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import re
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import pytest
 
 from kandinsky_runtime.bundle.manifest import Manifest
 from kandinsky_runtime.bundle.precision import Precision
-from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
 from kandinsky_runtime.engines import registry
-from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from kandinsky_runtime.engines.paddle.engine import PaddleEngine
 from kandinsky_runtime.errors import (
-    EngineError,
     EngineUnavailable,
     Kandinsky22Error,
-    NonFiniteError,
-    TensorError,
     UsageError,
 )
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import FakeEngine
 
-SPEC = GraphSpec(
-    inputs=(TensorSpec("x", "float32", ("batch", "width")),),
-    outputs=(TensorSpec("y", "float32", ("batch", "2*width")),),
-    ranges={"batch": Range(), "width": Range(max=8)},
-)
-X = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-class Doubler(Engine):
-    """y = [x, x]; `act` may do something else."""
-
-    name = "doubler"
-    library = "numpy"
-    distribution = "numpy"
-    variants: ClassVar[Mapping[str, str]] = {"fp32": "doubled"}
-    act: ClassVar[Callable[..., Any]] = staticmethod(lambda x: {"y": np.concatenate([x, x], axis=1)})
-    released = 0
-
-    def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
-        for act in files.values():
-            act()  # type: ignore[operator]
-
-    def _run(self, feeds: Any) -> Any:
-        return type(self).act(**feeds)
-
-    def _release(self) -> None:
-        self.released += 1
-
-
-def doubler(options: EngineOptions = EngineOptions()) -> Doubler:  # noqa: B008
-    return Doubler("part", SPEC, {}, options)
-
-
-def failing(error: BaseException) -> Callable[..., Any]:
-    def act(**_: Any) -> Any:
-        raise error
-
-    return act
-
-
-# -- run --
-
-
-def test_run() -> None:
-    np.testing.assert_array_equal(doubler().run({"x": X})["y"], np.concatenate([X, X], axis=1))
-
-
-def test_feeds_become_contiguous_and_are_never_modified(monkeypatch: pytest.MonkeyPatch) -> None:
-    got = []
-    act = Doubler.act
-    monkeypatch.setattr(Doubler, "act", staticmethod(lambda x: got.append(x) or act(x)))
-    x = np.asfortranarray(X)
-    doubler().run({"x": x})
-    assert got[0].flags.c_contiguous
-    np.testing.assert_array_equal(x, X)
-    doubler().run({"x": X})
-    assert got[1] is X, "a contiguous array is not copied"
-
-
-@pytest.mark.parametrize(
-    ("feeds", "text"),
-    [
-        ({}, "part on doubler, step 2 takes the inputs x; got none"),
-        ({"x": X[0]}, "part on doubler, step 2: `x` is (3,); expected 2 dimensions, x float32 (batch, width)"),
-        ({"x": np.zeros((1, 9), np.float32)}, "part on doubler, step 2: `x` is (1, 9); width must be at most 8"),
-    ],
-)
-def test_feeds_that_do_not_fit(feeds: dict[str, Any], text: str) -> None:
-    with pytest.raises(TensorError) as caught:
-        doubler().run(feeds, during="step 2")
-    assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-    ("outputs", "error", "text"),
-    [
-        ({}, EngineError, "part on doubler: returned no `y`; the manifest does not fit the graph: export the bundle"),
-        ({"y": [1.0]}, EngineError, "part on doubler: returned no `y`"),
-        ({"y": X}, EngineError, "part on doubler: `y` came out as float32 (2, 3); expected float32 (2, 6)"),
-        (
-            {"y": np.zeros((2, 6), np.float16)},
-            EngineError,
-            "part on doubler: `y` came out as float16 (2, 6); expected float32 (2, 6)",
-        ),
-        (
-            {"y": np.array([[0, 1, np.nan, np.inf, -np.inf, 5]] * 2, np.float32)},
-            NonFiniteError,
-            "part on doubler: 6 of the 12 values of `y` are NaN or infinite: check the checkpoint and the",
-        ),
-    ],
-)
-def test_outputs_that_do_not_fit(
-    outputs: dict[str, Any], error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Doubler, "act", staticmethod(lambda x: outputs))
-    with pytest.raises(error, match=re.escape(text)):
-        doubler().run({"x": X})
-
-
-@pytest.mark.parametrize("error", [RuntimeError("a\nb"), ValueError(), KeyError("k"), MemoryError(), ImportError("no")])
-def test_vendor_errors_become_ours(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Doubler, "act", failing(error))
-    with pytest.raises(EngineError, match="part on doubler, step 2 failed: .+") as caught:
-        doubler().run({"x": X}, during="step 2")
-    assert caught.value.__cause__ is error
-
-
-@pytest.mark.parametrize("error", [EngineUnavailable("too old"), KeyboardInterrupt()])
-def test_other_errors_pass(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Doubler, "act", failing(error))
-    engine = doubler()
-    with pytest.raises(type(error)) as caught:
-        engine.run({"x": X})
-    assert caught.value is error
-    engine.close()  # no lock is held any more
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "text"),
-    [
-        (RuntimeError("bad graph"), EngineError, "part cannot be loaded by doubler: bad graph"),
-        (MemoryError(), EngineError, "part cannot be loaded by doubler: MemoryError"),
-        (
-            ImportError("libx.so"),
-            EngineUnavailable,
-            "engine doubler: numpy cannot be imported (libx.so): pip install numpy",
-        ),
-        (UsageError("as it is"), UsageError, "as it is"),
-    ],
-)
-def test_failure_to_load(error: Exception, kind: type[Kandinsky22Error], text: str) -> None:
-    with pytest.raises(kind) as caught:
-        Doubler("part", SPEC, {"graph": failing(error)}, EngineOptions())  # type: ignore[dict-item]
-    assert str(caught.value) == text
-
-
-def test_files_that_the_variant_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Doubler, "roles", ("graph", "weights"))
-    with pytest.raises(EngineError) as caught:
-        Doubler("part", SPEC, {"graph": Path("g")}, EngineOptions())
-    assert str(caught.value) == (
-        "engine doubler needs the files graph, weights of part; the bundle's variant has no weights: export the bundle"
-        " again"
-    )
-
-
-def test_close_twice_then_run() -> None:
-    with doubler() as engine:
-        engine.run({"x": X})
-    engine.close()
-    assert engine.released == 1
-    with pytest.raises(EngineError, match="part on doubler: the engine is closed; load the graph again"):
-        engine.run({"x": X})
-
-
-def test_runs_of_several_threads_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    running, together = threading.Lock(), []
-
-    def act(x: np.ndarray) -> dict[str, np.ndarray]:
-        together.append(not running.acquire(blocking=False))
-        threading.Event().wait(0.002)
-        running.release()
-        return {"y": np.concatenate([x, x], axis=1)}
-
-    monkeypatch.setattr(Doubler, "act", staticmethod(act))
-    engine = doubler()
-    threads = [threading.Thread(target=engine.run, args=({"x": X},)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert together == [False] * 8
-
-
-# -- options --
-
-
-def test_threads() -> None:
-    assert EngineOptions().thread_count >= 1
-    assert EngineOptions(threads=np.int64(3)).thread_count == 3  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
-def test_no_threads(threads: Any) -> None:
-    with pytest.raises(UsageError, match="threads is .*; expected a whole number of at least 1"):
-        EngineOptions(threads=threads)
-
-
-@pytest.mark.parametrize("device", [None, 0, ["cpu"]])
-def test_no_device(device: Any) -> None:
-    with pytest.raises(UsageError, match="device is .*; expected a name such as 'cpu'"):
-        EngineOptions(device=device)
-
-
-def test_unknown_device() -> None:
-    with pytest.raises(UsageError, match="engine doubler runs on cpu; got device 'gpu'"):
-        doubler(EngineOptions(device="gpu"))
-
-
-# -- what is installed --
-
-
-@pytest.mark.parametrize("library", ["no_such_library", "no_such_library.part", "numpy.no_such_part", "."])
-def test_not_installed(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Doubler, "library", library)
-    assert not Doubler.installed()
-
-
-def test_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Doubler.version() == np.__version__
-    monkeypatch.setattr(Doubler, "library", "pytest")
-    monkeypatch.setattr(Doubler, "distribution", "pytest-under-another-name")
-    assert Doubler.version() == pytest.__version__
-    monkeypatch.setattr(Doubler, "library", "no_such_library")
-    assert Doubler.version() == "unknown"
+# -- entry points and choice --
 
 
 def test_built_in_engines_name_what_they_need() -> None:
@@ -253,16 +31,6 @@ def test_built_in_engines_name_what_they_need() -> None:
     assert registry.engine_class("paddle") is PaddleEngine
     assert OnnxRuntimeEngine.installed()
     assert OnnxRuntimeEngine.version() == importlib.metadata.version("onnxruntime")
-
-
-def test_damaged_graph_for_onnxruntime(tmp_path: Path) -> None:
-    graph = tmp_path / "model.onnx"
-    graph.write_bytes(b"not a graph")
-    with pytest.raises(EngineError, match=re.escape("unet cannot be loaded by onnxruntime: [ONNXRuntimeError] : ")):
-        OnnxRuntimeEngine("unet", SPEC, {"graph": graph, "weights": graph}, EngineOptions())
-
-
-# -- entry points and choice --
 
 
 @pytest.fixture
