@@ -52,8 +52,8 @@ def unet_feeds() -> dict[str, np.ndarray]:
 
 def eager_stage(checkpoint: Path, out: Path) -> None:
     """Write eager ppdiffusers' output."""
-    from kandinsky_export.checkpoint import Checkpoint
-    from kandinsky_export.reference import Reference
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
+    from kandinsky_export.verification.reference import Reference
 
     np.save(out, Reference(Checkpoint.open(checkpoint)).run("unet", unet_feeds()))
 

@@ -33,8 +33,8 @@ COMPONENTS = ("text_encoder", "image_encoder", "prior")
 
 def make_stage(prior: Path, decoder: Path) -> None:
     """Write the checkpoints."""
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
-    from kandinsky_export.sample_prior import write_sample_prior
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
     write_sample_prior(prior, size="full", form="diffusers", overwrite=True)
     write_sample_checkpoint(decoder, changes={"unet": {"encoder_hid_dim": 1280}}, overwrite=True)
@@ -64,8 +64,8 @@ def feeds(component: str) -> dict[str, np.ndarray]:
 
 def eager_stage(prior: Path, component: str, out: Path) -> None:
     """Write eager ppdiffusers' outputs, at the full text length."""
-    from kandinsky_export.prior_checkpoint import PriorCheckpoint
-    from kandinsky_export.prior_reference import PriorReference
+    from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
+    from kandinsky_export.verification.prior_reference import PriorReference
 
     (outputs,) = PriorReference(PriorCheckpoint.open(prior)).run(component, [feeds(component)])
     np.savez(out, **outputs)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from graph_inputs import graph_inputs
 
-from kandinsky_export.decibels import decibels
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime.bench.report import environment
 from kandinsky_runtime.engines.openvino.attention_rows import read_rows_in_place
 from kandinsky_runtime.engines.openvino.channels_last_norms import keep_channels_last

@@ -24,19 +24,20 @@ import numpy.typing as npt
 import onnx
 
 from kandinsky_export.bundle_export import export_bundle
-from kandinsky_export.checkpoint import Checkpoint
-from kandinsky_export.decibels import decibels
-from kandinsky_export.precision import kept_by_rule
-from kandinsky_export.ranges import plain_session, run_plainly
-from kandinsky_export.rewrites.element_types import lower_element_types
-from kandinsky_export.rewrites.simulated_rounding import simulate_rounding
-from kandinsky_export.sample_checkpoint import write_sample_checkpoint
-from kandinsky_export.sample_picture import sample_picture
-from kandinsky_export.seeded import seeded_embeds
+from kandinsky_export.checkpoints.checkpoint import Checkpoint
+from kandinsky_export.graphs.rewrites.element_types import lower_element_types
+from kandinsky_export.graphs.rewrites.simulated_rounding import simulate_rounding
+from kandinsky_export.precision.lowering import kept_by_rule
+from kandinsky_export.precision.ranges import plain_session, run_plainly
+from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
+from kandinsky_export.random_weights.sample_picture import sample_picture
+from kandinsky_export.random_weights.seeded import seeded_embeds
 from kandinsky_export.variants import LOWER_VARIANTS, VARIANTS
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import FileEntry, Variant
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.graphs import Graphs
@@ -95,7 +96,7 @@ class Trajectory:
 def trajectory(bundle: Bundle, engine: type[Engine], files: Mapping[str, Mapping[str, str]]) -> Trajectory:
     """Run a whole trajectory with one file of each component, whatever variants they belong to."""
     components = {
-        name: replace(item, variants={"mixed": Variant("fp32", files[name])})
+        name: replace(item, variants={"mixed": Variant(Precision.FP32, files[name])})
         for name, item in bundle.manifest.components.items()
     }
     paths = {path for roles in files.values() for path in roles.values()} - bundle.manifest.files.keys()
@@ -104,7 +105,7 @@ def trajectory(bundle: Bundle, engine: type[Engine], files: Mapping[str, Mapping
         bundle.root, replace(bundle.manifest, components=components, files={**bundle.manifest.files, **made})
     )
     geometry = Geometry.of(mixed.manifest)
-    graphs = Graphs(mixed, Selection(engine, "fp32", "mixed", "cpu"))
+    graphs = Graphs(mixed, Selection(engine, Precision.FP32, "mixed", "cpu"))
     with InpaintPipeline(graphs, geometry, PriorPipeline(graphs)) as pipeline:
         image, mask = sample_picture(SIDE, SIDE)
         embeds = seeded_embeds(SEED, geometry.embed_width)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kandinsky_export.decibels import decibels
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime import InpaintPipeline
 from kandinsky_runtime.decoder.tiles import Tiling, tile_spans
 from kandinsky_runtime.pictures.image import to_model

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from kandinsky_export.seeded import seeded_embeds
+from kandinsky_export.random_weights.seeded import seeded_embeds
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 

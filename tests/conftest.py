@@ -36,7 +36,7 @@ def _interruptible() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint of seed 0 in ppdiffusers' form."""
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     write_sample_checkpoint(folder)
@@ -46,7 +46,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint of seed 0 in diffusers' form."""
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint-diffusers"
     write_sample_checkpoint(folder, form="diffusers")
@@ -57,7 +57,7 @@ def tiny_checkpoint_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `tiny_checkpoint`, with every variant."""
     from kandinsky_export.bundle_export import export_bundle
-    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
     export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny")
@@ -68,7 +68,7 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 def tiny_lower_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `tiny_checkpoint` in ONNX, in float32, fp16 and bf16."""
     from kandinsky_export.bundle_export import export_bundle
-    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "lower-bundle"
     variants = ("onnx-fp32", "onnx-fp16", "onnx-bf16")

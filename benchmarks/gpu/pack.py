@@ -42,7 +42,7 @@ def pack(bundle: Path, checkpoint: Path, out: Path, seed: int) -> int:
         SystemExit: the weights are not those of the seed.
     """
     from benchmarks.gpu.weightless import external_tensors, split
-    from kandinsky_export.seeded import seeded_tensor
+    from kandinsky_export.random_weights.seeded import seeded_tensor
 
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     placed: dict[str, dict[str, Any]] = {}
@@ -67,7 +67,7 @@ def pack(bundle: Path, checkpoint: Path, out: Path, seed: int) -> int:
     files["bundle/manifest.json"] = bundle / "manifest.json"
     files |= {f"configs/{name}.json": checkpoint / name / "config.json" for name in ("unet", "movq")}
     files |= {path.name: path for path in SCRIPTS.glob("*.py") if path.name not in ("pack.py", "__init__.py")}
-    files["seeded.py"] = ROOT / "export" / "kandinsky_export" / "seeded.py"
+    files["seeded.py"] = ROOT / "export" / "kandinsky_export" / "random_weights" / "seeded.py"
     package = ROOT / "runtime"
     files |= {
         path.relative_to(ROOT).as_posix(): path for path in package.rglob("*") if path.suffix in (".py", ".typed")

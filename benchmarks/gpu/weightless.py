@@ -1,6 +1,6 @@
 """A bundle without the values of its weights, where these are made up: what is left of 5 GB are a few MB.
 
-A tensor's values depend on (seed, name) only (`kandinsky_export.seeded`), so that a note of where they go is enough to
+A tensor's values depend on (seed, name) only (`kandinsky_export.random_weights.seeded`), so that a note of where they go is enough to
 have them back, to the bit. All other bytes of a weights file are kept as they are.
 """
 

@@ -24,7 +24,7 @@ from typing import Any
 from contestants import LIMIT, PEERS, Contestant, Entry, LeftOut
 from report import as_text, extrapolated, save_plot
 
-from kandinsky_export.configs import SIZES, sized
+from kandinsky_export.random_weights.configs import SIZES, sized
 from kandinsky_runtime.bench.report import environment
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry

@@ -21,7 +21,7 @@ from typing import Any
 
 from contestants import Contestant, Entry
 
-from kandinsky_export.configs import SIZES, sized
+from kandinsky_export.random_weights.configs import SIZES, sized
 from kandinsky_runtime.bench.report import environment
 from kandinsky_runtime.bundle.bundle import Bundle
 

@@ -15,24 +15,25 @@ import numpy.typing as npt
 import onnx
 from tqdm import tqdm
 
-from kandinsky_export.architecture import build_models, expected_tensors
-from kandinsky_export.checkpoint import Checkpoint
+from kandinsky_export.checkpoints.checkpoint import Checkpoint
+from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
-from kandinsky_export.onnx_graph import attach_weights, clean, convert, place_weights
-from kandinsky_export.ort_cuda_graph import with_cuda_graphs
-from kandinsky_export.params_file import Placement, write_params
-from kandinsky_export.parts import PARTS, Part, prior_parts
-from kandinsky_export.precision import Draft, lower_components
-from kandinsky_export.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.graphs.architecture import build_models, expected_tensors
+from kandinsky_export.graphs.onnx_graph import attach_weights, clean, convert, place_weights
+from kandinsky_export.graphs.ort_cuda_graph import with_cuda_graphs
+from kandinsky_export.graphs.params_file import Placement, write_params
+from kandinsky_export.graphs.parts import PARTS, Part, prior_parts
+from kandinsky_export.graphs.static_graph import trace
+from kandinsky_export.precision.lowering import Draft, lower_components
+from kandinsky_export.precision.ranges import check_installed
 from kandinsky_export.prior_export import check_prior, prior_tasks, write_prior_entry
-from kandinsky_export.ranges import check_installed
-from kandinsky_export.static_graph import trace
 from kandinsky_export.variants import DEFAULT_VARIANTS, LOWER_VARIANTS, check_variants
 from kandinsky_export.without import check_without
 from kandinsky_runtime.bundle.bundle import MANIFEST
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import Component, FileEntry, Manifest, PriorEntry, Variant
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.errors import BundleError, SchedulerError, UsageError
 from kandinsky_runtime.files import file_sha256
@@ -184,7 +185,7 @@ def _export_component(
             placements = write_params(params, draft.weights, bar)
     written = {}
     if "paddle" in variants:
-        written["paddle"] = Variant("fp32", _paths(folder, program=program, params=params))
+        written["paddle"] = Variant(Precision.FP32, _paths(folder, program=program, params=params))
     if set(variants) - {"paddle"}:
         draft.model.CopyFrom(convert(program, signature))
         attach_weights(draft.model, traced.weights, placements, params.name)
@@ -213,7 +214,7 @@ def _add_lower_variant(
     for key, component in components.items():
         files, numerics = lowered[key].files, lowered[key].numerics
         if files:
-            made = Variant(precision, _paths(folder / key, **files), numerics)
+            made = Variant(Precision(precision), _paths(folder / key, **files), numerics)
         else:
             _log.warning("%s stays in float32: %s", key, numerics["float32"][0]["reason"])
             made = replace(_write_float32_graph(folder / key, drafts[key]), numerics=numerics)
@@ -230,7 +231,7 @@ def _write_float32_graph(folder: Path, draft: Draft) -> Variant:
     if not params.exists():
         place_weights(draft.model, write_params(params, draft.weights), params.name)
     onnx.save(draft.model, graph)
-    return Variant("fp32", _paths(folder, graph=graph, weights=params))
+    return Variant(Precision.FP32, _paths(folder, graph=graph, weights=params))
 
 
 def _paths(folder: Path, **roles: Path) -> dict[str, str]:

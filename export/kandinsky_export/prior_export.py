@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.checkpoints.tokenizer_files import FILES
 from kandinsky_export.errors import CheckpointError
-from kandinsky_export.prior_checkpoint import PriorCheckpoint
-from kandinsky_export.prior_modules import ImageEncoderGraph, clip_layer
-from kandinsky_export.tokenizer_files import FILES
+from kandinsky_export.graphs.prior_modules import ImageEncoderGraph, clip_layer
 from kandinsky_export.vendors import paddle
 from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.errors import BundleError, SchedulerError

@@ -139,8 +139,8 @@ PICTURES = {"waves": picture, "glass": glass}
 
 def write_checkpoints(folder: Path) -> None:
     """Write the prior and both decoders in diffusers' form."""
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
-    from kandinsky_export.sample_prior import write_sample_prior
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
     write_sample_prior(folder / PRIOR, seed=SEED, form="diffusers")
     for decoder in DECODERS:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kandinsky_export.vocabulary import END, START, WORD_END, byte_symbols
+from kandinsky_export.random_weights.vocabulary import END, START, WORD_END, byte_symbols
 
 COUNT = 1000
 SEED = 7

@@ -122,7 +122,7 @@ FIXTURE_SLICE = np.array(
 
 def write_checkpoints(folder: Path) -> None:
     """Write every case's checkpoint in diffusers' form."""
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
     for name, case in CASES.items():
         write_sample_checkpoint(folder / name, seed=SEED, form="diffusers", changes=case.changes)

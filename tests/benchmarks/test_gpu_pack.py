@@ -12,7 +12,7 @@ import pytest
 from benchmarks.gpu import pack as packing
 from benchmarks.gpu.report import markdown
 from benchmarks.gpu.weightless import Placed, join, split, values
-from kandinsky_export.seeded import seeded_tensor
+from kandinsky_export.random_weights.seeded import seeded_tensor
 from kandinsky_runtime.bundle.bundle import Bundle
 
 

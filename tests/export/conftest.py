@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kandinsky_export.configs import sized
+from kandinsky_export.random_weights.configs import sized
 from tests.export.prior_files import MICRO_PRIOR
 
 if TYPE_CHECKING:
-    from kandinsky_export.checkpoint import Expected
+    from kandinsky_export.checkpoints.checkpoint import Expected
 
 MICRO: Mapping[str, Mapping[str, Any]] = {
     "unet": {
@@ -34,7 +34,7 @@ MICRO: Mapping[str, Mapping[str, Any]] = {
 @pytest.fixture(scope="session")
 def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In ppdiffusers' form; not to be changed."""
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
     folder = tmp_path_factory.mktemp("micro") / "checkpoint"
     write_sample_checkpoint(folder, changes=MICRO)
@@ -44,7 +44,7 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_checkpoint_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In diffusers' form; not to be changed."""
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
     folder = tmp_path_factory.mktemp("micro") / "checkpoint-diffusers"
     write_sample_checkpoint(folder, form="diffusers", changes=MICRO)
@@ -54,7 +54,7 @@ def micro_checkpoint_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def micro_expected() -> dict[str, dict[str, Expected]]:
     """What its models expect, by component and name."""
-    from kandinsky_export.architecture import build_models, expected_tensors
+    from kandinsky_export.graphs.architecture import build_models, expected_tensors
 
     configs = {name: sized(name, "tiny") | dict(changes) for name, changes in MICRO.items()}
     return {name: expected_tensors(model) for name, model in build_models(configs, "micro").items()}
@@ -64,7 +64,7 @@ def micro_expected() -> dict[str, dict[str, Expected]]:
 def micro_bundle(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its bundle, with every variant; not to be changed."""
     from kandinsky_export.bundle_export import export_bundle
-    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
     folder = tmp_path_factory.mktemp("micro") / "bundle"
     export_bundle(Checkpoint.open(micro_checkpoint), folder, name="micro")
@@ -86,7 +86,7 @@ def micro_copy_diffusers(micro_checkpoint_diffusers: Path, tmp_path: Path) -> Pa
 @pytest.fixture(scope="session")
 def micro_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prior for `micro_checkpoint`, one layer in each model, in ppdiffusers' form; not to be changed."""
-    from kandinsky_export.sample_prior import write_sample_prior
+    from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
     folder = tmp_path_factory.mktemp("micro") / "prior"
     write_sample_prior(folder, changes=MICRO_PRIOR)
@@ -96,7 +96,7 @@ def micro_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_prior_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in diffusers' form; not to be changed."""
-    from kandinsky_export.sample_prior import write_sample_prior
+    from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
     folder = tmp_path_factory.mktemp("micro") / "prior-diffusers"
     write_sample_prior(folder, form="diffusers", changes=MICRO_PRIOR)
@@ -106,8 +106,8 @@ def micro_prior_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def micro_prior_expected() -> dict[str, dict[str, Expected]]:
     """What its models expect, by component and name."""
-    from kandinsky_export.architecture import build_models, expected_tensors
-    from kandinsky_export.vocabulary import small_vocabulary
+    from kandinsky_export.graphs.architecture import build_models, expected_tensors
+    from kandinsky_export.random_weights.vocabulary import small_vocabulary
 
     configs = {name: sized(name, "tiny") | dict(changes) for name, changes in MICRO_PRIOR.items()}
     configs["text_encoder"]["vocab_size"] = len(small_vocabulary().tokens)
@@ -120,8 +120,8 @@ def micro_prior_bundle(
 ) -> Path:
     """The bundle of `micro_checkpoint` with the prior, with every float32 variant; not to be changed."""
     from kandinsky_export.bundle_export import export_bundle
-    from kandinsky_export.checkpoint import Checkpoint
-    from kandinsky_export.prior_checkpoint import PriorCheckpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 
     folder = tmp_path_factory.mktemp("micro") / "prior-bundle"
     prior = PriorCheckpoint.open(micro_prior_diffusers)

@@ -20,17 +20,18 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from kandinsky_export import bundle_export, onnx_graph, static_graph
-from kandinsky_export.architecture import build_models, expected_tensors
+from kandinsky_export import bundle_export
 from kandinsky_export.bundle_export import PARTS, export_bundle
-from kandinsky_export.checkpoint import Checkpoint
-from kandinsky_export.configs import sized
+from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.errors import CheckpointError, ExportError
-from kandinsky_export.sample_checkpoint import write_sample_checkpoint
-from kandinsky_export.static_graph import Traced, trace
+from kandinsky_export.graphs import onnx_graph, static_graph
+from kandinsky_export.graphs.architecture import build_models, expected_tensors
+from kandinsky_export.graphs.static_graph import Traced, trace
+from kandinsky_export.random_weights.configs import sized
+from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 from kandinsky_export.variants import VARIANTS, check_variants
 from kandinsky_export.vendors import paddle
-from kandinsky_export.verify import verify_bundle
+from kandinsky_export.verification.verify import verify_bundle
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.manifest import FileEntry, Manifest
 from kandinsky_runtime.bundle.spec import GraphSpec
@@ -427,7 +428,7 @@ PROGRAM = """
     import json, os, resource, signal, sys
     from pathlib import Path
     from kandinsky_export import bundle_export
-    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
     from kandinsky_runtime.errors import Kandinsky22Error
 
     checkpoint, parent = Checkpoint.open(Path(sys.argv[1])), Path(sys.argv[2])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from kandinsky_export.errors import ExportError
-from kandinsky_export.folders import check_target, new_folder, write_whole
+from kandinsky_export.folders import check_target, new_folder
 from kandinsky_runtime.errors import UsageError
 
 MARKER = "marker"
@@ -309,23 +309,3 @@ class TestTwoAtOnce:
         assert not errors
         assert content_of(parent / "new") in set("0123")
         assert names(parent) == ["new"]
-
-
-class TestWriteWhole:
-    def test_replaces(self, tmp_path: Path) -> None:
-        write_whole(tmp_path / "file", "a")
-        write_whole(tmp_path / "file", "ü")
-        assert (tmp_path / "file").read_text(encoding="utf-8") == "ü"
-        assert names(tmp_path) == ["file"]
-
-    def test_a_failure_keeps_the_old_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write_whole(tmp_path / "file", "a")
-
-        def fail(_: int) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="No space left"):
-            write_whole(tmp_path / "file", "b")
-        assert (tmp_path / "file").read_text() == "a"
-        assert names(tmp_path) == ["file"]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, load
 
-from kandinsky_export.architecture import build_models, expected_tensors, fill
 from kandinsky_export.bundle_export import export_bundle
-from kandinsky_export.checkpoint import Checkpoint, Expected
+from kandinsky_export.checkpoints.checkpoint import Checkpoint, Expected
+from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.errors import CheckpointError
-from kandinsky_export.parts import PRIOR_PARTS
-from kandinsky_export.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.graphs.architecture import build_models, expected_tensors, fill
+from kandinsky_export.graphs.parts import PRIOR_PARTS
 from kandinsky_export.prior_export import CONSTANTS, empty_picture_embeds
-from kandinsky_export.sample_prior import write_sample_prior
+from kandinsky_export.random_weights.sample_prior import write_sample_prior
 from kandinsky_export.vendors import paddle
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.manifest import COMPONENTS, INPAINT, PICTURE_PROMPT, PROMPT

@@ -19,7 +19,7 @@ ENGINES = ("onnxruntime", "openvino", "paddle")
 
 @pytest.fixture(scope="session")
 def case_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
     made: dict[str, Path] = {}
 
@@ -35,7 +35,7 @@ def case_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 @pytest.fixture(scope="session")
 def case_bundle(case_checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
     from kandinsky_export.bundle_export import export_bundle
-    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
     made: dict[str, Path] = {}
 
@@ -63,7 +63,7 @@ def case_pipeline(case_bundle: Callable[[str], Path]) -> Callable[[str, str], In
 
 @pytest.fixture(scope="session")
 def prior_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from kandinsky_export.sample_prior import write_sample_prior
+    from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
     folder = tmp_path_factory.mktemp("prior") / "checkpoint"
     write_sample_prior(folder, seed=prior_golden.SEED, form="diffusers")
@@ -74,9 +74,9 @@ def prior_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prior_bundle(prior_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The bundle of a decoder, of `prior_golden.DECODERS`, with the prior."""
     from kandinsky_export.bundle_export import export_bundle
-    from kandinsky_export.checkpoint import Checkpoint
-    from kandinsky_export.prior_checkpoint import PriorCheckpoint
-    from kandinsky_export.sample_checkpoint import write_sample_checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
+    from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
     made: dict[str, Path] = {}
 

@@ -53,7 +53,7 @@ def test_same_seed_same_trajectory(
 def test_published_fixture(engine: str, tmp_path: Path) -> None:
     """The inpainting test of diffusers' own suite: a DDIM config, 64 px, 2 steps, guidance 4."""
     from kandinsky_export.bundle_export import export_bundle
-    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
     export_bundle(Checkpoint.open(GOLDEN / "diffusers_fixture"), tmp_path / "bundle", name="fixture")
     pipeline = InpaintPipeline.load(tmp_path / "bundle", engine=engine, precision="fp32")

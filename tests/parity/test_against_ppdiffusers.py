@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kandinsky_export.checkpoint import Checkpoint
-from kandinsky_export.verify import verify_bundle
+from kandinsky_export.checkpoints.checkpoint import Checkpoint
+from kandinsky_export.verification.verify import verify_bundle
 from kandinsky_runtime.bundle.bundle import Bundle
 from scripts.goldens.trajectories import CASES, STEPS
 from tests.parity.conftest import ENGINES

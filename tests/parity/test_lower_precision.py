@@ -10,11 +10,11 @@ import numpy.typing as npt
 import openvino
 import pytest
 
-from kandinsky_export.checkpoint import Checkpoint
-from kandinsky_export.decibels import decibels
-from kandinsky_export.sample_picture import sample_picture
-from kandinsky_export.seeded import seeded_embeds
-from kandinsky_export.verify import verify_bundle
+from kandinsky_export.checkpoints.checkpoint import Checkpoint
+from kandinsky_export.random_weights.sample_picture import sample_picture
+from kandinsky_export.random_weights.seeded import seeded_embeds
+from kandinsky_export.verification.decibels import decibels
+from kandinsky_export.verification.verify import verify_bundle
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines import registry

@@ -10,17 +10,17 @@ import onnx
 import openvino
 import pytest
 
-from kandinsky_export import precision as precision_module
 from kandinsky_export.bundle_export import export_bundle
-from kandinsky_export.checkpoint import Checkpoint
-from kandinsky_export.decibels import decibels
-from kandinsky_export.prior_checkpoint import PriorCheckpoint
-from kandinsky_export.sample_prior import write_sample_prior
-from kandinsky_export.signatures import BATCH, TOKENS
+from kandinsky_export.checkpoints.checkpoint import Checkpoint
+from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.graphs.signatures import BATCH, TOKENS
+from kandinsky_export.precision import lowering as precision_module
+from kandinsky_export.random_weights.sample_prior import write_sample_prior
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from scripts.goldens.prior import PICTURES
-from tests.export.strong_types import type_faults, types_of
+from tests.export.graphs.rewrites.strong_types import type_faults, types_of
 
 COMPONENTS = ("text_encoder", "image_encoder", "prior")
 LOW_TYPES = {"onnx-fp16": onnx.TensorProto.FLOAT16, "onnx-bf16": onnx.TensorProto.BFLOAT16}

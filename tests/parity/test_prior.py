@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kandinsky_export.tokenizer_files import read_tokenizer
+from kandinsky_export.checkpoints.tokenizer_files import read_tokenizer
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from kandinsky_runtime.prior.prompts import Mix
 from kandinsky_runtime.prior.tokenizer import Tokenizer

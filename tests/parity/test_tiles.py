@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from kandinsky_export.decibels import decibels
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.decoder.tiles import Tiling
 

@@ -54,7 +54,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
         return _prior_checkpoint(args)
     if args.vocabulary is not None:
         raise UsageError("--vocabulary goes with --prior: a decoder has no tokenizer")
-    from kandinsky_export.sample_checkpoint import EMBEDS, write_sample_checkpoint
+    from kandinsky_export.random_weights.sample_checkpoint import EMBEDS, write_sample_checkpoint
 
     write_sample_checkpoint(
         args.out,
@@ -70,7 +70,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
 
 
 def _prior_checkpoint(args: argparse.Namespace) -> int:
-    from kandinsky_export.sample_prior import write_sample_prior
+    from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
     write_sample_prior(
         args.out,

@@ -10,8 +10,8 @@ from kandinsky_runtime.cli_support import Parser
 from kandinsky_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from kandinsky_export.checkpoint import Checkpoint
-    from kandinsky_export.prior_checkpoint import PriorCheckpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 
 
 def add_source(parser: Parser, nargs: str | None = None) -> None:
@@ -35,7 +35,7 @@ def add_prior(parser: Parser) -> None:
 
 def open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
     """The checkpoint, fetched if need be, and what to call it: its hub name or its folder's name."""
-    from kandinsky_export.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
     _check_hub_options(args)
     root, name = _fetched(args, args.checkpoint, args.revision, args.weights)
@@ -46,7 +46,7 @@ def open_prior(args: argparse.Namespace) -> tuple[PriorCheckpoint | None, str]:
     """The prior, fetched if need be, and what to call it; None where none is asked for."""
     if args.prior is None:
         return None, ""
-    from kandinsky_export.prior_checkpoint import PRIOR_FOLDERS, PriorCheckpoint
+    from kandinsky_export.checkpoints.prior_checkpoint import PRIOR_FOLDERS, PriorCheckpoint
 
     root, name = _fetched(args, args.prior, args.prior_revision, args.prior_weights, components=PRIOR_FOLDERS)
     return PriorCheckpoint.open(root, args.prior_weights), name

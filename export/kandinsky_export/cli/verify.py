@@ -63,7 +63,7 @@ def _verify(args: argparse.Namespace) -> int:
     if args.height or args.width or args.batch:
         raise UsageError("--height, --width and --batch go with --tensorrt")
     bundle = Bundle.open(args.bundle)
-    from kandinsky_export.verify import select_engines, verify_bundle
+    from kandinsky_export.verification.verify import select_engines, verify_bundle
 
     engine_names = select_engines(bundle, args.engines)
     if args.plot is not None:
@@ -76,7 +76,7 @@ def _verify(args: argparse.Namespace) -> int:
         bundle, checkpoint, prior=prior, engine_names=engine_names, steps=args.steps, progress=not args.quiet
     )
     if args.plot is not None:
-        from kandinsky_export.plot import plot_trajectories
+        from kandinsky_export.verification.plot import plot_trajectories
 
         plot_trajectories(report, args.plot)
     write_report(args, report.to_dict(), report.table(every_step=args.trajectory))
@@ -92,7 +92,7 @@ def _check_tensorrt(args: argparse.Namespace) -> int:
         raise UsageError(f"--tensorrt checks the graphs alone; leave out {given[0].replace('_', '-')}")
     profiles = read_profiles(args.height, args.width, args.batch)
     bundle = Bundle.open(args.bundle)
-    from kandinsky_export.tensorrt_check import check_bundle
+    from kandinsky_export.tensorrt.check import check_bundle
 
     readiness = check_bundle(bundle, profiles)
     write_report(args, readiness.to_dict(), readiness.text())

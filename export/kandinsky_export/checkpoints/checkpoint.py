@@ -1,0 +1,220 @@
+"""A checkpoint folder in ppdiffusers' or diffusers' form, checked as a whole before anything is computed from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kandinsky_export.checkpoints.tensor_names import current_names
+from kandinsky_export.checkpoints.weights import read_weights, weight_files
+from kandinsky_export.errors import CheckpointError
+
+Array = npt.NDArray[np.float32]
+Form = Literal["ppdiffusers", "diffusers"]
+
+MODELS = ("unet", "movq")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A tensor that a model expects: its shape in Paddle's layout, and whether PyTorch stores it transposed."""
+
+    shape: tuple[int, ...]
+    transposed: bool
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """The shape in PyTorch's layout: Linear weights are [out, in] there and [in, out] in Paddle."""
+        return self.shape[::-1] if self.transposed else self.shape
+
+
+@dataclass(frozen=True)
+class Component:
+    """One model of a checkpoint: its config, and where its weights are."""
+
+    config: dict[str, Any]
+    form: Form
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder.
+
+    Attributes:
+        root: the folder.
+        components: "unet" and "movq".
+        scheduler: the scheduler's config.
+    """
+
+    root: Path
+    components: Mapping[str, Component]
+    scheduler: dict[str, Any]
+
+    @classmethod
+    def open(cls, root: Path, variant: str | None = None) -> Checkpoint:
+        """Find the configs and weight files of a checkpoint.
+
+        Args:
+            root: the folder, with `unet`, `movq` and `scheduler` in it.
+            variant: of the weight files, such as "fp16"; None takes the plain ones, or the only variant there is.
+
+        Raises:
+            CheckpointError: lists every config and weight file that is missing or cannot be read.
+        """
+        faults: list[str] = []
+        with read_folder(root):
+            scheduler = read_config(root / "scheduler" / "scheduler_config.json", faults)
+            components = read_models(root, dict.fromkeys(MODELS, "diffusion_pytorch_model"), variant, faults)
+        if faults:
+            raise CheckpointError(str(root), faults)
+        return cls(root, components, scheduler)
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the checkpoint is read from."""
+        found = [self.root / "scheduler" / "scheduler_config.json"]
+        for name, component in self.components.items():
+            found += [self.root / name / "config.json", *weight_files(component.weights)]
+        return tuple(found)
+
+    def tensors(self, expected: Mapping[str, Mapping[str, Expected]]) -> dict[str, dict[str, Callable[[], Array]]]:
+        """The weights in Paddle's layout, by component and name, each read when it is called for.
+
+        Args:
+            expected: what the models expect, by component and name.
+
+        Returns:
+            Functions that return float32 arrays of the expected shapes.
+
+        Raises:
+            CheckpointError: lists every missing, extra and mis-shaped tensor of all components.
+        """
+        faults: list[str] = []
+        found = {name: self._component_tensors(name, tensors, faults) for name, tensors in expected.items()}
+        if faults:
+            raise CheckpointError(str(self.root), faults)
+        return found
+
+    def _component_tensors(
+        self, name: str, expected: Mapping[str, Expected], faults: list[str]
+    ) -> dict[str, Callable[[], Array]]:
+        component = self.components[name]
+        try:
+            read = read_weights(component.weights)
+        except CheckpointError as error:
+            faults += [f"{error.subject}: {fault}" for fault in error.faults]
+            return {}
+        stored = {new: read[old] for old, new in current_names(read, expected).items()}
+        faults += [f"{name}: `{key}` is missing" for key in expected if key not in stored]
+        faults += [f"{name}: `{key}` is extra; the config has no place for it" for key in stored if key not in expected]
+        both = {key: (stored[key], item) for key, item in expected.items() if key in stored}
+        for key, (tensor, item) in both.items():
+            shape = item.torch_shape if component.form == "diffusers" else item.shape
+            if tensor.shape != shape:
+                faults.append(f"{name}: `{key}` has shape {tensor.shape}; the config makes it {shape}")
+            elif not tensor.is_float:
+                faults.append(f"{name}: `{key}` holds {tensor.dtype}; it must hold floating-point numbers")
+        return {
+            key: _turned(tensor.read) if item.transposed and component.form == "diffusers" else tensor.read
+            for key, (tensor, item) in both.items()
+        }
+
+
+def _turned(read: Callable[[], Array]) -> Callable[[], Array]:
+    return lambda: np.ascontiguousarray(read().T)
+
+
+@contextmanager
+def read_folder(root: Path) -> Iterator[None]:
+    """Say in one sentence why a checkpoint's folder cannot be read.
+
+    Raises:
+        CheckpointError: there is no such folder, or the file system does not let it be read.
+    """
+    try:
+        if not root.is_dir():
+            raise CheckpointError(str(root), ["no such folder"])
+        yield
+    except OSError as error:
+        raise CheckpointError(str(root), [f"cannot be read ({error})"]) from error
+
+
+def read_models(root: Path, stems: Mapping[str, str], variant: str | None, faults: list[str]) -> dict[str, Component]:
+    """The models of a checkpoint that have weights; `faults` takes every config and weight file that is missing.
+
+    Args:
+        root: the folder.
+        stems: folder of a model → how the name of its safetensors file begins.
+        variant: of the weight files; None takes the plain ones, or the only variant there is.
+        faults: takes what is wrong.
+    """
+    components = {}
+    for name, stem in stems.items():
+        config = read_config(root / name / "config.json", faults)
+        if found := _find_weights(root / name, stem, variant, faults):
+            components[name] = Component(config, *found)
+    return components
+
+
+def read_config(path: Path, faults: list[str]) -> dict[str, Any]:
+    """A JSON object of a checkpoint; empty where `faults` takes the reason why there is none."""
+    where = path.relative_to(path.parent.parent)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        faults.append(f"{where} is missing")
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        faults.append(f"{where} cannot be read ({error})")
+        return {}
+    if not isinstance(config, dict):
+        faults.append(f"{where} holds no config")
+        return {}
+    return config
+
+
+def _find_weights(folder: Path, stem: str, variant: str | None, faults: list[str]) -> tuple[Form, Path] | None:
+    """The form and the file, or the index of the shards, of a component's weights."""
+    there = _weights_by_variant(folder, stem)
+    if variant in there:
+        return there[variant]
+    if variant is None and len(there) == 1:
+        ((only, found),) = there.items()
+        _log.warning("%s has only %s weights; they are used", folder.name, only)
+        return found
+    wanted = f"{variant} weights" if variant else "weights"
+    have = f"; it has {', '.join(sorted(str(name or 'plain') for name in there))} ones" if there else ""
+    pickled = "; .bin files are not read: convert them to safetensors" if any(folder.glob("*.bin")) else ""
+    faults.append(f"{folder.name} has no {wanted} ({stem}.safetensors or model_state.pdparams){have}{pickled}")
+    return None
+
+
+# Name patterns of whole files and of indexes, the preferred form first; shards are named in an index only.
+_VARIANT = r"(?P<variant>(?!.*-\d+-of-\d+)\w[\w-]*)"
+_WEIGHT_NAMES: tuple[tuple[Form, str], ...] = (
+    ("diffusers", rf"STEM(?:\.{_VARIANT})?\.safetensors"),
+    ("diffusers", rf"STEM\.safetensors\.index(?:\.{_VARIANT})?\.json"),
+    ("diffusers", rf"STEM\.{_VARIANT}\.safetensors\.index\.json"),
+    ("ppdiffusers", rf"model_state(?:\.{_VARIANT})?\.pdparams"),
+)
+
+
+def _weights_by_variant(folder: Path, stem: str) -> dict[str | None, tuple[Form, Path]]:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found: dict[str | None, tuple[Form, Path]] = {}
+    for form, pattern in _WEIGHT_NAMES:
+        for name in names:
+            if match := re.fullmatch(pattern.replace("STEM", stem), name):
+                found.setdefault(match["variant"], (form, folder / name))
+    return found

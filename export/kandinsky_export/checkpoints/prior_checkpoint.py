@@ -1,0 +1,65 @@
+"""The folder of a prior, `kandinsky-2-2-prior`: three models, a tokenizer, and how pictures are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kandinsky_export.checkpoints.checkpoint import Checkpoint, read_config, read_folder, read_models
+from kandinsky_export.checkpoints.tokenizer_files import Tokenizer, read_tokenizer
+from kandinsky_export.errors import CheckpointError
+
+# Each model and how the name of its safetensors file begins: transformers' models have another than diffusers'.
+WEIGHT_STEMS: Mapping[str, str] = {
+    "text_encoder": "model",
+    "image_encoder": "model",
+    "prior": "diffusion_pytorch_model",
+}
+PRIOR_MODELS = tuple(WEIGHT_STEMS)
+# Folders of the checkpoint, as a hub is asked for them.
+PRIOR_FOLDERS = (*PRIOR_MODELS, "tokenizer", "image_processor")
+
+_IMAGE_PROCESSOR = Path("image_processor", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class PriorCheckpoint(Checkpoint):
+    """A prior's folder.
+
+    Attributes:
+        components: "text_encoder", "image_encoder" and "prior".
+        scheduler: the prior's.
+        tokenizer: its files and config.
+        image_processor: the config of the picture encoder's preprocessing.
+    """
+
+    tokenizer: Tokenizer
+    image_processor: dict[str, Any]
+
+    @classmethod
+    def open(cls, root: Path, variant: str | None = None) -> PriorCheckpoint:
+        """Find the configs, weight files and tokenizer files of a prior.
+
+        Args:
+            root: the folder, with `text_encoder`, `image_encoder`, `prior`, `tokenizer`, `image_processor` and
+                `scheduler` in it.
+            variant: of the weight files, such as "fp16"; None takes the plain ones, or the only variant there is.
+
+        Raises:
+            CheckpointError: lists every config, weight file and tokenizer file that is missing or cannot be read.
+        """
+        faults: list[str] = []
+        with read_folder(root):
+            scheduler = read_config(root / "scheduler" / "scheduler_config.json", faults)
+            components = read_models(root, WEIGHT_STEMS, variant, faults)
+            tokenizer = read_tokenizer(root / "tokenizer", faults)
+            image_processor = read_config(root / _IMAGE_PROCESSOR, faults)
+        if faults or tokenizer is None:
+            raise CheckpointError(str(root), faults)
+        return cls(root, components, scheduler, tokenizer, image_processor)
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the checkpoint is read from."""
+        return (*super().files(), *self.tokenizer.read, self.root / _IMAGE_PROCESSOR)

@@ -1,0 +1,143 @@
+"""Reshape → InstanceNormalization → Reshape → Mul → Add → ONNX Runtime's GroupNorm, with SiLU if it follows.
+
+The operator of its CUDA provider reads the map channels last and sums in float32; the transposes before and after it
+meet those around channels-last convolutions, and go.
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupNorm
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import numpy_helper
+
+from kandinsky_export.graphs.rewrites.fused_attention import DOMAIN
+from kandinsky_export.graphs.rewrites.values import values_read
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Input and output of a norm, its weights, and what it does."""
+
+    source: str
+    last: onnx.NodeProto
+    scale: str
+    bias: str
+    groups: int
+    epsilon: float
+    silu: bool
+
+
+def fuse_group_norm(model: onnx.ModelProto) -> int:
+    """Replace each group norm of a feature map (B, C, h, w); casts around its statistics go with it.
+
+    What does not look like that is left alone. Dead nodes stay behind.
+    """
+    finder = _Finder(model.graph)
+    fused: dict[int, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        if node.op_type == "InstanceNormalization" and (match := finder.match(node)) is not None:
+            fused[id(match.last)] = _nodes(match)
+    nodes = [new for node in model.graph.node for new in fused.get(id(node), [node])]
+    if fused:
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    return len(fused)
+
+
+def _nodes(match: _Match) -> list[onnx.NodeProto]:
+    made = match.last.output[0]
+    before, after = f"{made}/channels_last", f"{made}/normalised"
+    norm = onnx.helper.make_node(
+        "GroupNorm", [before, match.scale, match.bias], [after], name=f"{made}/group_norm", domain=DOMAIN,
+        groups=match.groups, epsilon=match.epsilon, activation=int(match.silu), channels_last=1,
+    )  # fmt: skip
+    return [
+        onnx.helper.make_node("Transpose", [match.source], [before], name=before, perm=[0, 2, 3, 1]),
+        norm,
+        onnx.helper.make_node("Transpose", [after], [made], name=f"{made}/channels_first", perm=[0, 3, 1, 2]),
+    ]
+
+
+class _Finder:
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._made_by = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in values_read([node]):
+                self._readers.setdefault(name, []).append(node)
+        self._results = {value.name for value in graph.output}
+        stored = [item for item in graph.initializer if item.data_location != onnx.TensorProto.EXTERNAL]
+        self._constants = {item.name: item for item in stored}
+        self._weights = {item.name for item in graph.initializer if len(item.dims) == 1}
+
+    def match(self, norm: onnx.NodeProto) -> _Match | None:
+        """The group norm around an InstanceNormalization."""
+        split = self._before(norm.input[0], "Reshape")
+        groups = None if split is None else self._array(split.input[1])
+        if split is None or groups is None or len(groups) != 3 or groups[0] != 0 or groups[2] != -1:
+            return None
+        count = int(groups[1])
+        if self._array(norm.input[1]) != [1.0] * count or self._array(norm.input[2]) != [0.0] * count:
+            return None
+        joined = self._after(norm, "Reshape")
+        scaled = None if joined is None else self._after(joined, "Mul")
+        shifted = None if scaled is None else self._after(scaled, "Add")
+        if joined is None or scaled is None or shifted is None or not self._is_shape_of(joined.input[1], split):
+            return None
+        scale, bias = self._weight(scaled), self._weight(shifted)
+        if scale is None or bias is None:
+            return None
+        silu = self._silu(shifted)
+        return _Match(
+            split.input[0],
+            silu or shifted,
+            scale,
+            bias,
+            count,
+            onnx.helper.get_node_attr_value(norm, "epsilon"),
+            silu is not None,
+        )
+
+    def _before(self, value: str, kind: str) -> onnx.NodeProto | None:
+        """The node of this kind that makes a value, or what is cast to it."""
+        node = self._made_by.get(value)
+        if node is not None and node.op_type == "Cast":
+            node = self._made_by.get(node.input[0])
+        return node if node is not None and node.op_type == kind else None
+
+    def _after(self, node: onnx.NodeProto, kind: str) -> onnx.NodeProto | None:
+        """The node of this kind that alone reads a node's output, or what that is cast to."""
+        readers = self._readers.get(node.output[0], [])
+        if node.output[0] in self._results or len(readers) != 1:
+            return None
+        if readers[0].op_type == "Cast" and kind != "Cast":
+            return self._after(readers[0], kind)
+        return readers[0] if readers[0].op_type == kind else None
+
+    def _silu(self, norm: onnx.NodeProto) -> onnx.NodeProto | None:
+        """The product of a norm's output with its sigmoid, if nothing else reads the output."""
+        value = norm.output[0]
+        readers = self._readers.get(value, [])
+        sigmoid = next((node for node in readers if node.op_type == "Sigmoid"), None)
+        if sigmoid is None or len(readers) != 2 or value in self._results:
+            return None
+        product = self._after(sigmoid, "Mul")
+        return product if product is not None and set(product.input) == {value, sigmoid.output[0]} else None
+
+    def _is_shape_of(self, value: str, split: onnx.NodeProto) -> bool:
+        shape = self._made_by.get(value)
+        return shape is not None and shape.op_type == "Shape" and shape.input[0] == split.input[0]
+
+    def _weight(self, node: onnx.NodeProto) -> str | None:
+        """The weight (C) that a node reads as (C, 1, 1)."""
+        for name in node.input:
+            made = self._made_by.get(name)
+            if made is not None and made.op_type == "Unsqueeze" and self._array(made.input[1]) in ([1, 2], [-2, -1]):
+                return made.input[0] if made.input[0] in self._weights else None
+        return None
+
+    def _array(self, value: str) -> list[float] | None:
+        tensor = self._constants.get(value)
+        return None if tensor is None else numpy_helper.to_array(tensor).reshape(-1).tolist()

@@ -1,0 +1,28 @@
+"""An `Identity` that only renames a value to a graph output → the value itself, under the output's name."""
+
+from __future__ import annotations
+
+import onnx
+
+from kandinsky_export.graphs.rewrites.values import drop_nodes, read_instead
+
+
+def name_outputs_at_source(model: onnx.ModelProto) -> int:
+    """Let the node that computes a graph output have the output's name, and drop the `Identity` behind it.
+
+    An `Identity` stays where its value is an input, a weight or another output of the graph: those keep their names.
+    """
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    computed = {name for node in graph.node for name in node.output} - outputs
+    source: dict[str, str] = {}
+    dropped = []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.output[0] in outputs and node.input[0] in computed - source.keys():
+            source[node.input[0]] = node.output[0]
+            dropped.append(node)
+    drop_nodes(graph, dropped)
+    read_instead(graph.node, source)
+    for node in graph.node:
+        node.output[:] = [source.get(name, name) for name in node.output]
+    return len(dropped)

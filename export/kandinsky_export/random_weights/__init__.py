@@ -1,0 +1,1 @@
+"""Checkpoints with random weights (seeded), and the inputs that go with them."""

@@ -1,0 +1,1 @@
+"""Check of ONNX graphs against TensorRT's published limits, without TensorRT."""
