@@ -1,4 +1,4 @@
-"""fp16 and bf16 graphs on the CPU engines, against float32: component by component and over a whole trajectory."""
+"""fp16 and bf16 graphs on the CPU engines, compared with float32: each component, and a whole trajectory."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_fp16_in_onnx_runtime(component: str, exact: dict[str, Array], tiny_lowe
 def test_openvino_reads_the_typed_graphs(
     component: str, precision: str, exact: dict[str, Array], tiny_lower_bundle: Path
 ) -> None:
-    """It computes them in float32 where the processor has no more; their weights are the rounded ones."""
+    """Without 16-bit arithmetic in the processor, it computes in float32 with the rounded weights."""
     file = Bundle.open(tiny_lower_bundle).component(component).variants[f"onnx-{precision}"].files["graph"]
     compiled = openvino.Core().compile_model(str(tiny_lower_bundle / file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     (output,) = compiled(feeds(component)).values()

@@ -1,4 +1,4 @@
-"""Fixtures around the fake bundle, its engine, and stand-ins for the GPU's libraries."""
+"""Fixtures for the fake bundle, its engine, and the fakes of the GPU's libraries."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tests.runtime.fake_tensorrt import FakeTensorRT
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in the place of the user's cache."""
+    """An empty folder that replaces the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that were only just written count as settled, so that checks of them are remembered."""
+    """Treat files that were just written as settled, so that their checks are remembered."""
     monkeypatch.setattr(kandinsky_runtime.files, "_SETTLED_NS", -1)
 
 
 @pytest.fixture
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> type[FakeEngine]:
-    """The fake engine, installed, with no runs behind it."""
+    """The fake engine, installed, before its first run."""
     monkeypatch.syspath_prepend(str(fake_bundle.install(tmp_path / "site-packages")))
     for name in ("runs", "loaded", "released"):
         monkeypatch.setattr(FakeEngine, name, [])
@@ -60,7 +60,7 @@ def pipeline(bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[InpaintPip
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """A GPU, by way of a stand-in for `cuda.bindings`."""
+    """A GPU, through a fake of `cuda.bindings`."""
     fake = FakeCuda()
     for name in ("cuda", "cuda.bindings"):
         package = types.ModuleType(name)
@@ -74,7 +74,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 @pytest.fixture
 def tensorrt(cuda: FakeCuda, cache: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    """TensorRT on this GPU, by way of a stand-in for `tensorrt`, and an empty cache."""
+    """TensorRT on this GPU, through a fake of `tensorrt`, and an empty cache."""
     fake = FakeTensorRT(cuda)
     monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
     return fake
@@ -82,7 +82,7 @@ def tensorrt(cuda: FakeCuda, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
 
 @pytest.fixture
 def gpu_bundle(tmp_path: Path) -> Path:
-    """The folder of a sound bundle for the stand-in for TensorRT, in float32 and fp16."""
+    """The folder of a sound bundle for the fake of TensorRT, in float32 and fp16."""
     return fake_bundle.write_onnx(tmp_path / "gpu_bundle")
 
 

@@ -1,7 +1,7 @@
-"""A stand-in for `cuda.bindings.runtime`: a GPU of host memory that takes the calls of the published API and no others.
+"""A fake of `cuda.bindings.runtime`: a GPU of host memory that accepts the calls of the published API only.
 
-It fails where a real one would do anything: a copy outside an allocation, a stream or graph that is gone, work that
-cannot be captured.
+It fails if the behaviour of a real one is undefined: a copy outside an allocation, a stream or graph that was freed,
+work that cannot be captured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Stream:
 
 
 class FakeCuda:
-    """A machine with GPUs, or without: what `module` does is done to it."""
+    """A machine with GPUs or without. The functions of `module` act on it."""
 
     def __init__(self, version: str = vendor_api.CUDA_VERSIONS[-1], gpus: int = 1, memory: int = 8 * GIGABYTE) -> None:
         self.gpus, self.memory = gpus, memory

@@ -1,8 +1,8 @@
-"""A stand-in for `tensorrt`: it takes the calls of the published API of a version and no others, and its engines
-compute what the fake bundle's do, on the fake GPU.
+"""A fake of `tensorrt`: it accepts the calls of a version's published API only.
 
-A class has the methods and properties that the vendor's bindings have; those that the project does not use raise. An
-ONNX file is one line, `COMPONENT graph`, and an engine a line of JSON.
+Its engines compute what the fake bundle's graphs compute, on the fake GPU. A class has the methods and properties of
+the vendor's bindings; those that the project does not use raise an error. An ONNX file is one line, `COMPONENT graph`,
+and an engine a line of JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ACTIVATIONS = 4096
 
 
 class FakeTensorRT:
-    """The library. `failures` maps "parse", "build", "load", "refit", "context" or "run" to what the log then says."""
+    """The library. `failures` maps "parse", "build", "load", "refit", "context" or "run" to the text that is logged."""
 
     def __init__(
         self, cuda: FakeCuda, version: str = vendor_api.TENSORRT_VERSIONS[-1], says: str | None = None
@@ -67,7 +67,7 @@ class FakeTensorRT:
         return type(name, (), space | {"__setattr__": set_attribute, "_library": library})
 
     def failed(self, log: Any, what: str) -> bool:
-        """Whether this is to fail; then the log is told."""
+        """Whether this fails; if so, the failure is logged."""
         if what not in self.failures:
             return False
         log.log(self.module.ILogger.ERROR, self.failures[what])
@@ -101,7 +101,7 @@ def _property(owner: str, name: str, access: str, behaviour: dict[str, Callable[
 
 
 def _make(maker: Any, name: str, **attributes: Any) -> Any:
-    """An object that the library makes itself."""
+    """An object that only the library makes."""
     vendor = getattr(maker._library.module, name)
     made = vendor.__new__(vendor)
     for key, value in attributes.items():
@@ -121,7 +121,7 @@ def _remember(key: str) -> Callable[..., None]:
 
 def _make_builder(self: Any, logger: Any) -> None:
     if self._library.failed(logger, "builder"):
-        raise TypeError("pybind11::init(): factory function returned nullptr")  # as the bindings do
+        raise TypeError("pybind11::init(): factory function returned nullptr")  # like the bindings
     _remember("made_of")(self, logger)
 
 

@@ -1,4 +1,4 @@
-"""`k22 build`, from the command line to each builder."""
+"""`k22 build`, from the command line to each builder: build.py, cli/build.py, build_job.py and loading_build.py."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_refusals(
     assert not tensorrt.built
 
 
-def test_an_engine_is_named(gpu_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_is_required(gpu_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["build", str(gpu_bundle)])
     assert "--engine" in capsys.readouterr().err
@@ -162,7 +162,7 @@ def test_a_cache_that_cannot_be_written(
     assert err.startswith("k22: error: what is built of unet cannot be written to disk: ")
 
 
-def test_a_damaged_bundle_is_found_before_any_building(
+def test_a_damaged_bundle_is_found_before_anything_is_built(
     gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = gpu_bundle / "movq_decoder/weights-fp16.bin"

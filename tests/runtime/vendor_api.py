@@ -1,5 +1,7 @@
-"""The published Python API of TensorRT and the CUDA runtime, read from the table that `scripts/goldens/tensorrt_api.py`
-wrote, and the check that a call fits it."""
+"""The published Python API of TensorRT and the CUDA runtime, and the check that a call fits it.
+
+`scripts/goldens/tensorrt_api.py` wrote the table that is read here.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,11 @@ CUDA_VERSIONS = tuple(TABLE["cuda"])
 
 
 class NotInTheApi(AssertionError):
-    """A call that the vendor's bindings would not take."""
+    """A call that the vendor's bindings would refuse."""
 
 
 def enums(names: dict[str, list[str]]) -> dict[str, type[enum.Enum]]:
-    """Enumerations with these members; `int` of a member is its place."""
+    """Enumerations with these members; `int` of a member is its position."""
     return {
         name: enum.IntEnum(name, {member: place for place, member in enumerate(members)})
         for name, members in names.items()
@@ -32,7 +34,7 @@ def enums(names: dict[str, list[str]]) -> dict[str, type[enum.Enum]]:
 
 @functools.cache
 def signature(text: str) -> inspect.Signature:
-    """The signature in a line of pybind11, such as "(self: Builder, flags: int = 0) -> INetworkDefinition"."""
+    """The signature from a line of pybind11, such as "(self: Builder, flags: int = 0) -> INetworkDefinition"."""
     text = re.sub(r"<[^>]*>", "None", text)
     text = re.sub(r"\bnv\w+::", "", text)
     scope: dict[str, Any] = {}
@@ -41,7 +43,7 @@ def signature(text: str) -> inspect.Signature:
 
 
 def check_call(name: str, signatures: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Fail unless one of the signatures takes the arguments."""
+    """Fail unless one of the signatures accepts the arguments."""
     reasons = []
     for candidate in map(signature, signatures):
         try:
@@ -61,7 +63,7 @@ def check_call(name: str, signatures: list[str], args: tuple[Any, ...], kwargs: 
 
 
 def _fits(value: Any, annotation: str) -> bool:
-    """Whether the bindings would convert a value to this type; of types that are not in the table, no plain value."""
+    """Whether the bindings would convert a value to this type. For types outside the table, no plain value is."""
     known: dict[str, Callable[[Any], bool]] = {
         "str": lambda item: isinstance(item, str),
         "bool": lambda item: isinstance(item, bool),

@@ -41,7 +41,7 @@ _ROLES = {
 
 
 def role_of(component: str) -> ComponentRole:
-    """What the sizes of a component's inputs mean; the only place that says so."""
+    """What the sizes of a component's inputs mean. Everything that needs to know asks here."""
     return _ROLES.get(component, ComponentRole())
 
 

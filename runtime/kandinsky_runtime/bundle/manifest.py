@@ -118,8 +118,8 @@ class Manifest:
         source: the origin of the weights: `name`, `form`, and `files` with their sha256.
         written_by: the versions of the tools that wrote the bundle.
         parity: the figures of the last verification; empty before the first one.
-        tasks: what the bundle can do, see `TASKS`.
-        prior: what the prior needs; None in a bundle without one.
+        tasks: the bundle's tasks, see `TASKS`.
+        prior: the prior's configs and files; None in a bundle without a prior.
     """
 
     components: Mapping[str, Component]

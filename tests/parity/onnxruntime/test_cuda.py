@@ -107,7 +107,7 @@ def test_float32_is_float32_and_16_bits_run_channels_last() -> None:
 @pytest.mark.skipif(CUDA_PROVIDER not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu")
 @pytest.mark.parametrize("option", sorted(cuda_options(0, Precision.FP16)))
 def test_the_library_knows_every_option(option: str, graph: Path) -> None:
-    """Without a GPU, too, as far as CUDA's libraries are installed: options are read before the GPU is looked for."""
+    """CUDA's libraries are enough, without a GPU: options are read before the GPU is looked for."""
     known = {option: cuda_options(0, Precision.FP16)[option]}
 
     def error(options: dict[str, str]) -> str:
@@ -127,7 +127,7 @@ def test_the_library_knows_every_option(option: str, graph: Path) -> None:
     assert "ParseStringWithClassicLocale" not in said
 
 
-def test_the_cpu_is_as_before(graph: Path, pretend: PretendOnnxruntime) -> None:
+def test_the_session_for_the_cpu(graph: Path, pretend: PretendOnnxruntime) -> None:
     opened(graph, "cpu").run(feeds())
     assert pretend.opened == [[CPU]]
     assert pretend.places == []
@@ -137,16 +137,16 @@ def test_the_cpu_is_as_before(graph: Path, pretend: PretendOnnxruntime) -> None:
 # -- runs --
 
 
-def test_results_are_those_of_the_cpu(graph: Path, pretend: PretendOnnxruntime) -> None:
+def test_results_equal_the_cpus(graph: Path, pretend: PretendOnnxruntime) -> None:
     engine, cpu = opened(graph), opened(graph, "cpu")
-    kept = []
+    results = []
     for seed, (batch, width) in enumerate([(1, 3), (1, 3), (1, 3), (2, 5), (1, 3), (2, 5), (2, 5)]):
         given = feeds(batch, width, seed)
         got = engine.run(given)
         wanted = cpu.run(given)
         assert got.keys() == wanted.keys()
-        kept.append((got, wanted))
-    for got, wanted in kept:  # at the end: no later run changed them
+        results.append((got, wanted))
+    for got, wanted in results:  # at the end: no later run changed them
         for name in wanted:
             np.testing.assert_array_equal(got[name], wanted[name])
 
@@ -158,14 +158,14 @@ def test_the_second_run_of_a_shape_is_captured(graph: Path, pretend: PretendOnnx
     assert pretend.graph_ids == ["-1", "1", "1", "-1", "1", "2", "2", "1"]
 
 
-def test_tensors_of_a_repeated_shape_keep_their_place(graph: Path, pretend: PretendOnnxruntime) -> None:
+def test_tensors_of_a_repeated_shape_stay_on_the_device(graph: Path, pretend: PretendOnnxruntime) -> None:
     engine = opened(graph)
     for seed in range(5):
         engine.run(feeds(seed=seed))
     assert len(pretend.places) == 4, "two inputs, two outputs, once"
 
 
-def test_so_many_shapes_are_captured_and_no_more(graph: Path, pretend: PretendOnnxruntime) -> None:
+def test_the_number_of_captured_shapes_is_limited(graph: Path, pretend: PretendOnnxruntime) -> None:
     engine = opened(graph)
     for width in range(1, MAX_CAPTURED_SHAPES + 3):
         for _ in range(3):
@@ -182,7 +182,7 @@ def test_a_graph_that_cannot_be_captured(
     pretend.failure = lambda number: RuntimeError(NO_CAPTURE) if number == 0 else None
     with caplog.at_level(logging.WARNING):
         engine = opened(graph)
-    assert f"unet on onnxruntime: going on without CUDA graphs, after the error: {NO_CAPTURE}" in caplog.text
+    assert f"unet on onnxruntime: running without CUDA graphs, after the error: {NO_CAPTURE}" in caplog.text
     assert [item[0][1]["enable_cuda_graph"] for item in pretend.opened] == ["1", "0"]
     for _ in range(3):
         engine.run(feeds())
@@ -212,13 +212,13 @@ def test_a_second_graph_that_the_provider_refuses(
     engine = OnnxRuntimeEngine(
         "unet", SPEC, {"graph": graph, "weights": graph, "cuda_graph": fused}, EngineOptions("cuda")
     )
-    assert "unet on onnxruntime: going on without the fused operators, after the error: " in caplog.text
+    assert "unet on onnxruntime: running without the fused operators, after the error: " in caplog.text
     for _ in range(2):
         engine.run(feeds())
     assert pretend.graph_ids == ["-1", "1"]
 
 
-def test_no_second_attempt_where_memory_ran_out(graph: Path, pretend: PretendOnnxruntime) -> None:
+def test_no_second_attempt_after_memory_ran_out(graph: Path, pretend: PretendOnnxruntime) -> None:
     pretend.failure = lambda number: RuntimeError("CUDA failure 2: out of memory")
     with pytest.raises(EngineError, match="is out of memory"):
         opened(graph)
@@ -229,7 +229,7 @@ def test_no_second_attempt_where_memory_ran_out(graph: Path, pretend: PretendOnn
 
 
 def test_a_build_without_cuda() -> None:
-    """The installed one, if it is such a build."""
+    """The installed onnxruntime, if it was built without CUDA."""
     if CUDA_PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
     with pytest.raises(EngineUnavailable) as caught:
@@ -240,7 +240,7 @@ def test_a_build_without_cuda() -> None:
     assert str(caught.value).endswith(": pip uninstall onnxruntime, then pip install onnxruntime-gpu")
 
 
-def test_an_engine_made_without_a_choice_checks_the_build_too(graph: Path, pretend: PretendOnnxruntime) -> None:
+def test_an_engine_that_was_not_chosen_checks_the_library_too(graph: Path, pretend: PretendOnnxruntime) -> None:
     pretend.found = [CPU]
     with pytest.raises(EngineUnavailable, match="has no CUDAExecutionProvider, only CPUExecutionProvider: pip"):
         opened(graph)
@@ -280,7 +280,7 @@ def test_out_of_memory_in_a_run(graph: Path, pretend: PretendOnnxruntime, monkey
         engine.run(feeds(), during="step 1")
 
 
-def test_what_the_library_prints_stays_off_stdout(
+def test_text_that_the_library_prints_is_not_on_stdout(
     graph: Path, pretend: PretendOnnxruntime, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretend.printed = "Failed to load libcudnn.so.9\n"
@@ -299,7 +299,7 @@ DIGESTS = {"graph": "1" * 64, "weights": "2" * 64}
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildRecord:
-    """As if `k22 build --engine onnxruntime --device cuda` had built the graph in float32."""
+    """The record of `k22 build --engine onnxruntime --device cuda` for the graph in float32."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     versions = {"onnxruntime": OnnxRuntimeEngine.version()}
     made = BuildRecord("onnxruntime", "unet", "fp32", "entry", "my-bundle", PROFILES, versions)
@@ -312,7 +312,7 @@ def built(graph: Path, device: str = "cuda", precision: str = "fp32") -> OnnxRun
     return OnnxRuntimeEngine("unet", SPEC, {"graph": graph, "weights": graph}, options, DIGESTS)
 
 
-def test_what_was_built_runs_with_tensorrt(graph: Path, pretend: PretendOnnxruntime, record: BuildRecord) -> None:
+def test_a_built_graph_runs_with_tensorrt(graph: Path, pretend: PretendOnnxruntime, record: BuildRecord) -> None:
     engine = built(graph, "cuda:1")
     (tensorrt, options), (cuda, cuda_settings), cpu = pretend.opened[0]
     assert (tensorrt, cuda, cpu) == (TENSORRT_PROVIDER, CUDA, CPU)
@@ -337,7 +337,7 @@ def test_a_shape_outside_the_profiles(graph: Path, pretend: PretendOnnxruntime, 
 
 
 @pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("cuda", "fp16")])
-def test_what_was_built_is_for_its_device_and_precision(
+def test_a_build_is_for_one_device_and_precision(
     device: str, precision: str, graph: Path, pretend: PretendOnnxruntime, record: BuildRecord
 ) -> None:
     built(graph, device, precision)
@@ -379,7 +379,7 @@ def test_precision(device: str, precision: str | None, chosen: tuple[str, str], 
     assert (selection.precision, selection.variant) == chosen
 
 
-def test_auto_on_a_gpu_takes_what_runs_there(pretend: PretendOnnxruntime) -> None:
+def test_auto_on_a_gpu(pretend: PretendOnnxruntime) -> None:
     manifest = fake_bundle.manifest(variants={"onnx-fp32": "fp32", "paddle": "fp32"})
     assert registry.select(manifest, device="cuda").engine is OnnxRuntimeEngine
 
@@ -389,7 +389,7 @@ def test_other_device_names(graph: Path) -> None:
         opened(graph, "cuda:x")
 
 
-def test_closing_lets_go(graph: Path, pretend: PretendOnnxruntime) -> None:
+def test_closing_frees_the_session(graph: Path, pretend: PretendOnnxruntime) -> None:
     engine = opened(graph)
     engine.run(feeds())
     engine.close()

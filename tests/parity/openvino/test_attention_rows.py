@@ -13,7 +13,7 @@ from kandinsky_runtime.engines.openvino.attention_rows import read_rows_in_place
 from tests.parity.openvino.models import SHAPES, computed, feeds_of, kinds, of_component, reasons
 
 openvino = pytest.importorskip("openvino")
-from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
+from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
 
 RNG = np.random.default_rng(0)
 

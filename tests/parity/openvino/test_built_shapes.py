@@ -74,7 +74,7 @@ def load(bundle: Bundle, disk: Path) -> Iterator[Callable[..., OpenVinoEngine]]:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The shapes for which a graph was specialised to be compiled."""
+    """The shapes for which a graph was compiled."""
     shapes: list[object] = []
     real = Compiler.specialised
 

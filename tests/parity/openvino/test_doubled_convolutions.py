@@ -15,7 +15,7 @@ from kandinsky_runtime.engines.openvino.processor import has_bf16
 from tests.parity.openvino.models import computed, feeds_of, kinds, of_component, reasons
 
 openvino = pytest.importorskip("openvino")
-from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
+from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
 
 TOLERANCE = 1e-4
 LEAST_CELLS = rewrite.LEAST_CELLS

@@ -227,7 +227,7 @@ def test_threads(load: Callable[..., Any]) -> None:
 # -- memory --
 
 
-def test_shapes_in_memory_are_bounded(load: Callable[..., Any]) -> None:
+def test_the_number_of_shapes_in_memory_is_limited(load: Callable[..., Any]) -> None:
     engine = load("movq_decoder")
     (spec,) = engine.spec.inputs
     first, second, third = (feeds_of(engine.spec, 1, side, side) for side in (2, 3, 4))
@@ -255,7 +255,7 @@ def test_an_engine_without_scratch_memory_runs_on(load: Callable[..., Any]) -> N
     engine.free_scratch_memory()
 
 
-def test_results_outlive_later_runs(load: Callable[..., Any]) -> None:
+def test_later_runs_do_not_change_results(load: Callable[..., Any]) -> None:
     engine = load("movq_decoder", precision="fp32")
     feeds = feeds_of(engine.spec, 1, 4, 4)
     first = only(engine.run(feeds))
@@ -352,7 +352,7 @@ def test_a_damaged_entry_is_rebuilt(
 def test_changed_weights_are_never_taken_for_the_old_ones(
     disk: Path, load: Callable[..., Any], bundle: Bundle, tmp_path: Path
 ) -> None:
-    """The same path, size and time of change, as after unpacking another checkpoint's archive over it."""
+    """With the same path, size and time of change, as after unpacking another checkpoint's archive over it."""
     files = bundle.paths(bundle.component("movq_decoder").variants["onnx-fp32"])
     copies = {role: tmp_path / path.name for role, path in files.items()}
     for role, path in files.items():
@@ -399,7 +399,9 @@ def test_a_device_that_writes_nothing(disk: Path, load: Callable[..., Any], monk
         engine.build(((1, 4, 2, 2),))
 
 
-def test_entries_are_bounded(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_entries_is_limited(
+    disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compile_cache, "MAX_ENTRIES", 2)
     engine = load("movq_decoder")
     engine.run(feeds_of(engine.spec, 1, 1, 1))
@@ -411,7 +413,9 @@ def test_entries_are_bounded(disk: Path, load: Callable[..., Any], monkeypatch: 
     assert not oldest.exists()
 
 
-def test_bytes_are_bounded(disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_of_entries_are_limited(
+    disk: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compile_cache, "MAX_BYTES", 1)
     engine = load("movq_decoder")
     for width in (1, 2):

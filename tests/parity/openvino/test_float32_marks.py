@@ -13,7 +13,7 @@ from kandinsky_runtime.engines.openvino.float32_marks import in_float32, marks_a
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 
 openvino = pytest.importorskip("openvino")
-from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
+from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
 
 pytestmark = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
 

@@ -15,7 +15,7 @@ from kandinsky_runtime.engines.openvino.rounded_weights import round_weights, up
 from tests.parity.openvino.models import SHAPES, computed, feeds_of, kinds, of_component
 
 openvino = pytest.importorskip("openvino")
-from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
+from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
 

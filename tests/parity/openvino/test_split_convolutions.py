@@ -18,7 +18,7 @@ from kandinsky_runtime.engines.openvino.split_convolutions import split_badly_cu
 from tests.parity.openvino.models import computed, feeds_of, kinds, of_component, reasons
 
 openvino = pytest.importorskip("openvino")
-from openvino import opset13 as ops  # noqa: E402 (only where OpenVINO is)
+from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
 
 RNG = np.random.default_rng(0)
 

@@ -62,7 +62,7 @@ def test_float32_is_without_tf32(tiny_bundle: Path, pretend: PretendPaddle) -> N
     assert pretend.switches == {"cublas": False, "cudnn": False}
 
 
-def test_the_cpu_is_as_before(tiny_bundle: Path, pretend: PretendPaddle) -> None:
+def test_the_calls_for_the_cpu(tiny_bundle: Path, pretend: PretendPaddle) -> None:
     engine = loaded(tiny_bundle, "cpu")
     assert [name for name, _ in pretend.calls] == [
         "disable_glog_info",
@@ -122,10 +122,10 @@ def test_default_precision(device: str, precision: str, pretend: PretendPaddle) 
     assert (selection.precision, selection.variant) == (precision, "paddle")
 
 
-def test_what_was_built_runs_with_tensorrt(
+def test_a_built_graph_runs_with_tensorrt(
     tiny_bundle: Path, pretend: PretendPaddle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Converted at the first load, from runs at MIN, OPT and MAX of every profile; kept for the next."""
+    """The program is converted at the first load, with runs at MIN, OPT and MAX of every profile, and then kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     bundle = Bundle.open(tiny_bundle)
     entry = bundle.component("movq_encoder")

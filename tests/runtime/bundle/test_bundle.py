@@ -1,4 +1,4 @@
-"""Bundles on disk: whatever happened to one is said before a graph is loaded, all of it at once."""
+"""Bundles on disk: all faults are reported at once, before a graph is loaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_sound(bundle: Path, cache: Path) -> None:
     assert opened.extra_files() == []
 
 
-def test_relative_path_outlives_a_change_of_folder(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_stays_valid_after_a_change_of_folder(
+    bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(bundle.parent)
     opened = Bundle.open(bundle.name)
     monkeypatch.chdir("/")
@@ -84,7 +86,7 @@ def test_impossible_path(path: str) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
-def test_manifest_is_no_json(bundle: Path, text: bytes) -> None:
+def test_a_manifest_that_is_not_json(bundle: Path, text: bytes) -> None:
     (bundle / "manifest.json").write_bytes(text)
     (fault,) = faults_on_open(bundle)
     assert fault.startswith("manifest.json ")
@@ -183,7 +185,7 @@ def test_a_check_is_remembered(bundle: Path, cache: Path, settled: None, reads: 
     assert list(cache.rglob("*.json")) == list(cache.rglob("*.*")), "no temporary file is left"
 
 
-def test_only_what_was_asked_for_is_read(bundle: Path, cache: Path, settled: None, reads: list[str]) -> None:
+def test_only_the_wanted_files_are_read(bundle: Path, cache: Path, settled: None, reads: list[str]) -> None:
     opened = Bundle.open(bundle)
     opened.check_content([Variant("fp32", {"graph": "unet/graph.txt"})])
     assert reads == ["unet"]
@@ -204,7 +206,7 @@ def test_changed_content_after_a_check_that_was_remembered(
 
 
 def wait_for_the_clock_of(folder: Path) -> None:
-    """Until a new file has another time than those there."""
+    """Wait until a new file gets a time that no existing file has."""
     probe, latest = folder.parent / "probe", max(path.stat().st_ctime_ns for path in folder.rglob("*"))
     while True:
         probe.write_text("")
@@ -234,21 +236,25 @@ def test_another_manifest_over_the_same_files(bundle: Path, cache: Path, settled
     assert len(faults_of_content(Bundle.open(bundle))) == 1
 
 
-def test_good_files_are_remembered_beside_bad_ones(bundle: Path, cache: Path, settled: None, reads: list[str]) -> None:
+def test_good_files_are_remembered_even_if_others_are_bad(
+    bundle: Path, cache: Path, settled: None, reads: list[str]
+) -> None:
     flip_a_byte(bundle / "unet" / "graph.txt")
     for _ in range(2):
         faults_of_content(Bundle.open(bundle))
     assert reads == ["movq_decoder", "movq_encoder", "unet", "unet"]
 
 
-def test_a_file_that_goes_while_open(bundle: Path, cache: Path) -> None:
+def test_a_file_that_is_removed_while_the_bundle_is_open(bundle: Path, cache: Path) -> None:
     opened = Bundle.open(bundle)
     (bundle / "unet" / "graph.txt").unlink()
     assert faults_of_content(opened) == ("unet/graph.txt cannot be read (No such file or directory)",)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[1, 2]", b"\xff", b"[" * 100_000, b'{"unet/graph.txt": 3}'])
-def test_a_damaged_cache_is_no_harm(bundle: Path, cache: Path, settled: None, reads: list[str], content: bytes) -> None:
+def test_a_damaged_cache_does_no_harm(
+    bundle: Path, cache: Path, settled: None, reads: list[str], content: bytes
+) -> None:
     Bundle.open(bundle).check_content()
     (remembered,) = cache.rglob("*.json")
     remembered.write_bytes(content)
@@ -257,7 +263,7 @@ def test_a_damaged_cache_is_no_harm(bundle: Path, cache: Path, settled: None, re
     assert set(json.loads(remembered.read_text())) == set(Bundle.open(bundle).manifest.files)
 
 
-def test_a_cache_folder_that_cannot_be_used_is_no_harm(bundle: Path, cache: Path, settled: None) -> None:
+def test_an_unusable_cache_folder_does_no_harm(bundle: Path, cache: Path, settled: None) -> None:
     cache.write_text("a file where the folder should be")
     for _ in range(2):
         Bundle.open(bundle).check_content()
@@ -273,7 +279,9 @@ def test_a_cache_that_cannot_be_written_leaves_nothing_behind(bundle: Path, cach
     assert list(remembered.parent.iterdir()) == [remembered]
 
 
-def test_no_home_is_no_harm(bundle: Path, settled: None, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_folder(
+    bundle: Path, settled: None, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
     def homeless() -> Path:
@@ -295,7 +303,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         assert cache_folder() == Path("/home/someone/.cache/kandinsky22-deploy")
 
 
-def test_progress_is_shown_on_stderr_where_reading_takes_a_while(
+def test_progress_is_shown_on_stderr_if_reading_takes_a_while(
     bundle: Path, cache: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Bundle.open(bundle)

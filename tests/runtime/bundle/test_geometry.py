@@ -1,4 +1,4 @@
-"""Geometry: the sizes that a bundle's graphs fix, and the refusal of other models' graphs."""
+"""Geometry: the sizes that a bundle's graphs fix, their units, and the refusal of other models' graphs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.bundle.geometry import ComponentRole, Geometry, role_of
 from kandinsky_runtime.bundle.manifest import Manifest
 from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
 from kandinsky_runtime.errors import BundleError
@@ -38,7 +38,7 @@ def test_geometry() -> None:
     assert plain.out_channels == CHANNELS
 
 
-def test_what_a_decoder_does_is_read_from_its_unet() -> None:
+def test_a_decoders_tasks_are_read_from_its_unet() -> None:
     inpainting, plain = (Geometry.of(fake_bundle.manifest(specs=fake_bundle.signatures(plain=on))) for on in (0, 1))
     assert (inpainting.sees_kept_area, inpainting.tasks) == (True, ("inpaint",))
     assert (plain.sees_kept_area, plain.tasks) == (False, ("text-to-image", "image-to-image"))
@@ -94,3 +94,39 @@ def test_graphs_of_another_model(component: str, change: Callable[[GraphSpec], G
     assert len(caught.value.faults) == len(faults)
     for fault, pattern in zip(caught.value.faults, faults, strict=True):
         assert re.search(pattern, fault)
+
+
+# -- units --
+
+
+@pytest.mark.parametrize(
+    ("component", "role"),
+    [
+        ("unet", ComponentRole(in_pixels=False, guided=True)),
+        ("movq_encoder", ComponentRole(in_pixels=True, guided=False)),
+        ("movq_decoder", ComponentRole(in_pixels=False, guided=False)),
+        ("text_encoder", ComponentRole(in_pixels=False, guided=True)),
+    ],
+)
+def test_roles(component: str, role: ComponentRole) -> None:
+    assert role_of(component) == role
+
+
+@pytest.mark.parametrize(
+    ("component", "sizes"),
+    [
+        ("unet", {"batch": 2, "height": 10, "width": 12}),
+        ("movq_encoder", {"batch": 1, "height": 80, "width": 96}),
+        ("movq_decoder", {"batch": 1, "height": 10, "width": 12}),
+    ],
+)
+@pytest.mark.parametrize(("height", "width"), [(80, 96), (65, 81)])
+def test_sizes_of_a_run_of_one_picture(component: str, sizes: dict[str, int], height: int, width: int) -> None:
+    geometry = Geometry.of(fake_bundle.manifest())
+    assert geometry.sizes(component, height, width) == sizes
+    assert sizes["height"] * geometry.pixels_per_unit(component) == geometry.padded(height) == 80
+
+
+def test_nothing_is_padded_that_fits() -> None:
+    geometry = Geometry.of(fake_bundle.manifest())
+    assert [geometry.padded(size) for size in (1, MULTIPLE, MULTIPLE + 1)] == [MULTIPLE, MULTIPLE, 2 * MULTIPLE]

@@ -1,4 +1,4 @@
-"""Signatures: what a graph accepts, and what it says of everything else."""
+"""Signatures: what a graph accepts, and the errors for everything else."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 class Doubler(Engine):
-    """y = [x, x]; `act` may do something else."""
+    """Returns y = [x, x]; a test may replace `act`."""
 
     name = "doubler"
     library = "numpy"
@@ -137,7 +137,7 @@ def test_other_errors_pass(error: BaseException, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(type(error)) as caught:
         engine.run({"x": X})
     assert caught.value is error
-    engine.close()  # no lock is held any more
+    engine.close()  # no lock is held
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_other_errors_pass(error: BaseException, monkeypatch: pytest.MonkeyPatch
             EngineUnavailable,
             "engine doubler: numpy cannot be imported (libx.so): pip install numpy",
         ),
-        (UsageError("as it is"), UsageError, "as it is"),
+        (UsageError("unchanged"), UsageError, "unchanged"),
     ],
 )
 def test_failure_to_load(error: Exception, kind: type[Kandinsky22Error], text: str) -> None:
@@ -169,7 +169,7 @@ def test_files_that_the_variant_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_close_twice_then_run() -> None:
+def test_a_closed_engine() -> None:
     with doubler() as engine:
         engine.run({"x": X})
     engine.close()

@@ -1,4 +1,4 @@
-"""CUDA's devices and errors, as every engine on NVIDIA GPUs reads them."""
+"""The names of CUDA devices, and CUDA's errors, for every engine on NVIDIA GPUs."""
 
 from __future__ import annotations
 

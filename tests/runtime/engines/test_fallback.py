@@ -77,7 +77,7 @@ def test_the_best_is_taken(better: type[Better], bundle: Path, caplog: pytest.Lo
         (ImportError("libcuda.so"), "engine better: numpy cannot be imported (libcuda.so): pip install numpy"),
     ],
 )
-def test_the_next_best_takes_its_place(
+def test_the_next_best_replaces_it(
     error: Exception,
     text: str,
     better: type[Better],
@@ -96,14 +96,14 @@ def test_the_next_best_takes_its_place(
     assert sorted(better.closed) == sorted(better.opened), "every graph of the engine that failed was released"
 
 
-def test_a_benchmark_names_the_engine_that_ran(better: type[Better], bundle: Path) -> None:
+def test_a_benchmark_reports_the_engine_that_ran(better: type[Better], bundle: Path) -> None:
     better.fails["unet"] = EngineError("no")
     plan = measure.BenchPlan(cold_start=False, height=64, width=64, steps=1, repeats=1, warmup=0)
     (times,) = measure.run(Bundle.open(bundle), plan).engines
     assert times.name == "fake"
 
 
-def test_an_engine_that_was_named_is_not_replaced(better: type[Better], bundle: Path) -> None:
+def test_an_engine_that_was_requested_is_not_replaced(better: type[Better], bundle: Path) -> None:
     better.fails["unet"] = EngineError("no")
     with InpaintPipeline.load(bundle, engine="better") as pipeline, pytest.raises(EngineError, match="^no$"):
         pipeline(**INPUTS)
@@ -118,7 +118,7 @@ def test_without_another_engine_the_error_is_raised(
         graphs.engine("unet")
 
 
-def test_an_error_in_a_run_is_no_reason_to_change(
+def test_an_error_in_a_run_does_not_change_the_engine(
     better: type[Better], bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*_: Any) -> Any:

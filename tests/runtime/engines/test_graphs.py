@@ -89,13 +89,15 @@ def test_the_result_is_the_same(lean: InpaintPipeline, pipeline: InpaintPipeline
     np.testing.assert_array_equal(lean(**SOUND).images, pipeline(**SOUND).images)
 
 
-def test_without_it_graphs_are_loaded_first_and_stay(events: list[tuple[str, str]], pipeline: InpaintPipeline) -> None:
+def test_without_low_memory_graphs_are_loaded_first_and_stay(
+    events: list[tuple[str, str]], pipeline: InpaintPipeline
+) -> None:
     pipeline(**SOUND)
     assert {event for event, _ in events[:3]} == {"load"}
     assert not [event for event, _ in events if event == "release"]
 
 
-def test_without_it_each_phase_frees_its_scratch_memory(
+def test_without_low_memory_each_phase_frees_its_scratch_memory(
     events: list[tuple[str, str]], pipeline: InpaintPipeline, fake_engine: type[FakeEngine], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(fake_engine, "_free_scratch_memory", lambda self: events.append(("free", self.component)))
@@ -114,7 +116,7 @@ def test_latents_need_no_decoder(events: list[tuple[str, str]], lean: InpaintPip
 
 
 @pytest.mark.parametrize("component", PHASES)
-def test_an_error_releases_what_is_loaded(
+def test_an_error_frees_the_loaded_graphs(
     events: list[tuple[str, str]],
     lean: InpaintPipeline,
     fake_engine: type[FakeEngine],
@@ -150,7 +152,7 @@ def test_an_error_while_a_graph_is_loaded(
     assert fake_engine.loaded == fake_engine.released == ["movq_encoder"]
 
 
-def test_cancelling_releases(lean: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
+def test_cancelling_frees_the_loaded_graphs(lean: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
     cancel = threading.Event()
     with pytest.raises(Cancelled):
         lean(**SOUND, cancel=cancel, callback_on_step_end=lambda *_: cancel.set())
@@ -191,7 +193,7 @@ def test_a_run_within_a_run_is_refused(lean: InpaintPipeline, fake_engine: type[
 
 
 @pytest.mark.parametrize("value", [None, 1, "yes"])
-def test_low_memory_is_yes_or_no(bundle: Path, fake_engine: type[FakeEngine], value: Any) -> None:
+def test_low_memory_that_is_not_a_bool(bundle: Path, fake_engine: type[FakeEngine], value: Any) -> None:
     with pytest.raises(UsageError, match="low_memory is .*; expected True or False"):
         InpaintPipeline.load(bundle, "fake", low_memory=value)
 

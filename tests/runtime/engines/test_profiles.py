@@ -1,4 +1,4 @@
-"""Profiles: from pictures and results to the shapes of every tensor, and back in errors."""
+"""Profiles: from pictures and results to the shapes of every tensor, and back for error texts."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_span(text: str, span: Span) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "1:2", "1:2:3:4", "-1", "1.5", " 1", "1:2:", "٣", "9999999"])
-def test_no_span(text: str) -> None:
+def test_a_text_that_is_not_a_span(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Span.parse(text, "--height")
     assert str(caught.value) == (f"--height is {text!r}; expected MIN:OPT:MAX such as 512:768:1024, or one number")
 
 
 @pytest.mark.parametrize("text", ["0", "2:1:3", "1:3:2", "0:1:2"])
-def test_span_that_does_not_rise(text: str) -> None:
+def test_a_span_in_another_order(text: str) -> None:
     with pytest.raises(UsageError, match=f"--batch is '{text}': the span is .*; expected 1 <= MIN <= OPT <= MAX"):
         Span.parse(text, "--batch")
 
@@ -80,7 +80,7 @@ def test_a_fixed_batch_has_a_fixed_profile_with_guidance_and_one_without() -> No
     assert shapes == [((6, 9, 64, 96),) * 3, ((3, 9, 64, 96),) * 3]
 
 
-def test_sizes_are_rounded_up_as_a_run_does() -> None:
+def test_sizes_are_rounded_up_as_in_a_run() -> None:
     (encoder,) = of("movq_encoder", Profile(Span(500, 700, 1001), Span(64, 64, 64)))
     assert fake_bundle.MULTIPLE == 16
     assert encoder.spans["height"] == Span(512, 704, 1008)
@@ -177,7 +177,7 @@ def test_the_command_in_the_error_builds_what_fits(batch: int, height: int, widt
 # -- what others read --
 
 
-def test_options_and_json_bring_a_profile_back() -> None:
+def test_a_profile_as_options_and_json() -> None:
     assert str(ISSUE) == "--height 512:768:1024 --width 512:768:1024 --batch 1:2:8"
     assert as_options([ISSUE, ISSUE]) == str(ISSUE)
     assert Profile.from_json(json.loads(json.dumps(ISSUE.to_json()))) == ISSUE

@@ -26,7 +26,7 @@ from tests.runtime.fake_bundle import FakeEngine
 # -- entry points and choice --
 
 
-def test_built_in_engines_name_what_they_need() -> None:
+def test_built_in_engines() -> None:
     assert registry.engine_class("onnxruntime") is OnnxRuntimeEngine
     assert registry.engine_class("paddle") is PaddleEngine
     assert OnnxRuntimeEngine.installed()

@@ -41,7 +41,7 @@ class _Attempt:
     Attributes:
         graph: the graph's path.
         captures: whether its runs may be captured as CUDA graphs.
-        otherwise: what is done if it cannot be opened, for the warning; None if that is an error.
+        otherwise: the way out if it cannot be opened, for the warning; None if that is an error.
     """
 
     graph: str
@@ -122,11 +122,11 @@ class OnnxRuntimeEngine(Engine):
         if self._record is not None:
             return [_Attempt(plain, captures=False)]
         attempts = [
-            _Attempt(plain, captures=True, otherwise="going on without CUDA graphs"),
+            _Attempt(plain, captures=True, otherwise="running without CUDA graphs"),
             _Attempt(plain, captures=False),
         ]
         if (fused := files.get(GRAPH_ROLE)) is not None:
-            attempts.insert(0, _Attempt(str(fused), captures=True, otherwise="going on without the fused operators"))
+            attempts.insert(0, _Attempt(str(fused), captures=True, otherwise="running without the fused operators"))
         return attempts
 
     def _cuda_session(

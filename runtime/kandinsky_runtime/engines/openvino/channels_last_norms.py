@@ -87,9 +87,8 @@ def _rewrite(norm: _GroupNorm) -> None:
     length = in_float32(ops.reduce_l2(grouped(ops.reduce_l2(norm.source, picture, True)), last, True))
     minus_mean = times(mean, minus)
     square = times(times(length, length), np.float32(1 / (each * height * width)))
-    variance = in_float32(
-        ops.relu(plus(square, times(mean, minus_mean)))
-    )  # in a flat picture, rounding can make it negative
+    # In a flat picture, rounding can make the difference negative.
+    variance = in_float32(ops.relu(plus(square, times(mean, minus_mean))))
     deviation = in_float32(ops.power(plus(variance, np.float32(norm.epsilon)), np.float32(0.5)))
     scale = in_float32(ops.divide(by_channel(norm.gamma), deviation))
     near = in_float32(ops.convert(in_float32(ops.convert(mean, "bf16")), "f32"))
