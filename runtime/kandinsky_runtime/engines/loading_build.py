@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.build_job import BuildJob
+from kandinsky_runtime.engines.cuda import cuda_index
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.files import fingerprint
 
@@ -22,7 +23,7 @@ def build(job: BuildJob) -> bool:
         EngineError: the engine could not load the graph. No record is left.
         OSError: the record cannot be written.
     """
-    if job.options.device == "cpu":
+    if cuda_index(job.options.device) is None:
         raise UsageError(
             f"engine {job.engine.name} builds nothing for the CPU, where it takes any shape; for a GPU, give"
             " --device cuda"

@@ -111,7 +111,7 @@ class Compiler:
                 "shapes": shapes,
                 "settings": settings,
                 "device": self.device,
-                "amx": has_amx(),
+                "amx": self.device == "CPU" and has_amx(),
             }
         )
 

@@ -133,8 +133,7 @@ def _parse_failure(parser: Any, log: Any, component: str) -> EngineError:
         return failure(log, f"TensorRT cannot read the graph of {component}")
     log.errors.clear()
     return EngineError(
-        f"TensorRT cannot read the graph of {component} ({reasons}); k22-export verify BUNDLE --tensorrt checks"
-        " the bundle"
+        f"TensorRT cannot read the graph of {component} ({reasons}): k22-export check BUNDLE lists what it cannot take"
     )
 
 

@@ -169,8 +169,8 @@ def test_unusable_timings_are_replaced(content: bytes, gpu_bundle: Path, tensorr
         (
             "parse",
             "no importer for Conv",
-            "TensorRT cannot read the graph of unet (node conv_1 (Conv): no importer for Conv); k22-export verify"
-            " BUNDLE --tensorrt checks the bundle",
+            "TensorRT cannot read the graph of unet (node conv_1 (Conv): no importer for Conv): k22-export check BUNDLE"
+            " lists what it cannot take",
         ),
         (
             "builder",
