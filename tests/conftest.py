@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.skip_report import pytest_terminal_summary as pytest_terminal_summary
+
 # Before MKL is loaded: sums in the same order wherever operands lie in memory. Without it, Paddle Inference and
 # eager mode, which run the same kernels, differ by 2e-6 on a processor with AVX-512.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
