@@ -28,7 +28,10 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     add_bundle(parser)
     parser.add_argument(
-        "--engine", required=True, metavar="NAME", help="tensorrt, onnxruntime, paddle (both with TensorRT) or openvino"
+        "--engine",
+        required=True,
+        metavar="NAME",
+        help="engine to build for: tensorrt, onnxruntime, paddle (these two with TensorRT inside) or openvino",
     )
     sizes = parser.add_argument_group(
         "sizes",
