@@ -1,4 +1,4 @@
-"""Export the full-size model here and compare it with eager ppdiffusers; write the figures to docs/performance.md.
+"""Export the full-size model here and compare it with eager ppdiffusers; write the figures to benchmarks/RESULTS.md.
 
     python benchmarks/full_size.py FOLDER        needs 24 GB of memory and 16 GB of disk, about 10 minutes
 
@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- full size: begin -->", "<!-- full size: end -->"
 CELLS = 64
 
@@ -101,7 +100,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def as_markdown(figures: dict[str, Any]) -> str:
-    """The section of docs/performance.md."""
+    """The section of benchmarks/RESULTS.md."""
     tools = ", ".join(f"{name} {version(name)}" for name in ("paddlepaddle", "ppdiffusers", "onnxruntime", "numpy"))
     lines = [
         f"{date.today()}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; {tools}.",

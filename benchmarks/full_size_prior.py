@@ -1,4 +1,4 @@
-"""Export the full-size prior here and compare it with eager ppdiffusers; write the figures to docs/performance.md.
+"""Export the full-size prior here and compare it with eager ppdiffusers; write the figures to benchmarks/RESULTS.md.
 
     python benchmarks/full_size_prior.py FOLDER      needs 16 GB of memory and 30 GB of disk, about 15 minutes
 
@@ -116,7 +116,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def as_markdown(figures: dict[str, Any]) -> str:
-    """The section of docs/performance.md."""
+    """The section of benchmarks/RESULTS.md."""
     tools = ", ".join(f"{name} {version(name)}" for name in ("paddlepaddle", "ppdiffusers", ENGINE, "numpy"))
     export, sizes = figures["export"], figures["bytes"]
     lines = [

@@ -2,9 +2,10 @@
 
     python benchmarks/precision.py FOLDER
 
-makes two seeded checkpoints in FOLDER, exports them with every variant and prints the tables of docs/engines.md. No
-CPU computes these graphs as a GPU does, so that every figure stands for a way of running them: "rounded" is the graph
-with each value rounded behind its node (`simulate_rounding`), in ONNX Runtime without its optimisations.
+makes two seeded checkpoints in FOLDER, exports them with every variant and prints the tables of
+benchmarks/RESULTS.md. No CPU computes these graphs as a GPU does, so that every figure stands for a way of running
+them: "rounded" is the graph with each value rounded behind its node (`simulate_rounding`), in ONNX Runtime without
+its optimisations.
 """
 
 from __future__ import annotations
