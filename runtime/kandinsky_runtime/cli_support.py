@@ -37,6 +37,22 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and take a value that begins with a minus for a value, such as `--mask-box -250,0,-1,250`."""
+        return super().parse_known_args(self._with_values(sys.argv[1:] if args is None else args), namespace)
+
+    def _with_values(self, args: Sequence[str]) -> list[str]:
+        """The arguments with `--option -value` written as `--option=-value`, unless the value is an option, too."""
+        joined: list[str] = []
+        for arg in args:
+            option = self._option_string_actions.get(joined[-1]) if joined and arg.startswith("-") else None
+            known = arg == "--" or arg.partition("=")[0] in self._option_string_actions
+            if option is not None and option.nargs is None and not known:
+                joined[-1] += f"={arg}"
+            else:
+                joined.append(arg)
+        return joined
+
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         self.exit(WRONG_ARGUMENTS, f"{self.prog}: error: {message}; see {self.prog} --help\n")

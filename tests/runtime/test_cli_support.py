@@ -1,0 +1,56 @@
+"""The parser of both command lines: values that begin with a minus, full names only, one sentence for an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kandinsky_runtime.cli import _parser
+from kandinsky_runtime.cli_support import Parser
+
+SOUND = ["inpaint", "bundle", "--image", "cat.png", "--out", "out.png"]
+MASK = ["--mask", "mask.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--mask-box", "-250,0,-1,250"], "mask_box", (-250, 0, -1, 250)),
+        (["--mask-box=-250,0,-1,250"], "mask_box", (-250, 0, -1, 250)),
+        ([*MASK, "--prompt", "-hat"], "prompts", ["-hat"]),
+        ([*MASK, "--prompt", "--hat"], "prompts", ["--hat"]),
+        ([*MASK, "--prompt", "-"], "prompts", ["-"]),
+        ([*MASK, "--prompt", "a", "--prompt", "b", "--mix", "-0.5,1.5"], "mix", (-0.5, 1.5)),
+        ([*MASK, "--seed", "-1"], "seed", -1),
+        ([*MASK, "--guidance-interval", "-1:2"], "guidance_interval", (-1.0, 2.0)),
+        ([*MASK, "--negative-prompt", "-dogs", "--quiet"], "negative_prompt", ["-dogs"]),
+    ],
+)
+def test_a_value_may_begin_with_a_minus(words: list[str], name: str, value: Any) -> None:
+    assert getattr(_parser().parse_args([*SOUND, *words]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([*MASK, "--prompt", "--quiet"], "argument --prompt: expected one argument"),
+        ([*MASK, "--prompt"], "argument --prompt: expected one argument"),
+        ([*MASK, "--prompt", "--seed=3"], "argument --prompt: expected one argument"),
+        ([*MASK, "--quiet", "-x"], "unrecognized arguments: -x"),
+        ([*MASK, "--promt", "-x"], "unrecognized arguments: --promt -x"),
+        ([*MASK, "--num-inf", "3"], "unrecognized arguments: --num-inf 3"),
+    ],
+)
+def test_an_option_is_not_taken_for_a_value(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _parser().parse_args([*SOUND, *words])
+    assert caught.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_the_process_arguments_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = Parser(prog="p")
+    parser.add_argument("--box")
+    monkeypatch.setattr("sys.argv", ["p", "--box", "-1,2"])
+    assert parser.parse_args().box == "-1,2"
