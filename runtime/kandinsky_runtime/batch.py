@@ -1,4 +1,4 @@
-"""One or many: what a caller gives once or for each sample of a batch."""
+"""Values that a caller gives once, or once for each sample of a batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Array = npt.NDArray[np.float32]
 
 
 def as_list(name: str, value: Any) -> list[Any]:
-    """What was given once, or as a list or tuple, as a list.
+    """A value, or a list or tuple of values, as a list.
 
     Raises:
-        InputError: it is empty.
+        InputError: the list is empty.
     """
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     if not items:
@@ -29,10 +29,10 @@ def as_list(name: str, value: Any) -> list[Any]:
 
 
 def check_lengths(prompts: int, **inputs: Sized) -> None:
-    """Each input has one entry for all or one for each of `prompts`; none at all is left out.
+    """Check that each input has one entry for all, or one for each of `prompts`; empty inputs are ignored.
 
     Raises:
-        InputError: names every input's length.
+        InputError: an input has another length; lists the length of every input.
     """
     lengths = {name: len(value) for name, value in inputs.items() if len(value)}
     if any(length not in (1, prompts) for length in lengths.values()):
@@ -41,16 +41,16 @@ def check_lengths(prompts: int, **inputs: Sized) -> None:
 
 
 def per_sample(items: npt.NDArray[Any], prompts: int, repeats: int) -> npt.NDArray[Any]:
-    """One entry for each sample: what was given once serves all, and each is repeated `repeats` times in a row."""
+    """One entry for each sample: a single entry is used for all, and each is repeated `repeats` times in a row."""
     return np.repeat(np.broadcast_to(items, (prompts, *items.shape[1:])), repeats, axis=0)
 
 
 def seeds_for(seed: Any, batch: int) -> tuple[int, ...]:
-    """A seed for each of `batch` results, from one number, one for each, or None to draw them.
+    """A seed for each of `batch` results, from a first seed, one seed for each result, or None to draw one.
 
     Raises:
-        InputError: a list of another length.
-        UsageError: not a whole number, or out of range.
+        InputError: the list of seeds has another length.
+        UsageError: a seed is not a whole number, or out of range.
     """
     if seed is None:
         seed = secrets.randbits(32)
@@ -65,10 +65,10 @@ def seeds_for(seed: Any, batch: int) -> tuple[int, ...]:
 
 
 def as_latents(name: str, latents: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Latents as a float32 array of `shape`, a copy.
+    """A copy of latents as a float32 array of `shape`.
 
     Raises:
-        InputError: another shape, not numeric, or not finite.
+        InputError: the latents have another shape, are not numeric, or are not finite.
     """
     array = finite_floats(name, latents)
     if array.shape != shape:
@@ -81,15 +81,17 @@ def finite_floats(subject: str, value: Any) -> Array:
 
     Args:
         subject: the name of the value in errors.
-        value: anything that numpy turns into an array of real numbers.
+        value: any value that numpy converts to an array of real numbers.
 
     Raises:
-        InputError: numpy cannot turn it into one, or a number is NaN, infinite or too large for float32.
+        InputError: numpy cannot convert it, or a number is NaN, infinite or too large for float32.
     """
     try:
         array = np.asarray(value)
-    except Exception as error:  # ragged lists, and whatever another library's arrays raise
-        raise InputError(f"{subject}: no array can be made from {type(value).__name__} ({error})") from error
+    except Exception as error:  # ragged lists; arrays of other libraries raise errors of any kind
+        raise InputError(
+            f"{subject}: cannot convert {type(value).__name__} to an array ({error}); expected real numbers"
+        ) from error
     if array.dtype.kind not in "fiu":
         raise InputError(f"{subject}: got {type(value).__name__} of dtype {array.dtype}; expected real numbers")
     with np.errstate(over="ignore"):

@@ -2,8 +2,8 @@
 
     python scripts/goldens/schedulers.py tests/golden
 
-writes schedulers.npz, late_starts.npz and torch_randn.npz into the folder. Only `main` needs torch and diffusers; the
-tests import the cases and the stand-in model from here, so that both sides run the same.
+writes schedulers.npz, late_starts.npz and torch_randn.npz to the folder. Only `main` needs torch and diffusers. The
+tests import the cases and the fake model from here, so that both sides run the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 
 SHAPE = (2, 4, 3, 2)
-"""Of the latents."""
+"""The shape of the latents."""
 
 STEPS = (2, 5, 20, 50, 150)
 SPACINGS = ("leading", "linspace", "trailing")
@@ -43,10 +43,14 @@ DIFFUSERS_CLASSES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One trajectory: `method` is a name of `DIFFUSERS_CLASSES`, `options` its config.
+    """One trajectory.
 
-    With `first` above 0 it begins at that step, with what the forward process makes of clean latents, as image-to-image
-    does.
+    Attributes:
+        method: a name of `DIFFUSERS_CLASSES`.
+        steps: the number of steps.
+        options: the scheduler config.
+        eta: the share of DDPM's noise that DDIM adds.
+        first: the first step. If it is above 0, the trajectory begins with noised clean latents, as in image-to-image.
     """
 
     method: str
@@ -57,18 +61,20 @@ class Case:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The scheduler config, lists for tuples."""
+        """The scheduler config, with lists in place of tuples."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self.options}
 
     @property
     def name(self) -> str:
-        """Unique and readable."""
-        options = ",".join(f"{name}={_short(value)}" for name, value in self.options if (name, value) not in _SILENT)
+        """A unique, readable name."""
+        options = ",".join(
+            f"{name}={_short(value)}" for name, value in self.options if (name, value) not in _OMITTED_IN_NAMES
+        )
         eta, first = f"-eta{self.eta}" if self.eta else "", f"-from{self.first}" if self.first else ""
         return f"{self.method}-{self.steps}{eta}{first}[{options}]"
 
 
-_SILENT = frozenset(LATENT.items())
+_OMITTED_IN_NAMES = frozenset(LATENT.items())
 
 
 def _short(value: Any) -> str:
@@ -76,7 +82,7 @@ def _short(value: Any) -> str:
 
 
 def cases() -> list[Case]:
-    """All trajectories, in the order of the file."""
+    """All trajectories that begin at step 0, in the order of their file."""
     return list(dict.fromkeys([*_matrix(), *_options()]))
 
 
@@ -134,7 +140,7 @@ def _matrix() -> Iterator[Case]:
 
 
 def _options() -> Iterator[Case]:
-    """One option at a time, few steps and more."""
+    """One option at a time, with 5 and 20 steps."""
     for steps in (5, 20):
         for method in ("ddpm", "ddim", "dpm++", "unipc", "euler", "euler-a"):
             yield _case(method, steps, beta_schedule="scaled_linear")
@@ -199,8 +205,8 @@ def learns_variance(case: Case) -> bool:
     return case.config.get("variance_type") in ("learned", "learned_range")
 
 
-def stand_in_model(case: Case, sample: Array, timestep: float) -> Array:
-    """A smooth function of latents (B, C, …) and timestep, bounded by 1; (B, 2C, …) where a variance is learned."""
+def fake_model(case: Case, sample: Array, timestep: float) -> Array:
+    """A smooth function of latents (B, C, …) and timestep, bounded by 1; (B, 2C, …) if a variance is learned."""
     x = sample.astype(np.float64)
     prediction = 0.7 * np.tanh(x + 0.5 * np.sin(0.01 * timestep)) + 0.2 * np.cos(2 * x)
     if not learns_variance(case):
@@ -212,14 +218,14 @@ def stand_in_model(case: Case, sample: Array, timestep: float) -> Array:
 
 
 def random_stream() -> Iterator[Array]:
-    """Draws of `SHAPE`: the first latents, then every step's noise. RandomState is frozen, so they never change."""
+    """Draws of `SHAPE`: the first latents, then every step's noise. numpy never changes RandomState's numbers."""
     generator = np.random.RandomState(2022)
     while True:
         yield generator.standard_normal(SHAPE).astype(np.float32)
 
 
-def checkpoints(count: int) -> list[int]:
-    """The steps whose latents are kept whole."""
+def stored_steps(count: int) -> list[int]:
+    """The steps whose whole latents are stored."""
     return sorted({0, min(1, count - 1), count // 2, max(count - 2, 0), count - 1})
 
 
@@ -231,11 +237,11 @@ RANDN_SEQUENCES: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((3,), (16,), (1,), (17,), (2,), (5, 3), (4, 4), (1, 4, 3, 3), (), (0,), (31,), (1, 1, 1, 1), (2, 33)),
     ((1, 4, 96, 96), (1,), (1, 4, 96, 96), (1, 4, 9, 7)),
 )
-"""Draws that follow one another from one generator."""
+"""The shapes of consecutive draws from one generator."""
 
 
-def kept(draw: Array) -> Array:
-    """What is stored of a draw: all of a small one, samples of a large one with both its ends."""
+def stored_part(draw: Array) -> Array:
+    """The stored part of a draw: a small draw whole; of a large draw both ends and samples between them."""
     flat = draw.reshape(-1)
     return flat if flat.size <= 200 else np.concatenate([flat[:64], flat[64:-64:509], flat[-64:]])
 
@@ -253,7 +259,7 @@ def _trajectory(case: Case) -> dict[str, Any]:
         nonlocal drawn
         drawn += 1
         if tuple(shape) != SHAPE:
-            raise AssertionError(f"diffusers draws {tuple(shape)}")
+            raise AssertionError(f"diffusers draws noise of shape {tuple(shape)}; expected {SHAPE}")
         return torch.from_numpy(next(stream))
 
     vars(__import__(type(scheduler).__module__, fromlist=["randn_tensor"]))["randn_tensor"] = randn_tensor
@@ -267,16 +273,16 @@ def _trajectory(case: Case) -> dict[str, Any]:
     wholes, trace = [], []
     for i, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
-        output = torch.from_numpy(stand_in_model(case, scaled.numpy(), float(timestep)))
+        output = torch.from_numpy(fake_model(case, scaled.numpy(), float(timestep)))
         extra: dict[str, Any] = {"eta": case.eta} if case.eta else {}
         if case.method == "unclip":
             extra["prev_timestep"] = None if i + 1 == count else timesteps[i + 1]
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
         trace.append(latents[:, 0, 0, 0].numpy())
-        if i in checkpoints(count):
+        if i in stored_steps(count):
             wholes.append(latents.numpy())
     if not np.isfinite(wholes).all() or latents.dtype != torch.float32:
-        raise AssertionError(f"{case.name}: diffusers gives {latents}")
+        raise AssertionError(f"{case.name}: diffusers returned {latents}; expected finite float32 latents")
     return {
         "timesteps": timesteps.numpy(),
         "wholes": np.stack(wholes),
@@ -288,7 +294,7 @@ def _trajectory(case: Case) -> dict[str, Any]:
 
 
 def write_schedulers(path: Path, versions: str, cases: list[Case]) -> None:
-    """Run the cases through diffusers and write the trajectories, one after the other, into one file."""
+    """Run the cases through diffusers and write all trajectories to one file."""
     import diffusers
 
     diffusers.utils.logging.set_verbosity_error()
@@ -309,7 +315,7 @@ def write_schedulers(path: Path, versions: str, cases: list[Case]) -> None:
 
 
 def write_randn(path: Path, versions: str) -> None:
-    """Draw every sequence with torch, and keep the head of the integer stream."""
+    """Draw every sequence with torch, and store the start of the integer stream."""
     import torch
 
     arrays: dict[str, npt.NDArray[Any]] = {"versions": np.array(versions)}
@@ -320,18 +326,18 @@ def write_randn(path: Path, versions: str) -> None:
         arrays[f"integers_{seed}"] = pairs.astype(">i8").view(">u4").astype(np.uint32)
         for number, sequence in enumerate(RANDN_SEQUENCES):
             generator = torch.Generator("cpu").manual_seed(seed)
-            draws = [kept(torch.randn(shape, generator=generator).numpy()) for shape in sequence]
+            draws = [stored_part(torch.randn(shape, generator=generator).numpy()) for shape in sequence]
             arrays[f"sequence_{number}_{seed}"] = np.concatenate(draws)
     np.savez_compressed(path, **arrays)
 
 
 def main() -> None:
-    """Write the files into the folder of the command line."""
+    """Write the files to the folder given on the command line."""
     import diffusers
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the files are written")
+    parser.add_argument("folder", type=Path, help="folder to write the files to")
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     versions = f"diffusers {diffusers.__version__}, torch {torch.__version__}, numpy {np.__version__}"

@@ -1,1 +1,1 @@
-"""Pictures and masks: reading, sizes, areas, and pasting back."""
+"""Pictures and masks: reading, sizes, areas, and pasting."""

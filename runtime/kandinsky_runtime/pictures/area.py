@@ -1,6 +1,6 @@
-"""Work on a crop around the mask instead of on the whole picture, and put the result back.
+"""The areas of pictures that a run works on: whole pictures, or crops around masks that are put back afterwards.
 
-Boxes are (left, top, right, bottom) in pixels, as Pillow has them.
+Boxes are (left, top, right, bottom) in pixels, as in Pillow.
 
 Legend: N pairs of picture and mask · B samples · H, W height and width of a whole picture · h, w those of its box
 """
@@ -23,21 +23,23 @@ from kandinsky_runtime.pictures.sizes import picture_size
 Array = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
-"""(width, height), as Pillow has it."""
+"""(width, height), as in Pillow."""
 
 DEFAULT_PADDING = 32
 
 
 @dataclass(frozen=True)
 class Area:
-    """The part of a picture that is worked on.
+    """The part of a picture that a run works on.
+
+    The working picture is the resized box at the top left, with padding to the right or below.
 
     Attributes:
         picture: the whole picture, RGB.
-        number: the picture's place among those of the run; several areas may have one picture.
-        box: the part.
-        mask: (h, w) of {0, 1}, 1 to repaint: the mask of the box.
-        inner: the size of the resized box in the working picture, from the top left corner; the rest is padding.
+        number: the index of the picture in the run; several areas may share a picture.
+        box: the box of the part.
+        mask: the mask of the box, (h, w) of {0, 1}, 1 to repaint.
+        inner: the size of the resized box in the working picture.
     """
 
     picture: Image.Image
@@ -47,19 +49,19 @@ class Area:
     inner: Size
 
     def crop(self, working: Size) -> Image.Image:
-        """The box's picture (RGB) at the working size, the last row and column repeated as padding."""
+        """The working picture (RGB), padded by repetition of the last row or column."""
         return Image.fromarray(_padded(np.asarray(fit(self.picture.crop(self.box), *self.inner)), working))
 
     def working_mask(self, working: Size) -> Array:
-        """The box's mask at the working size, padded likewise."""
+        """The mask of the working picture, padded in the same way."""
         return _padded(fit_mask(_as_picture(self.mask), *self.inner), working)
 
     def put_back(self, worked: Array, composite: str) -> Image.Image:
         """The whole picture with its box repainted.
 
         Args:
-            worked: the working picture, float32 (…, …, 3) in [0, 1].
-            composite: "paste" leaves every pixel outside the mask as it was; "none" replaces the whole box.
+            worked: the repainted working picture, float32 (…, …, 3) in [0, 1].
+            composite: "paste" to keep every pixel outside the mask, or "none" to replace the whole box.
         """
         (part,) = to_pil(self._at_own_size(worked)[None])
         whole = self.picture.copy()
@@ -67,7 +69,7 @@ class Area:
         return whole
 
     def put_back_pixels(self, worked: Array, composite: str) -> Array:
-        """`put_back` as float32 (H, W, 3) in [0, 1]."""
+        """The result of `put_back` as float32 (H, W, 3) in [0, 1]."""
         whole, part = _floats(self.picture), self._at_own_size(worked)
         left, top, right, bottom = self.box
         inside = whole[top:bottom, left:right]
@@ -75,7 +77,7 @@ class Area:
         return whole
 
     def _at_own_size(self, worked: Array) -> Array:
-        """The box's part (h, w, 3) of a working picture, in [0, 1]; bit for bit if nothing was resized."""
+        """The box of a working picture at its own size, (h, w, 3) in [0, 1]; exact if the box was not resized."""
         left, top, right, bottom = self.box
         part = worked[: self.inner[1], : self.inner[0]]
         if self.inner == (right - left, bottom - top):
@@ -92,63 +94,63 @@ class Area:
 
 @dataclass(frozen=True)
 class Areas:
-    """The areas of a run, all worked on at one size.
+    """The areas of a run, whose working pictures have one size.
 
     Attributes:
-        areas: N, one for each pair of picture and mask.
-        working: (width, height) of every working picture.
+        areas: the N areas, one for each pair of picture and mask.
+        working: the size of every working picture.
     """
 
     areas: tuple[Area, ...]
     working: Size
 
     def crops(self) -> tuple[list[Image.Image], list[int]]:
-        """Each different picture to work on once, and which of them each of the N areas has."""
+        """The different working pictures, and the index of each area's working picture among them."""
         places: dict[tuple[int, Box], int] = {}
         crop_of = [places.setdefault((area.number, area.box), len(places)) for area in self.areas]
         firsts = [self.areas[crop_of.index(place)] for place in range(len(places))]
         return [area.crop(self.working) for area in firsts], crop_of
 
     def masks(self) -> Array:
-        """The masks to work with, (N, …, …) of {0, 1}, 1 to repaint."""
+        """The masks of the working pictures, (N, …, …) of {0, 1}, 1 to repaint."""
         return np.stack([area.working_mask(self.working) for area in self.areas])
 
     def check_output_type(self, output_type: str) -> None:
-        """Raise UsageError if the results would be arrays of several sizes."""
+        """Raise UsageError if the results cannot be stacked into one array."""
         sizes = sorted({area.picture.size for area in self.areas})
         if output_type == "np" and len(sizes) > 1:
             listed = ", ".join(f"{across}x{down}" for across, down in sizes)
-            raise UsageError(f'the pictures have several sizes ({listed}), which make no one array: ask for "pil"')
+            raise UsageError(f'the pictures have several sizes ({listed}); output_type "np" needs one size: use "pil"')
 
     def finished(self, worked: Array, output_type: str, composite: str) -> list[Image.Image] | Array:
-        """Whole pictures, as "pil" or "np", from the working ones (B, …, …, 3) in [0, 1]; B is a multiple of N."""
-        pairs = list(zip(self._of_samples(len(worked)), worked, strict=True))
+        """Whole pictures, "pil" or "np", from repainted ones (B, …, …, 3) in [0, 1]; B is a multiple of N."""
+        pairs = list(zip(self._by_sample(len(worked)), worked, strict=True))
         if output_type == "np":
             return np.stack([area.put_back_pixels(picture, composite) for area, picture in pairs])
         return [area.put_back(picture, composite) for area, picture in pairs]
 
     def unchanged(self, batch: int, output_type: str) -> list[Image.Image] | Array:
-        """The whole pictures of a batch as they came in; copies."""
-        areas = self._of_samples(batch)
+        """Copies of the whole pictures of a batch, unchanged."""
+        areas = self._by_sample(batch)
         if output_type == "np":
             return np.stack([_floats(area.picture) for area in areas])
         return [area.picture.copy() for area in areas]
 
-    def _of_samples(self, batch: int) -> list[Area]:
+    def _by_sample(self, batch: int) -> list[Area]:
         return [self.areas[sample * len(self.areas) // batch] for sample in range(batch)]
 
 
 def whole_pictures(
     pictures: Sequence[Image.Image], masks: Sequence[Image.Image], *, height: int | None, width: int | None
 ) -> Areas:
-    """Whole pictures as areas: each box is the picture at the result's size.
+    """Whole pictures as areas: each box is the whole picture at the size of the result.
 
     Args:
-        pictures, masks: of `read_image` and `read_mask`; one of each for each pair, or one for all.
-        height, width: of the results in pixels; None for the pictures' own.
+        pictures, masks: the results of `read_image` and `read_mask`; one for each pair, or one for all.
+        height, width: the size of the results in pixels, or None for the pictures' own.
 
     Raises:
-        InputError: the pictures' sizes differ or are too small, and no size is given.
+        InputError: the pictures' sizes differ or are too small, and no size is given; or a result has too many pixels.
     """
     rows, columns = picture_size([picture.size for picture in pictures], height, width)
     size = columns, rows
@@ -172,20 +174,20 @@ def around_masks(
     width: int | None,
     padding: int | None = None,
 ) -> Areas:
-    """The area around each mask, which contains everything that the mask repaints.
+    """The area around each mask: a box that contains every pixel to repaint.
 
-    Without `height` and `width` a box has its picture's own resolution and grows to multiples of `multiple` as far as
-    the picture goes; nothing is resized. With them, it grows to their proportions as far as the picture goes, and is
-    resized to fit in, never distorted. Several boxes get one size. An empty mask's box is in the picture's middle.
+    A box grows as far as its picture goes. Without `height` and `width`, it grows to multiples of `multiple` and is not
+    resized; all boxes get one size. With `height` and `width`, it grows to their proportions and is resized to fit,
+    without distortion. The box of an empty mask is in the middle of its picture.
 
     Args:
-        pictures, masks: of `read_image` and `read_mask`; one of each for each pair, or one for all.
-        multiple: pixels.
-        height, width: of the working picture in pixels; both or none.
-        padding: pixels of the picture around the part that a mask repaints; None for 32.
+        pictures, masks: the results of `read_image` and `read_mask`; one for each pair, or one for all.
+        multiple: the number that the sides of a box are multiples of, in pixels.
+        height, width: the size of the working picture in pixels; both or none.
+        padding: the pixels of the picture around the part to repaint; None for 32.
 
     Raises:
-        InputError: too large a working size, or boxes that cannot have one size.
+        InputError: the working size is too large, or the boxes cannot have one size.
     """
     if height is not None and width is not None and height * width > MAX_PIXELS:
         raise InputError(f"the size to work at is {width}x{height}; expected at most {MAX_PIXELS:,} pixels in all")
@@ -209,12 +211,12 @@ def around_masks(
 
 
 def _pairs(pictures: int, masks: int) -> list[tuple[int, int]]:
-    """Picture and mask of each pair, by number; a single one belongs to every pair."""
+    """The indices of picture and mask of each pair; a single picture or mask belongs to every pair."""
     return [(pair % pictures, pair % masks) for pair in range(max(pictures, masks))]
 
 
 def _around(mask: Array, padding: int) -> Box:
-    """What a mask repaints with padding around it, cut off at the edges; of an empty mask the middle pixel."""
+    """The box of the pixels to repaint with padding, clipped to the picture; the middle if the mask is empty."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
@@ -228,7 +230,7 @@ def _around(mask: Array, padding: int) -> Box:
 
 
 def _common_size(boxes: Sequence[Box], pictures: Sequence[Size], multiple: int) -> Size:
-    """The size that every box grows to where nothing is resized."""
+    """The size to which every box grows if boxes are not resized."""
     sizes = []
     for name, axis in (("width", 0), ("height", 1)):
         needed = max(MIN_SIZE, *(box[axis + 2] - box[axis] for box in boxes))
@@ -250,7 +252,7 @@ def _in_proportion(box: Box, working: Size) -> Size:
 
 
 def _grown(box: Box, size: Size, picture: Size) -> Box:
-    """A box that holds `box`, with its middle where that can be, of `size` as far as the picture goes."""
+    """`box` grown around its middle to `size`, moved and limited to stay within the picture."""
     edges = []
     for axis in (0, 1):
         length = min(size[axis], picture[axis])
@@ -261,7 +263,7 @@ def _grown(box: Box, size: Size, picture: Size) -> Box:
 
 
 def _fitted(box: Box, working: Size) -> Size:
-    """The size of a box scaled, by one factor for both axes, to just fit into the working picture."""
+    """The largest size of a box in the working picture, scaled by one factor for both axes."""
     sizes = [box[2] - box[0], box[3] - box[1]]
     scale = min(room / size for room, size in zip(working, sizes, strict=True))
     across, down = (max(1, min(room, round(size * scale))) for room, size in zip(working, sizes, strict=True))
@@ -269,7 +271,7 @@ def _fitted(box: Box, working: Size) -> Size:
 
 
 def _padded(pixels: npt.NDArray[Scalar], size: Size) -> npt.NDArray[Scalar]:
-    """Pixels (H, W, …) with the last column and row repeated up to a size."""
+    """Pixels (H, W, …), padded to a size by repetition of the last column and row."""
     height, width = pixels.shape[:2]
     around = ((0, size[1] - height), (0, size[0] - width), *((0, 0),) * (pixels.ndim - 2))
     return np.pad(pixels, around, mode="edge")

@@ -1,7 +1,8 @@
-"""Pictures in and out: files, Pillow images and arrays become RGB, RGB becomes the model's arrays, and back.
+"""Pictures in and out: from files, Pillow images and arrays to RGB, to the model's arrays, and back.
 
-Shapes: B pictures, H and W pixels. "The reference" is the Kandinsky 2.2 inpainting pipeline of diffusers and
-ppdiffusers.
+Resizing and scaling equal those of the Kandinsky 2.2 inpainting pipelines of diffusers and ppdiffusers.
+
+Legend: B pictures · H, W pixels
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 PictureSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 
-# EXIF orientation → what makes the picture upright; 1 is upright already.
+# EXIF orientation → the transposition that makes the picture upright; 1 is already upright.
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,7 +40,7 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# suffix → Pillow's format and how to save without loss (JPEG: as little as is sensible)
+# suffix → Pillow's format, and the options to save without loss (JPEG: with little loss)
 _OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".webp": ("WEBP", {"lossless": True}),
@@ -53,7 +54,7 @@ _OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "does not exist; give the path of a PNG, JPEG or WebP file"),
     (IsADirectoryError, "is a directory; give the path of one PNG, JPEG or WebP file"),
-    (PermissionError, "may not be read; give this user the right to read it"),
+    (PermissionError, "cannot be read without permission; give this user the right to read it"),
     (Image.DecompressionBombError, "has more pixels than Pillow opens; scale it down first"),
     (UnidentifiedImageError, "is not a picture that Pillow knows; convert it to PNG, JPEG or WebP"),
 )
@@ -62,8 +63,8 @@ _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
 class _SilentWarnings:
     """Silences Python's warnings while at least one thread reads a picture.
 
-    Warning filters belong to the whole process. The first thread in saves them, the last one out restores them; the
-    lock is held for that only, so that threads decode at the same time.
+    Warning filters belong to the whole process. The first thread that enters saves them, and the last thread that
+    leaves restores them. The lock is held only meanwhile, so that threads decode at the same time.
     """
 
     def __init__(self) -> None:
@@ -90,39 +91,47 @@ _silent_warnings = _SilentWarnings()
 
 
 def read_image(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A picture as an upright 8-bit RGB image without metadata; `source` itself is never changed.
+    """A picture as an upright 8-bit RGB image without metadata; `source` is never changed.
 
-    source: a path, the bytes of a file, a Pillow image, or an array.
-        Files and Pillow images: any mode, turned upright by their EXIF orientation. 16 bits (`I;16`, `I` in 0..65535)
-        and float (`F` in [0, 1]) are scaled to 8 bits and rounded. Of several frames a file's first is used. Alpha is
-        dropped, which shows the colours stored beneath, as in the reference; a warning is logged if it hid any.
-        Arrays: (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), uint8 or float in [0, 1], rounded to 8 bits.
-    max_pixels: the most that width x height may be; for files Pillow's own limit (178 million) holds as well.
+    Files and Pillow images may have any mode, and are turned upright by their EXIF orientation. 16-bit modes (`I;16`,
+    `I` in 0..65535) and float (`F` in [0, 1]) are scaled to 8 bits and rounded. The first of several frames is used.
+    Alpha is dropped, as in diffusers, so that hidden colours show; a warning is logged if there are any.
 
-    Raises InputError for anything else, and for a file that is missing, damaged or no picture.
+    Arrays are (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), uint8 or float in [0, 1], rounded to 8 bits.
+
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or an array.
+        max_pixels: the largest width x height; for files, Pillow's own limit (178 million) applies as well.
+
+    Raises:
+        InputError: the source is something else; or the file is missing, damaged or not a picture.
     """
     if isinstance(source, np.ndarray):
         source = _picture_from_array(source)
     with open_picture(source, "image", max_pixels) as picture:
         if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] != 255:
             logger.warning(
-                "%s is partly transparent: its alpha is ignored, the colours stored beneath are used",
+                "%s is partly transparent: its alpha is ignored, and the colours stored beneath are used",
                 _name(source, "image"),
             )
         rgb = picture.convert("RGB")  # always a copy
-    rgb.info = {}  # an orientation left here would turn the picture a second time
+    rgb.info = {}  # a later read would apply an orientation that is left here again
     return rgb
 
 
 @contextmanager
 def open_picture(source: PictureSource, what: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Lend a picture upright and with 8 bits per channel, in whatever mode it has, its transparency kept.
+    """Open a picture: upright, 8 bits for each channel, in its own mode and with its transparency.
 
-    source: a path, the bytes of a file, or a Pillow image, which is taken at the frame where it stands.
-    what: "image" or "mask", for the texts of errors.
+    Pillow's warnings are silenced until the context ends.
 
-    Pillow's warnings are silenced until the caller is done with it. Raises InputError, also in place of whatever
-    Pillow raises meanwhile.
+    Args:
+        source: a path, the bytes of a file, or a Pillow image, whose current frame is used.
+        what: the name in errors, "image" or "mask".
+        max_pixels: the largest width x height.
+
+    Raises:
+        InputError: the picture cannot be read, also if Pillow raises an error within the context.
     """
     name = _name(source, what)
     with _silent_warnings:
@@ -140,15 +149,17 @@ def open_picture(source: PictureSource, what: str, max_pixels: int = MAX_PIXELS)
                 raise InputError(f"{name} is a {type(source).__name__}; expected a path, a Pillow image or an array")
         except InputError:
             raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
             reasons = (reason for kind, reason in _READ_FAILURES if isinstance(error, kind))
             damage = str(error) or type(error).__name__
-            reason = next(reasons, f"cannot be decoded ({damage}); it is damaged or incomplete: make or fetch it again")
+            reason = next(
+                reasons, f"cannot be decoded ({damage}); it is damaged or incomplete: export or download it again"
+            )
             raise InputError(f"{name} {reason}") from error
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """An RGB image resized to width x height as the reference does: bicubic, after a box reduction of large ones."""
+    """An RGB image resized to width x height as in diffusers: bicubic, after a box reduction of large images."""
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=1)
@@ -170,12 +181,12 @@ def from_model(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def to_pil(pixels: NDArray[np.float32]) -> list[Image.Image]:
-    """Float (B, H, W, 3) in [0, 1] as B RGB images, rounded to 8 bits."""
+    """Floats (B, H, W, 3) in [0, 1] as B RGB images, rounded to 8 bits."""
     return [Image.fromarray(picture) for picture in float_to_eight_bit(pixels)]
 
 
 def pad_to_multiple(pixels: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
-    """(B, 3, H, W) with the last row and column repeated until H and W are multiples; `[..., :H, :W]` undoes it."""
+    """(B, 3, H, W), padded to multiples by repetition of the last row and column; `[..., :H, :W]` undoes it."""
     bottom, right = (-size % multiple for size in pixels.shape[2:])
     return np.pad(pixels, ((0, 0), (0, 0), (0, bottom), (0, right)), mode="edge")
 
@@ -192,29 +203,32 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
             raise InputError(f"output {target} is a directory; add a file name to it")
         if not target.parent.is_dir():
             raise InputError(f"output {target}: the folder {target.parent} does not exist; create it first")
-    except OSError as error:  # a name too long, a folder that may not be entered
+    except OSError as error:  # the name is too long, or the folder is not accessible
         raise InputError(f"output {target} cannot be written: {error.strerror}; choose another path") from error
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"output {target}: the folder {target.parent} is not writable; choose another one")
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write an RGB image; the suffix of `path` names the format. The file appears whole or not at all.
+    """Write an RGB image in the format of the suffix of `path`. The write is atomic.
 
-    All formats but JPEG keep every pixel. Raises InputError as `check_output_path` does, Kandinsky22Error if writing
-    fails.
+    Every format except JPEG is lossless.
+
+    Raises:
+        InputError: see `check_output_path`.
+        Kandinsky22Error: the file cannot be written.
     """
     check_output_path(path)
     target = Path(path)
     file_format, options = _OUTPUT_FORMATS[target.suffix.lower()]
     try:
         write_whole(target, lambda stream: image.save(stream, file_format, **options))
-    except (OSError, ValueError) as error:  # ValueError: the format has a limit of its own, as WebP's 16383 px
+    except (OSError, ValueError) as error:  # ValueError: a limit of the format, such as WebP's 16383 px
         raise Kandinsky22Error(f"output {target} cannot be written: {error}") from error
 
 
 def describe_range(values: NDArray[Any]) -> str:
-    """What an error says of an array: its dtype and range."""
+    """The dtype and range of an array, for errors."""
     return f"{values.dtype} values from {values.min():g} to {values.max():g}"
 
 
@@ -232,7 +246,7 @@ def float_to_eight_bit(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 def _picture_from_array(array: NDArray[Any]) -> Image.Image:
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(
-            f"image is an array of shape {array.shape}; expected (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), none empty"
+            f"image is an array of shape {array.shape}; expected (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), not empty"
         )
     if array.dtype == np.uint8:
         pixels = array
@@ -265,10 +279,10 @@ def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    picture.load()  # first, because a PNG may hold its EXIF behind its pixels
+    picture.load()  # first, because a PNG may store its EXIF data after its pixels
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a camera's faulty EXIF is no reason to refuse its pixels
+    except Exception:  # faulty EXIF data of a camera does not affect the pixels
         logger.warning("the EXIF data of a picture cannot be read: it is taken as upright")
         return picture
     turn = _TO_UPRIGHT.get(orientation)
@@ -276,7 +290,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image, name: str) -> Image.Image:
-    """Scale the deep modes, which Pillow would clip; leave all others as they are."""
+    """The picture with 16-bit and float modes scaled to 8 bits, because Pillow would clip them."""
     if picture.mode != "F" and not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture)

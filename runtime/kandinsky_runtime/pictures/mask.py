@@ -1,10 +1,10 @@
-"""Masks: from a picture or an array to what the pipeline keeps and what it repaints.
+"""Masks: from a picture or an array to the pixels that are repainted and the latents that are kept.
 
-Two conventions meet here. The user's mask is white (1) where the picture is repainted; the latents' mask is 1 where
-they are kept. Names say which: `mask` repaints, `keep` keeps.
+There are two conventions. A `mask` is the user's: white (1) is repainted. A `keep` mask is for latents: 1 is kept.
 
-Shapes: B pictures, H and W pixels, h and w latent cells. "The reference" is the Kandinsky 2.2 inpainting pipeline of
-diffusers and ppdiffusers.
+Resizing and growth equal those of the Kandinsky 2.2 inpainting pipelines of diffusers and ppdiffusers.
+
+Legend: B pictures · H, W pixels · h, w latent cells
 """
 
 from __future__ import annotations
@@ -31,17 +31,23 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 def read_mask(source: PictureSource, *, invert: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A mask at its own size and not yet binary, for `fit_mask`; white is repainted. `source` is never changed.
 
-    source: a path, the bytes of a file, a Pillow image, or an array.
-        Files and Pillow images: any mode, turned upright by their EXIF orientation; white paints. Transparent areas
-        count as black, whatever colours are stored beneath. 16 bits and float are scaled as in `image.read_image`.
-        Arrays: (H, W), (H, W, 1) or (1, H, W); bool, float in [0, 1], or integers in 0..1, 0..255 or, if uint16,
-        0..65535: the first of these ranges that holds every value is meant.
-    invert: swap what is repainted and what is kept.
+    Files and Pillow images may have any mode, and are turned upright by their EXIF orientation. Transparent pixels
+    count as black, whatever their colours. 16-bit and float modes are scaled as in `image.read_image`.
 
-    Returns an image of mode 1, L or RGB. It keeps that mode because the reference resizes first and takes the
-    luminance afterwards, which rounds differently in colours, and because Pillow resizes mode 1 by nearest neighbour.
+    Arrays are (H, W), (H, W, 1) or (1, H, W): bool, float in [0, 1], or integers. The range of integers is the first
+    that contains every value: 0..1, 0..255 or, for uint16, 0..65535.
 
-    Raises InputError for anything else, and for a file that is missing, damaged or no picture.
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or an array.
+        invert: whether to swap the pixels to repaint and the pixels to keep.
+        max_pixels: the largest width x height.
+
+    Returns:
+        An image of mode 1, L or RGB. The mode matters: diffusers resizes first and then takes the luminance, which
+        rounds differently in colours, and Pillow resizes mode 1 by nearest neighbour.
+
+    Raises:
+        InputError: the source is something else; or the file is missing, damaged or not a picture.
     """
     if isinstance(source, np.ndarray):
         source = _picture_from_array(source)
@@ -59,10 +65,11 @@ def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Image.I
     """A mask of width x height pixels that repaints a rectangle.
 
     Args:
-        box: left, top, right and bottom edge in pixels; a negative number counts from the right or the bottom.
+        width, height: the size of the mask.
+        box: the left, top, right and bottom edge in pixels; a negative edge counts from the right or the bottom.
 
     Raises:
-        InputError: the rectangle is empty or leaves the picture.
+        InputError: the rectangle is empty or not within the picture.
     """
     left, top, right, bottom = (
         edge + size if edge < 0 else edge for edge, size in zip(box, (width, height) * 2, strict=True)
@@ -78,12 +85,12 @@ def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Image.I
 
 
 def fit_mask(mask: Image.Image, width: int, height: int) -> NDArray[np.float32]:
-    """A mask of `read_mask` at width x height, as float32 (H, W): 1 where its luminance is at least 0.5, else 0.
+    """A mask of `read_mask` at width x height, as float32 (H, W): 1 if its luminance is at least 0.5, else 0.
 
-    Resized by Lanczos where the size differs (mode 1: nearest neighbour), as in the reference.
+    Another size is resized by Lanczos (mode 1: nearest neighbour), as in diffusers.
     """
     luminance = mask.resize((width, height), Image.Resampling.LANCZOS).convert("L")
-    return (np.asarray(luminance) >= 128).astype(np.float32)  # 128: the first above 0.5 * 255
+    return (np.asarray(luminance) >= 128).astype(np.float32)  # 128 is the first level above 0.5 * 255
 
 
 def is_all_keep(mask: NDArray[np.float32]) -> bool:
@@ -92,16 +99,20 @@ def is_all_keep(mask: NDArray[np.float32]) -> bool:
 
 
 def latent_keep_mask(mask: NDArray[np.float32], latent_height: int, latent_width: int) -> NDArray[np.float32]:
-    """What the UNet and the compositing of latents see: float32 (B, 1, h, w), 1 where latents are kept.
+    """The mask of the latents to keep, float32 (B, 1, h, w), 1 = keep.
 
-    mask: (B, H, W) of {0, 1}, 1 = repaint. It is resized by nearest neighbour, then every cell to repaint takes six
-    of its eight neighbours along: all but those above right and below left.
+    The mask is resized by nearest neighbour. Then the repainted area grows by one cell in six of the eight directions:
+    all but up-right and down-left.
+
+    Args:
+        mask: the mask of the pixels, (B, H, W) of {0, 1}, 1 = repaint.
+        latent_height, latent_width: h and w.
     """
     rows = _nearest(mask.shape[1], latent_height)
     columns = _nearest(mask.shape[2], latent_width)
     seed = mask[:, rows[:, None], columns]  # (B, h, w)
     repaint = seed.copy()
-    for near, far in ((np.s_[:-1], np.s_[1:]), (np.s_[1:], np.s_[:-1])):  # each cell takes what its neighbour has
+    for near, far in ((np.s_[:-1], np.s_[1:]), (np.s_[1:], np.s_[:-1])):  # each cell takes its neighbour's value
         for cell, neighbour in (
             (np.s_[:, near, :], np.s_[:, far, :]),
             (np.s_[:, :, near], np.s_[:, :, far]),
@@ -112,17 +123,17 @@ def latent_keep_mask(mask: NDArray[np.float32], latent_height: int, latent_width
 
 
 def paste(original: Image.Image, generated: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
-    """RGB: `generated` where the (H, W) mask is 1, `original`, bit for bit, where it is 0. All of one size."""
+    """An RGB image: `generated` at the 1s of the (H, W) mask, `original` bit for bit at its 0s. All have one size."""
     return Image.fromarray(paste_pixels(np.asarray(original), np.asarray(generated), mask))
 
 
 def paste_pixels(original: NDArray[Scalar], generated: NDArray[Scalar], mask: NDArray[np.float32]) -> NDArray[Scalar]:
-    """`paste` for arrays (..., H, W, 3) of one dtype, any, with a mask (..., H, W)."""
+    """`paste` for arrays (..., H, W, 3) of any one dtype, with a mask (..., H, W)."""
     return np.where(mask[..., None] == 0, original, generated)
 
 
 def _nearest(size: int, new_size: int) -> NDArray[np.intp]:
-    """For each of `new_size` cells the one of `size` it is taken from, in float32 as torch and Paddle compute it."""
+    """The source cell, among `size`, of each of `new_size` cells; in float32 as in torch and Paddle."""
     ratio = np.float32(size) / np.float32(new_size)
     return np.minimum((np.arange(new_size, dtype=np.float32) * ratio).astype(np.intp), size - 1)
 
@@ -135,7 +146,7 @@ def _picture_from_array(array: NDArray[Any]) -> Image.Image:
         plane = array[0]
     if plane.ndim != 2 or plane.size == 0:
         raise InputError(
-            f"mask is an array of shape {array.shape}; expected (H, W), (H, W, 1) or (1, H, W), none empty: "
+            f"mask is an array of shape {array.shape}; expected (H, W), (H, W, 1) or (1, H, W), not empty: "
             "reduce colours to one channel, and give several masks as a list"
         )
     if plane.dtype.kind == "f":
@@ -158,7 +169,7 @@ def _from_integers(plane: NDArray[Any]) -> Image.Image:
     if plane.min() < 0 or plane.max() > top:
         raise InputError(
             f"mask is an array of {describe_range(plane)}; integer masks must be in 0..1, 0..255 or, as uint16, "
-            "0..65535, with the top = repaint: rescale it"
+            "0..65535, with the largest = repaint: rescale it"
         )
     if plane.max() <= 1:
         return Image.fromarray(plane.astype(np.uint8) * np.uint8(255))

@@ -1,4 +1,4 @@
-"""The sizes of results in pixels: what is asked for, what the pictures have, and what the graphs take."""
+"""The sizes of results in pixels: the requested size, the size of the pictures, and the sizes that the graphs take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
 
 
 def padding_for(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns that a picture lacks to a size that the graphs take.
+    """The rows and columns to add to a picture, so that the graphs take its size.
 
     Raises:
         InputError: the padded picture would have too many pixels.
@@ -21,10 +21,11 @@ def padding_for(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
 
 
 def picture_size(sizes: Sequence[tuple[int, int]], height: int | None, width: int | None) -> tuple[int, int]:
-    """Height and width of the result: those given, else the pictures' own.
+    """The height and width of the result: the given ones, or else the pictures' own.
 
     Args:
-        sizes: (width, height) of the pictures.
+        sizes: the (width, height) of each picture.
+        height, width: the requested size in pixels; None for the pictures' own.
 
     Raises:
         InputError: the pictures' sizes differ or are too small, and no size is given; or the result would have too many

@@ -1,6 +1,8 @@
-"""CLIP's picture preprocessing: pictures become the image encoder's pixel values.
+"""CLIP's picture preprocessing, from pictures to the image encoder's pixel values.
 
-The arithmetic is that of transformers' CLIPImageProcessor over Pillow. B pictures, S the encoder's picture side.
+The arithmetic equals that of transformers' CLIPImageProcessor with Pillow.
+
+Legend: B pictures · S height and width of the encoder's pictures
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ DEFAULTS: Mapping[str, Any] = {
     "image_mean": (0.48145466, 0.4578275, 0.40821073),
     "image_std": (0.26862954, 0.26130258, 0.27577711),
 }
-"""CLIP's settings, which hold where a config says nothing."""
+"""CLIP's settings, the defaults of a config."""
 
-_ONLY: Mapping[str, tuple[Any, ...]] = {
+_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "do_resize": (True,),
     "do_center_crop": (True,),
     "do_rescale": (True,),
@@ -42,18 +44,19 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "image_processor_type": ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor"),
     "feature_extractor_type": ("CLIPFeatureExtractor", "CLIPImageProcessor"),
 }
-"""Settings that have one meaning here. Any may be null, which stands for the reference's default."""
+"""The supported values of settings that this package does not vary. Null means the default of transformers."""
 
 
 @dataclass(frozen=True)
 class ClipImageProcessor:
-    """Scales the shorter edge of pictures to `shortest_edge`, crops the middle and normalises the colours.
+    """Scales the shorter edge of pictures to `shortest_edge`, crops the middle, and normalises the colours.
 
     Attributes:
-        shortest_edge, crop: in pixels; `crop` is S, at most `shortest_edge`.
-        resample: Pillow's filter.
-        rescale_factor: what 8-bit values are multiplied by.
-        mean, std: of the rescaled red, green and blue.
+        shortest_edge: the scaled length of the shorter edge, in pixels.
+        crop: S, in pixels; at most `shortest_edge`.
+        resample: the filter of Pillow.
+        rescale_factor: the factor of 8-bit values.
+        mean, std: the mean and standard deviation of rescaled red, green and blue.
     """
 
     shortest_edge: int
@@ -68,32 +71,34 @@ class ClipImageProcessor:
         """Read `preprocessor_config.json`.
 
         Raises:
-            BundleError: a setting is unknown, or asks for something else than CLIP's steps; lists every fault.
+            BundleError: a setting is unknown or unsupported; lists every fault.
         """
         settings = {**DEFAULTS, **{name: value for name, value in config.items() if value is not None}}
         faults = [
-            f"image processor setting `{name}` is {value!r}; supported: {', '.join(map(repr, _ONLY.get(name, ())))}"
-            if name in _ONLY
-            else f"image processor setting `{name}` is not known"
+            f"image processor setting `{name}` is {value!r}; expected {' or '.join(map(repr, _SUPPORTED[name]))}"
+            if name in _SUPPORTED
+            else f"image processor setting `{name}` is unknown"
             for name, value in settings.items()
-            if name not in DEFAULTS and value not in _ONLY.get(name, ())
+            if name not in DEFAULTS and value not in _SUPPORTED.get(name, ())
         ]
         edge = _edge(settings["size"])
         crop = _side(settings["crop_size"])
         if edge is None:
-            faults.append(_unfit("size", settings, "a number of pixels or an object with `shortest_edge`"))
+            faults.append(_setting_fault("size", settings, "a number of pixels or an object with `shortest_edge`"))
         if crop is None:
-            faults.append(_unfit("crop_size", settings, "a number of pixels or an object with equal height and width"))
+            faults.append(
+                _setting_fault("crop_size", settings, "a number of pixels or an object with equal height and width")
+            )
         if edge is not None and crop is not None and crop > edge:
             faults.append(f"image processor setting `crop_size` is {crop}, more than the {edge} of `size`")
         if settings["resample"] not in list(Image.Resampling):
-            faults.append(_unfit("resample", settings, "one of Pillow's filters, 0 to 5"))
+            faults.append(_setting_fault("resample", settings, "one of Pillow's filters, 0 to 5"))
         if not _is_positive(settings["rescale_factor"]):
-            faults.append(_unfit("rescale_factor", settings, "a positive number"))
+            faults.append(_setting_fault("rescale_factor", settings, "a positive number"))
         if not _is_colour(settings["image_mean"]):
-            faults.append(_unfit("image_mean", settings, "three numbers"))
+            faults.append(_setting_fault("image_mean", settings, "three numbers"))
         if not _is_colour(settings["image_std"]) or not all(map(_is_positive, settings["image_std"])):
-            faults.append(_unfit("image_std", settings, "three positive numbers"))
+            faults.append(_setting_fault("image_std", settings, "three positive numbers"))
         if faults or edge is None or crop is None:
             raise BundleError("image processor", faults)
         return cls(
@@ -109,10 +114,11 @@ class ClipImageProcessor:
         """Pictures of any sizes as float32 (B, 3, S, S).
 
         Args:
-            pictures: what `image.read_image` takes. Transparent ones are laid on white, as the reference does.
+            pictures: one or more sources that `image.read_image` takes. Transparent pictures are put on white, as in
+                transformers.
 
         Raises:
-            InputError: none, or one that cannot be read or is far longer than wide.
+            InputError: there is no picture; or a picture cannot be read, or its sides differ too much.
         """
         if isinstance(pictures, (str, bytes)) or not isinstance(pictures, Sequence) or not pictures:
             raise InputError(f"pictures are {type(pictures).__name__}; expected a list of one or more")
@@ -127,8 +133,8 @@ class ClipImageProcessor:
         width, height = (int(self.shortest_edge * length / shorter) for length in picture.size)
         if width * height > MAX_PIXELS:
             raise InputError(
-                f"a picture prompt is {picture.width}x{picture.height} pixels, which would be scaled to"
-                f" {width}x{height}: only its middle counts, crop it to that first"
+                f"a picture prompt is {picture.width}x{picture.height} pixels and would be scaled to {width}x{height};"
+                f" expected at most {MAX_PIXELS:,} pixels in all: only the middle is used, so crop it first"
             )
         left, top = (width - self.crop) // 2, (height - self.crop) // 2
         scaled = picture.resize((width, height), self.resample)
@@ -136,7 +142,7 @@ class ClipImageProcessor:
 
 
 def _on_white(picture: PictureSource) -> Image.Image:
-    """A picture as upright 8-bit RGB, transparency laid on white."""
+    """A picture as upright 8-bit RGB, with transparent pixels on white."""
     if isinstance(picture, np.ndarray):
         return read_image(picture)
     with open_picture(picture, "image") as opened:
@@ -175,5 +181,5 @@ def _is_colour(value: Any) -> bool:
     return isinstance(value, Sequence) and len(value) == 3 and all(map(_is_number, value))
 
 
-def _unfit(name: str, settings: Mapping[str, Any], expected: str) -> str:
+def _setting_fault(name: str, settings: Mapping[str, Any], expected: str) -> str:
     return f"image processor setting `{name}` is {settings[name]!r}; expected {expected}"

@@ -1,4 +1,7 @@
-"""Image embeddings from and to files, and from arrays."""
+"""Image embeddings: read from files, written to files, and checked from arrays.
+
+Legend: N positive embeddings · M negative embeddings · E embedding width
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,18 @@ NEGATIVE = "negative_image_embeds"
 def read_embeds(
     path: str | os.PathLike[str], negative_path: str | os.PathLike[str] | None = None
 ) -> tuple[Array, Array | None]:
-    """Read image embeddings, and the negative ones where there are any.
+    """Read image embeddings, and negative ones if there are any.
 
     Args:
-        path: an `.npz` with `image_embeds` and perhaps `negative_image_embeds`, or an `.npy` with the former.
-        negative_path: a file of their own for the negative embeddings, an `.npz` with `negative_image_embeds` or an
-            `.npy`; they take the place of those in `path`.
+        path: an `.npz` with `image_embeds` and perhaps `negative_image_embeds`, or an `.npy` with `image_embeds`.
+        negative_path: an `.npz` with `negative_image_embeds`, or an `.npy` with them; replaces the negative embeddings
+            in `path`.
 
     Returns:
-        Arrays (N, E) and (M, E) or None, float32.
+        The embeddings, (N, E) float32; and the negative embeddings, (M, E) float32, or None.
 
     Raises:
-        InputError: a file cannot be read as that, or an array is not finite (N, E).
+        InputError: a file cannot be read, or an array is missing, has another shape, or is not finite.
     """
     arrays = _load(path, POSITIVE)
     source = path if negative_path is None else negative_path
@@ -47,17 +50,19 @@ def check_embeds_path(path: str | os.PathLike[str]) -> None:
     """Raise InputError, before any work, if `write_embeds` could not write to `path`."""
     target = Path(path)
     if target.suffix != ".npz":
-        raise InputError(f"{target} has the suffix {target.suffix!r}; embeddings are written as .npz")
+        raise InputError(f"{target} has the suffix {target.suffix!r}; expected .npz")
     if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise InputError(f"{target} cannot be written: its folder is missing or not writable, or it is a folder")
+        raise InputError(
+            f"{target} cannot be written: its folder is missing or not writable, or it is a folder; choose another path"
+        )
 
 
 def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array) -> None:
-    """Write embeddings (N, E) and negative ones (M, E) to an `.npz`, which appears whole or not at all.
+    """Write embeddings (N, E) and negative ones (M, E) to an `.npz` file. The write is atomic.
 
     Raises:
-        InputError: as `check_embeds_path`.
-        Kandinsky22Error: it cannot be written.
+        InputError: see `check_embeds_path`.
+        Kandinsky22Error: the file cannot be written.
     """
     check_embeds_path(path)
     target = Path(path)
@@ -68,15 +73,15 @@ def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array)
 
 
 def as_embeds(value: npt.ArrayLike | None, subject: str, width: int | None = None) -> Array:
-    """Embeddings as a float32 array (N, E), a copy; one of shape (E,) counts as N = 1.
+    """A copy of embeddings as a float32 array (N, E). Shape (E,) means N = 1.
 
     Args:
-        value: anything that numpy takes for an array of real numbers.
-        subject: how errors name it.
-        width: E of the bundle, or None for any.
+        value: any value that numpy converts to an array of real numbers.
+        subject: the name of the value in errors.
+        width: the width E of the bundle, or None for any width.
 
     Raises:
-        InputError: not numeric, another shape or width, or not finite.
+        InputError: the value is not numeric or not finite, or has another shape or width.
     """
     array = finite_floats(subject, value)
     if array.ndim == 1:
@@ -97,16 +102,16 @@ def _array(arrays: dict[str, npt.NDArray[np.generic]], name: str, path: str | os
 
 
 def _load(path: str | os.PathLike[str], name_of_npy: str) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays of a file by name; those of an `.npz` that are no embeddings are there but empty."""
+    """The arrays of a file by name. Arrays of an `.npz` that are not embeddings are replaced by empty ones."""
     try:
-        with Path(path).open("rb") as file:  # which numpy would leave open after some errors
+        with Path(path).open("rb") as file:  # numpy leaves a file that it opened itself open after some errors
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {name_of_npy: loaded}
             return {name: loaded[name] if name in (POSITIVE, NEGATIVE) else np.empty(0) for name in loaded.files}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; give an .npz or .npy file of embeddings") from error
-    except Exception as error:  # numpy and zipfile raise nearly anything on damaged files
+    except Exception as error:  # numpy and zipfile raise errors of any kind for damaged files
         raise InputError(
             f"{path} cannot be read as .npz or .npy embeddings ({error}); write them with numpy.savez(file,"
             f" {POSITIVE}=…, {NEGATIVE}=…)"

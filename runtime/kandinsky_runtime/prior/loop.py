@@ -20,13 +20,13 @@ from kandinsky_runtime.sampling.schedulers import Sampler
 
 Array = npt.NDArray[np.float32]
 
-# Texts are padded to one of these numbers of tokens, or to all that the encoder takes: engines that compile a graph for
-# each shape see few of them. What is padded is masked, so the numbers are the same.
+# Texts are padded to one of these numbers of tokens, or to the encoder's maximum, because some engines compile a graph
+# for each shape. Padding is masked, so the numbers are the same.
 _LENGTHS = (8, 16, 24, 32, 48, 64)
 
 
 def padded_length(longest: int, most: int) -> int:
-    """The number of tokens to pad texts to, of which the longest has `longest` and none may have more than `most`."""
+    """The number of tokens, at most `most`, to which texts are padded whose longest has `longest` tokens."""
     return min(most, next((length for length in _LENGTHS if length >= longest), most))
 
 
@@ -43,17 +43,17 @@ def denoise(
 
     Args:
         graphs: the bundle's graphs, the prior among them.
-        plan: steps, guidance, and each text's row.
+        plan: the steps, the guidance, and each text's row.
         tasks: the embeddings to make, with their noise.
-        texts: inputs of the prior by name, a row for each text.
-        sampler: the run's, for latents (R, E).
+        texts: the text inputs of the prior by name, with a row for each text.
+        sampler: the run's sampler, for latents (R, E).
         observer: progress, callback and cancellation.
         pipeline: the callback's first argument.
 
     Raises:
-        Cancelled: between two steps.
-        EngineError, NonFiniteError: the prior failed, or returned no finite numbers.
-        InputError: the callback's latents cannot be used.
+        Cancelled: the run was cancelled between two steps.
+        EngineError, NonFiniteError: the prior failed, or returned NaN or infinite numbers.
+        InputError: the latents from the callback are invalid.
     """
     engine, guided = graphs.engine("prior"), guidance.is_guided(plan.guidance_scale)
     noises = iter(np.stack([task.noise for task in tasks], axis=1))  # each (R, E)
@@ -61,7 +61,7 @@ def denoise(
     rows = [plan.rows[task.text] for task in tasks]
     if guided:
         rows = [plan.rows[task.negative] for task in tasks] + rows
-    # With `low_memory` there is one batch: an engine may keep the weights once for each shape.
+    # With `low_memory` there is one batch, because an engine may store the weights once for each shape.
     batches = _batches({name: array[rows] for name, array in texts.items()}, guided and not graphs.low_memory)
     latents: Array = first * np.float32(sampler.init_noise_sigma)
     mixed = np.empty_like(latents)
@@ -85,9 +85,11 @@ def denoise(
     return latents
 
 
-def _batches(feeds: dict[str, Array], apart: bool) -> list[dict[str, Array]]:
-    """The prior's inputs of N texts as one batch; if they may be apart as two, the halves, where that leaves padding
-    out: texts of the negative half are mostly empty."""
+def _batches(feeds: dict[str, Array], split: bool) -> list[dict[str, Array]]:
+    """The prior's inputs for N texts: one batch, or the two halves if `split` and if their padded lengths differ.
+
+    Texts of the negative half are mostly empty, so that separate halves need less padding.
+    """
     most = feeds["text_mask"].shape[1]
 
     def cut(rows: slice) -> dict[str, Array]:
@@ -97,7 +99,7 @@ def _batches(feeds: dict[str, Array], apart: bool) -> list[dict[str, Array]]:
         return whole | {name: whole[name][:, :length] for name in ("text_hidden_states", "text_mask")}
 
     half = len(feeds["text_mask"]) // 2
-    halves = [cut(slice(half)), cut(slice(half, None))] if apart else []
+    halves = [cut(slice(half)), cut(slice(half, None))] if split else []
     if len({item["text_mask"].shape[1] for item in halves}) == 2:
         return halves
     return [feeds]

@@ -1,4 +1,4 @@
-"""Prompts → image embeddings: text and picture encoders, and the prior, on the same engines.
+"""From prompts to image embeddings: the text and picture encoders and the prior, on the same engines.
 
 Ramesh et al. 2022 (arXiv:2204.06125), section 2.2: a diffusion model of CLIP image embeddings given a text.
 
@@ -41,21 +41,22 @@ Array = npt.NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
 
-STEPS, GUIDANCE_SCALE = 25, 4.0  # as the reference's
-# A text model with this `eos_token_id` pools at the largest token: configs from before transformers 4.31 have it wrong.
+STEPS, GUIDANCE_SCALE = 25, 4.0  # the defaults of diffusers
+# With this `eos_token_id` a text is pooled at its largest token, because configs from before transformers 4.31 have a
+# wrong `eos_token_id`.
 _LARGEST_TOKEN = 2
 _CONSTANTS = ("clip_mean", "clip_std", "negative_image_embeds")
 
 
 @dataclass(frozen=True)
 class PriorOutput:
-    """What the prior returns.
+    """The result of the prior.
 
     Attributes:
-        image_embeds, negative_image_embeds: float32 (B, E), for `InpaintPipeline` and `GeneratePipeline`.
-        seeds: the seed of each sample, None where the noise came from a source of the caller's.
-        notes: what the user should know, one sentence each.
-        seconds: time spent in `encode_text`, `encode_pictures` and `prior`, as far as they ran.
+        image_embeds, negative_image_embeds: float32 (B, E) inputs of `InpaintPipeline` and `GeneratePipeline`.
+        seeds: the seed of each sample, or None if the noise came from a caller's source.
+        notes: messages for the user, one sentence each.
+        seconds: the duration of each phase that ran: `encode_text`, `encode_pictures` and `prior`.
     """
 
     image_embeds: Array
@@ -69,7 +70,10 @@ class PriorOutput:
 class PriorPipeline:
     """A bundle's prior with an engine, ready to make embeddings; also a context manager.
 
-    Make one with `PriorPipeline.load`, or share the graphs of another pipeline.
+    Create one with `PriorPipeline.load`, or from the graphs of another pipeline.
+
+    Attributes:
+        graphs: the bundle's graphs.
     """
 
     graphs: Graphs
@@ -91,7 +95,7 @@ class PriorPipeline:
         low_memory: bool = False,
         progress: bool = False,
     ) -> PriorPipeline:
-        """Open a bundle and choose the engine; arguments and errors are those of `InpaintPipeline.load`.
+        """Open a bundle and choose the engine; see `InpaintPipeline.load` for arguments and errors.
 
         Raises:
             UsageError: the bundle has no prior.
@@ -103,15 +107,15 @@ class PriorPipeline:
             components=own or None, low_memory=low_memory, progress=progress,
         )  # fmt: skip
         pipeline = cls(graphs)
-        pipeline.entry  # noqa: B018 (a bundle without a prior is told now)
+        pipeline.entry  # noqa: B018 (reports a bundle without a prior now)
         return pipeline
 
     @property
     def entry(self) -> PriorEntry:
-        """What the bundle says of its prior.
+        """The prior's entry in the bundle's manifest.
 
         Raises:
-            UsageError: it has none.
+            UsageError: the bundle has no prior.
         """
         manifest = self.graphs.bundle.manifest
         if manifest.prior is None:
@@ -132,27 +136,29 @@ class PriorPipeline:
         cancel: threading.Event | None = None,
         progress: bool = False,
     ) -> PriorOutput:
-        """Make image embeddings of prompts.
+        """Make image embeddings from prompts.
 
         Args:
             prompt: a text, a picture, a `Mix` of both, or a list of them; see `prompts.read_prompts`.
-            negative_prompt: what not to show; one for all or one for each. None takes the embedding of no picture.
-            num_images_per_prompt: embeddings of each prompt, each from its own seed.
-            num_inference_steps: of the prior's loop, at least 2; None takes 25.
-            guidance_scale: weight of classifier-free guidance; 1 and below turn it off, None takes 4.
-            seed: of the noise, as in `InpaintPipeline`.
+            negative_prompt: a description of what not to show, one for all prompts or one for each. None uses the
+                embedding of no picture.
+            num_images_per_prompt: the number of embeddings for each prompt, each with its own seed.
+            num_inference_steps: the number of steps of the prior's loop, at least 2; None means 25.
+            guidance_scale: the weight of classifier-free guidance, which is off at 1 and below; None means 4.
+            seed: the seed of the noise, as in `InpaintPipeline`.
             noise: "torch" for the numbers of `torch.Generator("cpu")`, "numpy", or a source to draw from.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step.
+            callback_on_step_end: a function that is called as (pipeline, step, timestep, {"latents": …}) after each
+                step.
             cancel: an event that stops the run between two steps.
-            progress: show a bar of the steps on stderr.
+            progress: whether to show a bar of the steps on stderr.
 
         Returns:
             The embeddings, seeds, notes and times.
 
         Raises:
-            InputError: a prompt that cannot be used.
-            UsageError: an option that cannot be meant, or something that the bundle cannot do.
-            EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
+            InputError: a prompt is invalid.
+            UsageError: an option is invalid, or the bundle lacks a graph for the prompt.
+            EngineError, NonFiniteError: a graph could not be loaded or run, or returned NaN or infinite numbers.
             Cancelled: `cancel` was set.
         """
         observer = RunObserver(callback_on_step_end, cancel, progress, "prior")
@@ -175,12 +181,12 @@ class PriorPipeline:
         num_inference_steps: int | None,
         guidance_scale: float | None,
     ) -> PromptPlan:
-        """Check everything and turn texts into tokens; see `__call__`.
+        """Check all arguments and tokenize the texts; see `__call__`.
 
         Raises:
             BundleError: the tokenizer's files are damaged.
             EngineUnavailable: the tokenizer's library is not installed.
-            InputError, UsageError: as `__call__`.
+            InputError, UsageError: see `__call__`.
         """
         bundle, entry = self.graphs.bundle, self.entry
         prompts, pictures = read_prompts(prompt)
@@ -195,8 +201,8 @@ class PriorPipeline:
         steps = whole_number("num_inference_steps of the prior", steps, 2)
         scheduler = schedulers.load(entry.scheduler)
         if scheduler.predicts_variance:
-            raise BundleError(bundle.subject, ["its prior's scheduler learns a variance, which no prior predicts"])
-        scheduler.draws(steps)  # refuses a number of steps that it does not have
+            raise BundleError(bundle.subject, ["the prior's scheduler has a learned variance, which no prior predicts"])
+        scheduler.draws(steps)  # refuses an invalid number of steps
         if texts and guidance.is_guided(scale):
             texts.append("")
         used = list(dict.fromkeys(texts))
@@ -225,14 +231,14 @@ class PriorPipeline:
 
         Args:
             plan: the checked prompts.
-            samples: prompt and negative of each sample, see `PromptPlan.per_sample`.
-            sources: the noise source of each sample; the prior's draws come before the decoder's.
+            samples: the prompt and negative text of each sample, see `PromptPlan.per_sample`.
+            sources: the noise source of each sample; the prior draws before the decoder.
             observer: progress, callback and cancellation.
-            clock: the seconds of each phase.
+            clock: the clock that measures each phase.
 
         Raises:
-            InputError: the weights of a mix are so large that it is not finite.
-            EngineError, NonFiniteError, Cancelled: as `__call__`.
+            InputError: the weights of a mix are so large that the sum is not finite.
+            EngineError, NonFiniteError, Cancelled: see `__call__`.
         """
         constants = self._constants()
         draws = plan.scheduler.draws(plan.steps)
@@ -306,7 +312,7 @@ class PriorPipeline:
         if entry.eos_token_id not in (_LARGEST_TOKEN, *tokens.ids[0].tolist()):
             raise BundleError(
                 bundle.subject,
-                [f"the text encoder takes {entry.eos_token_id} for the end of a text, which its tokenizer never gives"],
+                [f"the prior's `eos_token_id` is {entry.eos_token_id}; its tokenizer ends texts with another token"],
             )
         return tokens.padded(padded_length(longest, most))
 
@@ -317,14 +323,14 @@ class PriorPipeline:
         return tuple(processor([picture]) for picture in pictures)
 
     def _encode(self, tokens: Tokens) -> dict[str, Array]:
-        """The prior's inputs of each text: `text_embeds` (N, E), `text_hidden_states` (N, T, D), `text_mask` (N, T)."""
+        """The text inputs of the prior: `text_embeds` (N, E), `text_hidden_states` (N, T, D), `text_mask` (N, T)."""
         pooled = _pooled(tokens.ids, self.entry.eos_token_id)
         outputs = self.graphs.engine("text_encoder").run({"input_ids": tokens.ids, "pool_mask": pooled})
         self.graphs.phase_over("text_encoder")
         return {**outputs, "text_mask": tokens.mask}
 
     def _add_pictures(self, plan: PromptPlan, prompts: Sequence[Prompt], positive: Array) -> None:
-        """Add the embeddings of the prompts' pictures, weighted; each different picture is encoded once."""
+        """Add the weighted embeddings of the prompts' pictures; each different picture is encoded once."""
         made: dict[int, Array] = {}
         for sample, prompt in enumerate(prompts):
             for part, weight in zip(prompt.parts, prompt.weights, strict=True):
@@ -338,13 +344,13 @@ class PriorPipeline:
 
 
 def _add(total: Array, weight: float, embedding: Array) -> None:
-    """total += weight · embedding; what overflows is refused when the sum is complete."""
+    """total += weight · embedding; `embed` checks the complete sum for overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         total += np.float32(weight) * embedding
 
 
 def _constant_fault(arrays: Mapping[str, npt.NDArray[Any]], name: str, width: int) -> str | None:
-    """What is wrong with a constant of the prior, or None."""
+    """The fault of a constant of the prior, or None."""
     if name not in arrays:
         return f"`{name}` is missing"
     array = arrays[name]
@@ -354,7 +360,7 @@ def _constant_fault(arrays: Mapping[str, npt.NDArray[Any]], name: str, width: in
 
 
 def _pooled(ids: npt.NDArray[np.int64], eos_token_id: int) -> Array:
-    """One-hot (B, T): the token whose state stands for the text, see `PriorEntry.eos_token_id`."""
+    """One-hot (N, T): the token whose state represents the text, see `PriorEntry.eos_token_id`."""
     found = ids.argmax(axis=1) if eos_token_id == _LARGEST_TOKEN else (ids == eos_token_id).argmax(axis=1)
     one_hot: Array = np.eye(ids.shape[1], dtype=np.float32)[found]
     return one_hot

@@ -1,4 +1,4 @@
-"""Checked prompts, and the embeddings that the prior makes of them, with their noise.
+"""Checked prompts, and the embeddings that the prior makes from them, with their noise.
 
 Legend: B samples · E embedding width · S side of an encoded picture
 """
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.prior.prompts import Prompt
-from kandinsky_runtime.prior.tokenizer import LONGEST_IN_A_MESSAGE, Tokens, shown
+from kandinsky_runtime.prior.tokenizer import MAX_SHOWN_CHARACTERS, Tokens, shown
 from kandinsky_runtime.sampling import schedulers
 from kandinsky_runtime.sampling.noise import NoiseSource
 
@@ -21,18 +21,18 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """Checked prompts, before anything is computed from them.
+    """Checked prompts, before the run.
 
     Attributes:
-        prompts: one for each sample, or one for all.
-        negatives: a negative text for each prompt, or None for the embedding of an empty picture.
-        tokens: the tokens of every different text; None if there is none.
+        prompts: one prompt for each sample, or one for all.
+        negatives: a negative text for each prompt, or None for the embedding of no picture.
+        tokens: the tokens of every different text, or None if there is no text.
         rows: the row of each text in `tokens`.
-        pictures: pixels (1, 3, S, S) of each picture, in the order of its number in the prompts.
-        scheduler: the prior's.
-        steps: steps of the loop.
-        guidance_scale: weight of the loop's guidance; 1 and below for none.
-        notes: what the user should know, one sentence each.
+        pictures: the pixels of each picture, (1, 3, S, S); prompts refer to a picture by its index.
+        scheduler: the prior's scheduler.
+        steps: the number of steps of the loop.
+        guidance_scale: the weight of guidance in the loop; guidance is off at 1 and below.
+        notes: messages for the user, one sentence each.
     """
 
     prompts: tuple[Prompt, ...]
@@ -46,7 +46,7 @@ class PromptPlan:
     notes: tuple[str, ...]
 
     def per_sample(self, prompts: int, repeats: int) -> list[tuple[Prompt, str | None]]:
-        """Prompt and negative of each sample: a single one is used for all, and each is repeated in a row."""
+        """Prompt and negative text of each sample: a single prompt is used for all, and each is repeated in a row."""
         pairs = list(zip(self.prompts, self.negatives, strict=True))
         pairs = pairs * prompts if len(pairs) == 1 else pairs
         return [pair for pair in pairs for _ in range(repeats)]
@@ -54,13 +54,14 @@ class PromptPlan:
 
 @dataclass(frozen=True)
 class EmbeddingTask:
-    """One embedding that the prior makes: of `text`, away from `negative`.
+    """One embedding that the prior makes from a text.
 
     Attributes:
-        sample: the sample's number.
-        text, negative: the texts.
-        weight: the weight in the sample's embedding; None for its negative embedding.
-        noise: first latents and every step's noise, (1 + draws, E).
+        sample: the index of the sample.
+        text: the text to encode.
+        negative: the text that guidance steers away from.
+        weight: the weight in the sample's embedding, or None if it is the negative embedding.
+        noise: the first latents and the noise of every step that draws, (1 + draws, E).
     """
 
     sample: int
@@ -73,10 +74,10 @@ class EmbeddingTask:
 def embeddings_to_make(
     sample: int, prompt: Prompt, negative: str | None, source: NoiseSource, draws: int, width: int
 ) -> Iterable[EmbeddingTask]:
-    """The embeddings that the prior makes for a sample, their noise drawn in diffusers' order.
+    """The embeddings that the prior makes for a sample, with noise drawn in diffusers' order.
 
-    With a negative text each draw has two rows, the prompt's and the negative's. A mix draws for one of its texts after
-    the other, and at last for the negative, even if there is none.
+    With a negative text, each draw has two rows: the prompt's and the negative's. A mix draws for each of its texts in
+    turn. It then draws for the negative, even if there is none.
     """
     away = "" if negative is None else negative
 
@@ -99,7 +100,8 @@ def embeddings_to_make(
 
 
 def truncation_notes(tokens: Tokens) -> Iterable[str]:
-    """A sentence for each text that was cut off."""
+    """A sentence for each truncated text."""
     for dropped in tokens.dropped:
         if dropped is not None:
-            yield f"a prompt is longer than the text encoder's tokens; left out: {shown(dropped, LONGEST_IN_A_MESSAGE)}"
+            part = shown(dropped, MAX_SHOWN_CHARACTERS)
+            yield f"a prompt has more tokens than the text encoder takes; its end was cut off: {part}"

@@ -1,4 +1,4 @@
-"""What a caller asks for in words and pictures, checked before anything is computed from it."""
+"""Prompts: texts, pictures and mixes of both, checked before the run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from PIL import Image
 from kandinsky_runtime.batch import finite_floats
 from kandinsky_runtime.errors import InputError
 
-MAX_CHARACTERS = 100_000  # of one prompt: thousands of times what the text encoder takes
+MAX_CHARACTERS = 100_000
+"""The most characters of one text: thousands of times the text encoder's maximum."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """One prompt made of several: the weighted sum of their embeddings.
+    """One prompt from several texts and pictures: the weighted sum of their embeddings.
 
     Attributes:
         parts: texts and pictures; a picture is an `os.PathLike`, the bytes of a file, a PIL picture or an array.
-        weights: a number for each part; they need not add up to 1.
+        weights: a number for each part; the sum need not be 1.
     """
 
     parts: Sequence[Any]
@@ -34,9 +35,9 @@ class Prompt:
     """A checked prompt.
 
     Attributes:
-        parts: texts, and for a picture its place among the pictures of all prompts.
+        parts: the texts; for a picture, its index among the pictures of all prompts.
         weights: the weight of each part.
-        plain: whether it is one text, given as such.
+        plain: whether the prompt was given as a text, not as a mix.
     """
 
     parts: tuple[str | int, ...]
@@ -54,13 +55,13 @@ def read_prompts(prompt: Any) -> tuple[list[Prompt], list[Any]]:
 
     Args:
         prompt: a text; a picture as an `os.PathLike`, the bytes of a file, a PIL picture or an array; a `Mix`; or a
-            list of such.
+            list of these.
 
     Returns:
-        The prompts, and the different pictures that they name; an object given several times is one picture.
+        The prompts, and their different pictures. An object that occurs several times is one picture.
 
     Raises:
-        InputError: it is none of these, empty, or too long.
+        InputError: a prompt has another type or is too long, or the list is empty.
     """
     items = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     if not items:
@@ -70,10 +71,10 @@ def read_prompts(prompt: Any) -> tuple[list[Prompt], list[Any]]:
 
 
 def read_negative_prompts(negative_prompt: Any, count: int) -> list[str | None]:
-    """A negative text for each of `count` prompts; None where the embedding of no picture is to be used.
+    """A negative text for each of `count` prompts, or None for the embedding of no picture.
 
     Raises:
-        InputError: not a text, a list of texts of that length, or None.
+        InputError: the value is not a text, a list of one text or of `count` texts, or None.
     """
     if negative_prompt is None:
         return [None] * count
@@ -85,24 +86,26 @@ def read_negative_prompts(negative_prompt: Any, count: int) -> list[str | None]:
 
 
 def _read(item: Any, pictures: list[Any]) -> Prompt:
-    """A checked prompt; its pictures are added to `pictures`, unless they are there."""
+    """A checked prompt; new pictures are added to `pictures`."""
     if isinstance(item, str):
         return Prompt((_checked_text("prompt", item),), plain=True)
     if not isinstance(item, Mix):
-        return Prompt((_number(item, pictures),))
+        return Prompt((_picture_index(item, pictures),))
     if not isinstance(item.parts, (list, tuple)):
         raise InputError(f"the parts of a mix are a {type(item.parts).__name__}; expected a list of texts and pictures")
     parts, weights = list(item.parts), finite_floats("the weights of a mix", item.weights)
     if any(isinstance(part, Mix) for part in parts):
-        raise InputError("a mix is part of another; give all parts to one")
+        raise InputError("a mix contains another mix; put all parts into one mix")
     if not parts or weights.shape != (len(parts),):
         raise InputError(f"a mix has {len(parts)} parts and {weights.size} weights; expected a weight for each part")
-    checked = (_checked_text("prompt", part) if isinstance(part, str) else _number(part, pictures) for part in parts)
+    checked = (
+        _checked_text("prompt", part) if isinstance(part, str) else _picture_index(part, pictures) for part in parts
+    )
     return Prompt(tuple(checked), tuple(weights.tolist()))
 
 
-def _number(item: Any, pictures: list[Any]) -> int:
-    """The place of a picture in `pictures`, where it is added if it is new."""
+def _picture_index(item: Any, pictures: list[Any]) -> int:
+    """The index of a picture in `pictures`; a new picture is added."""
     if not isinstance(item, (os.PathLike, bytes, Image.Image, np.ndarray)):
         raise InputError(f"prompt is a {type(item).__name__}; expected a text, a picture, a Mix, or a list of them")
     for number, picture in enumerate(pictures):
@@ -120,5 +123,8 @@ def _checked_text(name: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{name} has a character that is none, {value[error.start]!r} at {error.start}") from error
+        raise InputError(
+            f"{name} has half a surrogate pair, {value[error.start]!r}, at character {error.start + 1}; expected valid"
+            " Unicode"
+        ) from error
     return value

@@ -1,7 +1,8 @@
-"""CLIP's tokenizer: prompts become token ids, through the `tokenizers` library.
+"""CLIP's tokenizer: from prompts to token ids, with the library `tokenizers`.
 
-Normalising, splitting and byte-pair encoding are those of transformers' CLIPTokenizer, whose ids are equal to these.
-B prompts, n tokens in the longest of them.
+The ids equal those of transformers' CLIPTokenizer: normalisation, splitting and byte-pair encoding are the same.
+
+Legend: B prompts · n tokens in the longest of them
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ DEFAULTS: Mapping[str, Any] = {
     "unk_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
-"""CLIP's settings, which hold where a config says nothing."""
+"""CLIP's settings, the defaults of a config."""
 
 END_OF_WORD = "</w>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _TOKENS = tuple(name for name in DEFAULTS if name.endswith("_token"))
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
-LONGEST_IN_A_MESSAGE = 1000
+MAX_SHOWN_CHARACTERS = 1000
+"""The most characters of a text in a message."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of B prompts, each from the start token to the end token, padded to the longest.
+    """The tokens of B prompts, each from the start token to the end token, padded to the longest prompt.
 
     Attributes:
-        ids: (B, n).
+        ids: the token ids, (B, n).
         mask: float32 (B, n), 1 for the tokens of the prompt, 0 for padding.
-        dropped: for each prompt the part of it that was cut off, or None.
-        pad_id: the token that pads.
+        dropped: the part of each prompt that was cut off, or None.
+        pad_id: the padding token.
     """
 
     ids: Ids
@@ -55,10 +57,10 @@ class Tokens:
     pad_id: int
 
     def padded(self, length: int) -> Tokens:
-        """The same padded to `length` tokens, as a model of fixed length takes them.
+        """The same tokens, padded to `length`.
 
         Raises:
-            InputError: the longest prompt has more.
+            InputError: the longest prompt has more tokens.
         """
         missing = length - self.ids.shape[1]
         if missing < 0:
@@ -80,13 +82,13 @@ class Tokenizer:
         """Read a tokenizer.
 
         Args:
-            vocabulary: `vocab.json`, the id of each token.
-            merges: `merges.txt`, the pairs of tokens that become one, the most frequent first.
-            config: see `DEFAULTS`. A token is a text, or an object with its `content` and the flags `single_word`,
-                `lstrip`, `rstrip` and `normalized`, as in `tokenizer_config.json`.
+            vocabulary: the file `vocab.json`, with the id of each token.
+            merges: the file `merges.txt`, with the pairs of tokens that are merged, the most frequent pair first.
+            config: the settings, see `DEFAULTS`. A token is a text, or an object with its `content` and the flags
+                `single_word`, `lstrip`, `rstrip` and `normalized`, as in `tokenizer_config.json`.
 
         Raises:
-            BundleError: a file is missing or damaged, or files and config do not fit each other; lists every fault.
+            BundleError: a file is missing or damaged, or files and config do not fit together; lists every fault.
             EngineUnavailable: `tokenizers` is not installed.
         """
         faults: list[str] = []
@@ -94,7 +96,7 @@ class Tokenizer:
         pairs = _read_merges(merges, faults)
         settings = _settings(config, faults)
         if not faults:
-            faults += _misfits(ids, pairs, settings, merges.name)
+            faults += _vocabulary_faults(ids, pairs, settings, merges.name)
         if faults:
             raise BundleError(f"tokenizer in {vocabulary.parent}", faults)
         backend = _backend(ids, pairs, settings)
@@ -103,11 +105,11 @@ class Tokenizer:
     def encode(self, prompts: Sequence[str]) -> Tokens:
         """Split prompts into tokens.
 
-        Of a prompt with more than `max_length` tokens, start and end included, the last ones before the end are cut
-        off, and a warning that shows the cut part is logged.
+        A prompt with more than `max_length` tokens, including start and end, loses the last tokens before the end.
+        `Tokens.dropped` has the part of the prompt that was cut off.
 
         Raises:
-            InputError: not a list of one or more texts, or one that is no valid Unicode.
+            InputError: `prompts` is not a list of one or more texts, or a text is not valid Unicode.
         """
         encodings = [self._backend.encode(prompt) for prompt in _checked(prompts)]
         rows, dropped = [], []
@@ -167,8 +169,8 @@ def _backend(ids: dict[str, int], pairs: list[tuple[str, str]], settings: Mappin
 def _special_tokens(settings: Mapping[str, Any]) -> list[tokenizers.AddedToken]:
     """The tokens that are found in a prompt before it is split.
 
-    As in the reference, a setting that repeats an earlier one counts for nothing, and of different settings of one
-    token the last counts.
+    As in transformers, a setting that repeats an earlier one has no effect, and the last of different settings of one
+    token applies.
     """
     from tokenizers import AddedToken
 
@@ -181,7 +183,7 @@ def _special_tokens(settings: Mapping[str, Any]) -> list[tokenizers.AddedToken]:
 
 
 def _flags(token: Any) -> dict[str, bool]:
-    """A token's flags; without any it is looked for in the prompt as typed, not in the normalised one."""
+    """A token's flags. Without flags, it is searched for in the prompt as typed, not in the normalised prompt."""
     return {name: token[name] for name in _FLAGS if name in token} if isinstance(token, Mapping) else {}
 
 
@@ -197,7 +199,7 @@ def _read_vocabulary(path: Path, faults: list[str]) -> dict[str, int]:
     numbers = list(ids.values()) if isinstance(ids, dict) else []
     whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
     if not numbers or not whole or len({*numbers}) < len(numbers):
-        faults.append(f"{path.name} does not give each token a whole number of its own; copy it again")
+        faults.append(f"{path.name} does not map each token to a different whole number; copy it again")
         return {}
     return dict(ids)
 
@@ -228,7 +230,7 @@ def _read(path: Path, faults: list[str]) -> str | None:
 
 def _settings(config: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     settings = {**DEFAULTS, **config}
-    faults += [f"tokenizer setting `{name}` is not known" for name in settings if name not in DEFAULTS]
+    faults += [f"tokenizer setting `{name}` is unknown" for name in settings if name not in DEFAULTS]
     length = settings["model_max_length"]
     if not isinstance(length, int) or isinstance(length, bool) or length < 2:
         faults.append(f"tokenizer setting `model_max_length` is {length!r}; expected a whole number of at least 2")
@@ -252,7 +254,7 @@ def _content(token: Any) -> str:
     return str(token["content"] if isinstance(token, Mapping) else token)
 
 
-def _misfits(
+def _vocabulary_faults(
     ids: Mapping[str, int], pairs: Sequence[tuple[str, str]], settings: Mapping[str, Any], merges: str
 ) -> list[str]:
     faults = [
@@ -287,7 +289,7 @@ def _checked(prompts: Any) -> Sequence[str]:
 
 
 def shown(value: Any, most: int) -> str:
-    """`value` as Python writes it, a text of more than `most` characters cut."""
+    """The repr of `value`; a text is cut after `most` characters."""
     if isinstance(value, str) and len(value) > most:
         return f"{value[:most]!r}… ({len(value)} characters)"
     return repr(value)

@@ -20,7 +20,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def is_guided(guidance_scale: float) -> bool:
-    """Whether a scale asks for guidance: above 1, as in the reference; else the prediction is used as it is."""
+    """Whether a scale turns guidance on: above 1, as in diffusers. Otherwise the prediction is used unchanged."""
     return guidance_scale > 1
 
 
@@ -28,7 +28,7 @@ def check_scale(guidance_scale: Any) -> float:
     """The scale as a float.
 
     Raises:
-        InputError: it is no number, negative, NaN, or infinite in float32.
+        InputError: the scale is not a number, negative, NaN, or infinite in float32.
     """
     if not _is_number(guidance_scale) or not 0 <= guidance_scale <= _LARGEST:
         raise InputError(f"guidance_scale is {guidance_scale!r}; expected a finite number of at least 0")
@@ -39,7 +39,7 @@ def check_scale(guidance_scale: Any) -> float:
 class Interval:
     """The noise levels at which guidance acts (Kynkäänniemi et al. 2024, arXiv:2404.07724): σ_lo < σ ≤ σ_hi.
 
-    σ is the noise's deviation over the signal's scale, √((1 - ᾱ) / ᾱ).
+    σ is the noise's standard deviation divided by the signal's scale, √((1 - ᾱ) / ᾱ).
 
     Attributes:
         low, high: σ_lo and σ_hi; high may be infinite.
@@ -50,10 +50,10 @@ class Interval:
 
     @classmethod
     def checked(cls, value: Any, guidance_scale: float) -> Interval | None:
-        """The interval of (low, high); None for none, which guides at every step.
+        """The interval (low, high); None for None, which means guidance at every step.
 
         Raises:
-            UsageError: no two numbers with 0 <= low < high, or there is no guidance.
+            UsageError: the value is not two numbers with 0 <= low < high, or guidance is off.
         """
         if value is None:
             return None
@@ -64,7 +64,8 @@ class Interval:
             )
         if not is_guided(guidance_scale):
             raise UsageError(
-                f"guidance_interval needs guidance, and guidance_scale is {guidance_scale:g}: leave one of them out"
+                f"guidance_interval needs guidance, but guidance_scale is {guidance_scale:g}: give a scale above 1 or"
+                " leave guidance_interval out"
             )
         return cls(float(numbers[0]), float(numbers[1]))
 
@@ -73,11 +74,11 @@ class Interval:
         return self.low < sigma <= self.high
 
     def check_steps(self, sigmas: Sequence[float]) -> None:
-        """Raise UsageError if it holds at none of a run's noise levels."""
+        """Raise UsageError if the interval contains none of a run's noise levels."""
         if not any(map(self.holds, sigmas)):
             raise UsageError(
-                f"guidance_interval is {self.low:g} to {self.high:g}, where this run has no step: its noise levels go"
-                f" from {max(sigmas):.3g} down to {min(sigmas):.3g}"
+                f"guidance_interval is {self.low:g} to {self.high:g}, which contains no step of this run; its noise"
+                f" levels go from {max(sigmas):.3g} down to {min(sigmas):.3g}"
             )
 
 
@@ -90,15 +91,16 @@ def combine(model_output: Array, guidance_scale: float, channels: int, out: Arra
     Args:
         model_output: (2B, K, h, w), the halves in the order [negative, positive]; never modified.
         guidance_scale: w.
-        channels: C, how many of the K channels are the prediction.
-        out: where to write, (B, C, h, w); or (B, K, h, w) to have the variance too. No part of `model_output`.
+        channels: the number C of prediction channels among the K channels.
+        out: the array to write to, (B, C, h, w), or (B, K, h, w) to include the variance. It must not overlap
+            `model_output`.
 
     Returns:
         `out`.
     """
     negative, positive = model_output[: len(out)], model_output[len(out) :]  # each (B, K, h, w)
     prediction = out[:, :channels]
-    with np.errstate(over="ignore", invalid="ignore"):  # the scheduler refuses what is not finite, and says where
+    with np.errstate(over="ignore", invalid="ignore"):  # the scheduler refuses and locates non-finite values
         np.subtract(positive[:, :channels], negative[:, :channels], out=prediction)
         prediction *= guidance_scale
         prediction += negative[:, :channels]

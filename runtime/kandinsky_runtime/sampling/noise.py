@@ -1,7 +1,7 @@
-"""Where the random numbers come from: torch's generator, numpy's, or a recording.
+"""Sources of random numbers: torch's generator, numpy's generator, or a recording.
 
-A source is asked for float32 arrays of standard normal numbers, one after the other. None of them touches numpy's
-global random state.
+A source draws float32 arrays of standard normal numbers, one after another. No source touches numpy's global random
+state.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ KINDS = (*SEEDED_KINDS, "replay")
 _BLOCK = 16
 _HALF = _BLOCK // 2
 _KEY = re.compile(r"draw_(\d{4,})")
+_SAME_OPTIONS = "use the options of the recorded run"
 
 
 class NoiseSource(ABC):
@@ -39,15 +40,15 @@ class NoiseSource(ABC):
         """The next draw.
 
         Args:
-            shape: of the draw.
-            out: where to write it, `shape` float32 and contiguous; None makes an array.
+            shape: the shape of the draw.
+            out: the array to write to, contiguous float32 of `shape`; None allocates one.
 
         Returns:
-            `out`: `shape` float32.
+            `out`, or the new array.
 
         Raises:
-            InputError: a recording has no such draw.
-            UsageError: `out` does not fit.
+            InputError: a recording is used up, or its next draw has another shape.
+            UsageError: `out` has another shape, dtype or layout.
         """
         shape = tuple(operator.index(extent) for extent in shape)
         if out is None:
@@ -65,13 +66,14 @@ class NoiseSource(ABC):
 class TorchNoise(NoiseSource):
     """The numbers of torch.randn with torch.Generator("cpu").manual_seed(seed), on a machine where torch has AVX2.
 
-    The stream of integers is that of MT19937 and the same to the bit; the floats agree to 5e-7 (torch without AVX2
-    evaluates the same formula in another precision, and differs from itself by 2.4e-6). A draw of 16 numbers
-    or more is made in float32, in blocks of 16 by the Box-Muller transform (Box & Muller 1958); a smaller one in
-    float64, two numbers at a time, the second of which waits for the next small draw.
+    The stream of integers is MT19937's, bit for bit. The floats agree to 5e-7. Torch without AVX2 evaluates the same
+    formula in another precision, and differs from torch with AVX2 by 2.4e-6.
+
+    A draw of 16 numbers or more is made in float32, in blocks of 16, by the Box-Muller transform (Box & Muller 1958).
+    A smaller draw is made in float64, two numbers at a time; the second number is saved for the next small draw.
 
     Raises:
-        UsageError: the seed is not an integer from -2**63 to 2**64 - 1. Like torch, only its lower 32 bits count.
+        UsageError: the seed is not an integer from -2**63 to 2**64 - 1. As in torch, only its lower 32 bits are used.
     """
 
     def __init__(self, seed: int) -> None:
@@ -81,11 +83,11 @@ class TorchNoise(NoiseSource):
         engine = np.random.MT19937(0)
         engine.state = state
         self._generator = np.random.Generator(engine)
-        self._waiting: float | None = None
+        self._spare: float | None = None
         self._work = np.empty((3, 0, _HALF), dtype=np.float32)
 
     def integers(self, count: int) -> npt.NDArray[np.uint32]:
-        """The next `count` 32-bit integers of the stream that draws are made from; consumes them."""
+        """Take the next `count` 32-bit integers from the stream of the draws."""
         return self._generator.integers(0, 2**32, size=count, dtype=np.uint32)
 
     def _fill(self, out: Array) -> None:
@@ -99,17 +101,17 @@ class TorchNoise(NoiseSource):
             self._work = np.empty((3, whole // _BLOCK, _HALF), dtype=np.float32)
         _box_muller(self.integers(flat.size)[:whole], self._work[:, : whole // _BLOCK], flat[:whole])
         if whole < flat.size:
-            # An incomplete last block is made again, with its predecessors' last numbers, from 16 fresh integers.
+            # Torch fills an incomplete last block by drawing the last 16 numbers again, from 16 fresh integers.
             _box_muller(self.integers(_BLOCK), self._work[:, :1], flat[-_BLOCK:])
 
     def _next_small(self) -> float:
-        if self._waiting is not None:
-            value, self._waiting = self._waiting, None
+        if self._spare is not None:
+            value, self._spare = self._spare, None
             return value
         high, low, high_too, low_too = (int(word) for word in self.integers(4))
         angle = 2 * math.pi * _uniform53(high, low)
         radius = math.sqrt(-2 * math.log1p(-_uniform53(high_too, low_too)))
-        self._waiting = radius * math.sin(angle)
+        self._spare = radius * math.sin(angle)
         return radius * math.cos(angle)
 
 
@@ -131,12 +133,12 @@ class ReplayNoise(NoiseSource):
     """Recorded draws, in order.
 
     Args:
-        recording: an .npz file with the arrays draw_0000, draw_0001, …, as `RecordingNoise.save` writes it; or the
-            arrays themselves.
+        recording: the arrays of the draws, or an .npz file with the arrays draw_0000, draw_0001, …, as
+            `RecordingNoise.save` writes it.
 
     Raises:
-        InputError: the file is missing, damaged, or not such a recording; or an array is not finite float32. Also
-            from `draw`: the recording is used up, or its next draw has another shape.
+        InputError: the file is missing, damaged, or not a recording; or an array is not finite float32. `draw` raises
+            it if the recording is used up, or if its next draw has another shape.
     """
 
     def __init__(self, recording: str | os.PathLike[str] | Sequence[Array]) -> None:
@@ -153,16 +155,20 @@ class ReplayNoise(NoiseSource):
 
     def _fill(self, out: Array) -> None:
         if self._next >= len(self._draws):
-            raise InputError(f"{self._name}: all {len(self._draws)} draws are used; a further one was asked for")
+            raise InputError(
+                f"{self._name}: all {len(self._draws)} draws are used, and the run needs another one; {_SAME_OPTIONS}"
+            )
         draw = self._draws[self._next]
         if draw.shape != out.shape:
-            raise InputError(f"{self._name}: draw {self._next} has shape {draw.shape}; {out.shape} was asked for")
+            raise InputError(
+                f"{self._name}: draw {self._next} has shape {draw.shape}; expected {out.shape}: {_SAME_OPTIONS}"
+            )
         self._next += 1
         np.copyto(out, draw)
 
 
 class RecordingNoise(NoiseSource):
-    """Passes on the draws of `source` and keeps a copy of each."""
+    """Passes on the draws of `source` and records a copy of each."""
 
     def __init__(self, source: NoiseSource) -> None:
         self._source = source
@@ -172,8 +178,8 @@ class RecordingNoise(NoiseSource):
         self._source.draw(out.shape, out)
         self._draws.append(out.copy())
 
-    def beside(self, source: NoiseSource) -> RecordingNoise:
-        """Another source whose draws go into the same recording."""
+    def with_source(self, source: NoiseSource) -> RecordingNoise:
+        """A recorder of another source, whose draws are added to the same recording."""
         other = RecordingNoise(source)
         other._draws = self._draws
         return other
@@ -184,24 +190,25 @@ class RecordingNoise(NoiseSource):
         return tuple(self._draws)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all draws so far as an .npz file that `ReplayNoise` reads; the file appears whole or not at all.
+        """Write all draws so far to an .npz file that `ReplayNoise` reads. The write is atomic.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         draws = {f"draw_{number:04d}": draw for number, draw in enumerate(self._draws)}
         write_whole(Path(path), lambda stream: np.savez(stream, **draws))
 
 
 class RunNoise:
-    """The noise of one run: a source for each sample, and one for the whole batch, perhaps recorded.
+    """The noise of one run: a source for each sample and a source for the whole batch. It can be recorded.
 
-    What is drawn for single samples comes before what is drawn for the batch: the prior's before the decoder's.
+    The prior draws for single samples, before the decoder draws for the batch.
 
     Attributes:
-        samples: a source for each sample; a caller's own serves all of them in turn.
-        batch: a source of draws for all samples, the first extent their number.
-        seeds: of each sample, None where the noise comes from a caller's source.
+        samples: one source for each sample. A caller's own source is used for all of them in turn.
+        batch: the source of draws for all samples; the first extent of a draw is the number of samples.
+        seeds: the seed of each sample, or None if the noise comes from a caller's source.
+        recording: the recording of every draw, or None.
 
     Raises:
         UsageError: the kind of noise is unknown.
@@ -219,14 +226,14 @@ class RunNoise:
         self.recording: RecordingNoise | None = None
         if recorded:
             self.batch = self.recording = RecordingNoise(self.batch)
-            self.samples = [self.recording.beside(source) for source in self.samples]
+            self.samples = [self.recording.with_source(source) for source in self.samples]
 
 
 class BatchNoise(NoiseSource):
     """One source per sample: a sample's noise is the same alone and in a batch.
 
     Raises:
-        UsageError: there are no sources; from `draw`: the first extent is not their number.
+        UsageError: there are no sources. `draw` raises it if the first extent is not the number of sources.
     """
 
     def __init__(self, sources: Sequence[NoiseSource]) -> None:
@@ -236,7 +243,8 @@ class BatchNoise(NoiseSource):
 
     def _fill(self, out: Array) -> None:
         if out.ndim == 0 or len(out) != len(self._sources):
-            raise UsageError(f"noise of shape {out.shape} asked of {len(self._sources)} sources, one for each sample")
+            count = len(self._sources)
+            raise UsageError(f"the draw has shape {out.shape}; expected {count} rows, one for each of {count} sources")
         for sample, source in enumerate(self._sources):
             rows = out[sample : sample + 1]
             source.draw(rows.shape, rows)
@@ -247,12 +255,12 @@ def make_noise(kind: str, seed: int | None = None, path: str | os.PathLike[str] 
 
     Args:
         kind: one of `KINDS`.
-        seed: of "torch" or "numpy".
-        path: of the recording that "replay" reads.
+        seed: the seed of "torch" or "numpy".
+        path: the recording that "replay" reads.
 
     Raises:
         InputError: the recording cannot be used.
-        UsageError: the kind is unknown, the seed or the path is missing or not wanted, or the seed is out of range.
+        UsageError: the kind is unknown, the seed or the path is missing or superfluous, or the seed is out of range.
     """
     if kind not in KINDS:
         raise UsageError(f"noise {kind!r} is unknown; choose one of {', '.join(KINDS)}")
@@ -284,9 +292,9 @@ def _box_muller(integers: npt.NDArray[np.uint32], work: Array, out: Array) -> No
     """Normal numbers in k blocks of 16, each from 8 integers for the radii and 8 for the angles.
 
     Args:
-        integers: (16·k,), of which the lower 24 bits count, as a number u in [0, 1); overwritten.
-        work: (3, k, 8) to work in.
-        out: (16·k,).
+        integers: (16·k,) integers, whose lower 24 bits are a number u in [0, 1); overwritten.
+        work: scratch memory, (3, k, 8).
+        out: the array to write to, (16·k,).
     """
     radius, angle, cosine = work  # each (k, 8)
     integers &= np.uint32(0xFFFFFF)
@@ -319,7 +327,7 @@ def _load(path: Path, name: str) -> list[Array]:
 
 
 def _recorded(archive: Any, name: str) -> list[Array]:
-    """The draws of what numpy.load returned, in order."""
+    """The draws in a file that numpy.load opened, in order."""
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise InputError(f"{name}: not an .npz file")
     keys = archive.files

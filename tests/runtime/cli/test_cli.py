@@ -461,4 +461,5 @@ def test_replayed_noise_of_another_shape(refused: Callable[..., str]) -> None:
     recording.draw((1, 4, 8, 8))
     recording.save("noise.npz")
     line = refused(*inpaint("--quiet", seed=None, replay_noise="noise.npz"))
-    assert line == "noise recording noise.npz: draw 0 has shape (1, 4, 8, 8); (1, 4, 10, 10) was asked for"
+    shapes = "draw 0 has shape (1, 4, 8, 8); expected (1, 4, 10, 10)"
+    assert line == f"noise recording noise.npz: {shapes}: use the options of the recorded run"

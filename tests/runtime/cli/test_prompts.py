@@ -145,7 +145,7 @@ def test_json_is_all_of_stdout(k22: K22, name: str) -> None:
     data = json.loads(k22(*command(name, "--json", prompt="a very long prompt")).out)
     assert data["images"] == ["out.png"]
     assert data["seeds"] == [3]
-    assert data["notes"] == ["a prompt is longer than the text encoder's tokens; left out: 'rompt'"]
+    assert data["notes"] == ["a prompt has more tokens than the text encoder takes; its end was cut off: 'rompt'"]
     assert {"encode_text", "prior", "load", "encode", "denoise", "unet", "total"} <= set(data["seconds"])
 
 
@@ -268,7 +268,7 @@ INSTEAD = {"prompt": None, "prior_num_inference_steps": None, "image_embeds": "h
         (command("embed", mix="1e39"), "the weights of a mix: has NaN, infinity or numbers too large for float32"),
         (command("embed", "--negative-prompt=a", "--negative-prompt=b"), "got 2 negative_prompt for 1 prompts"),
         (command("embed", prompt="a" * 100_001), "prompt has 100,001 characters; expected at most 100,000"),
-        (command("embed", prompt="\udcff"), "prompt has a character that is none, '\\udcff' at 0"),
+        (command("embed", prompt="\udcff"), "prompt has half a surrogate pair, '\\udcff', at character 1"),
         (command("embed", "--prompt-image", "nowhere.png"), "image nowhere.png does not exist"),
         (command("embed", "--prompt-image", "prior-bundle"), "image prior-bundle is a directory"),
         # the prior's loop
@@ -286,7 +286,7 @@ INSTEAD = {"prompt": None, "prior_num_inference_steps": None, "image_embeds": "h
         (command("generate", image="cat.png"), "strength 0.3 of 2 steps leaves none; give more of either"),
         (command("generate", height=63), "height is 63; expected a whole number of at least 64"),
         # files that would be lost
-        (command("embed", out="hat.npy"), "hat.npy has the suffix '.npy'; embeddings are written as .npz"),
+        (command("embed", out="hat.npy"), "hat.npy has the suffix '.npy'; expected .npz"),
         (command("embed", out="nowhere/hat.npz"), "nowhere/hat.npz cannot be written: its folder is missing"),
         (
             command("inpaint", "--prompt-image", "out-2.png"),

@@ -134,7 +134,7 @@ def test_bounds() -> None:
         ((1, 2, 3), "expected two noise levels"),
         (0.5, "guidance_interval is 0.5; expected two noise levels"),
         ("1:2", "guidance_interval is '1:2'; expected two noise levels"),
-        ((1000, 2000), r"where this run has no step: its noise levels go from .* down to 0.0414"),
+        ((1000, 2000), r"which contains no step of this run; its noise levels go from .* down to 0.0414"),
     ],
 )
 def test_what_is_refused(pipeline: InpaintPipeline, fake_engine: type[FakeEngine], value: Any, text: str) -> None:
@@ -145,7 +145,7 @@ def test_what_is_refused(pipeline: InpaintPipeline, fake_engine: type[FakeEngine
 
 def test_an_interval_needs_guidance(pipeline: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
     with pytest.raises(
-        UsageError, match="guidance_interval needs guidance, and guidance_scale is 1: leave one of them"
+        UsageError, match="guidance_interval needs guidance, but guidance_scale is 1: give a scale above 1 or leave"
     ):
         pipeline(**SOUND | {"guidance_scale": 1}, guidance_interval=(0.3, 5))
     assert not fake_engine.loaded

@@ -110,7 +110,7 @@ def test_latents_are_the_crops(pipeline: InpaintPipeline) -> None:
         ({"inpaint_area": "picture", "padding_mask_crop": 8}, "padding_mask_crop is for inpaint_area 'mask' only"),
         (
             {"image": [picture(64, 64), picture(64, 80)], "output_type": "np"},
-            r'the pictures have several sizes \(64x64, 80x64\), which make no one array: ask for "pil"',
+            r'the pictures have several sizes \(64x64, 80x64\); output_type "np" needs one size: use "pil"',
         ),
         ({"height": 10**6, "width": 10**6}, "the size to work at is 1000000x1000000; expected at most 89,478,485"),
     ],

@@ -200,7 +200,7 @@ def test_progress_and_seconds_by_stage(prompted: InpaintPipeline, capfd: pytest.
 
 def test_what_was_cut_off_a_prompt_is_told(prompted: InpaintPipeline) -> None:
     (note,) = prompted(**sound(prompt=["a hat", "a very long prompt"])).notes
-    assert note == "a prompt is longer than the text encoder's tokens; left out: 'rompt'"
+    assert note == "a prompt has more tokens than the text encoder takes; its end was cut off: 'rompt'"
 
 
 def test_the_embedding_of_no_picture_serves_embeddings(prompted: InpaintPipeline) -> None:

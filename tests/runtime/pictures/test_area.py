@@ -1,4 +1,4 @@
-"""Crops around masks: where they lie, that nothing is distorted, and that kept pixels come back to the bit."""
+"""Areas: their boxes, resizing without distortion, and kept pixels that come back bit for bit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
 from kandinsky_runtime.pictures.image import fit, read_image
 from kandinsky_runtime.pictures.mask import fit_mask, read_mask
 from tests.runtime.fake_bundle import MULTIPLE
-
-RNG = np.random.default_rng(4)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -51,7 +49,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
 
 @settings(max_examples=150, deadline=None)
 @given(cases())
-def test_every_area(case: tuple[np.ndarray, np.ndarray, dict[str, Any]]) -> None:
+def test_any_area_contains_its_mask_and_is_put_back(case: tuple[np.ndarray, np.ndarray, dict[str, Any]]) -> None:
     image, painted, options = case
     areas = around(image, painted, **options)
     (area,) = areas.areas
@@ -72,7 +70,7 @@ def test_every_area(case: tuple[np.ndarray, np.ndarray, dict[str, Any]]) -> None
         scales = area.inner[0] / (right - left), area.inner[1] / (bottom - top)
         half_a_pixel = 0.5 / (right - left) + 0.5 / (bottom - top)
         assert abs(scales[0] - scales[1]) <= half_a_pixel + 1e-9, "one factor for both axes"
-        assert area.inner[0] == options["width"] or area.inner[1] == options["height"], "as large as it fits"
+        assert area.inner[0] == options["width"] or area.inner[1] == options["height"], "as large as fits"
     else:
         assert area.inner == areas.working == (right - left, bottom - top), "nothing is resized"
         for size, limit in zip(areas.working, (across, down), strict=True):
@@ -99,7 +97,7 @@ def test_every_area(case: tuple[np.ndarray, np.ndarray, dict[str, Any]]) -> None
 
 
 @pytest.mark.parametrize(("height", "width"), [(None, None), (200, 160)])
-def test_the_crop_alone_put_back_is_the_picture(height: int | None, width: int | None) -> None:
+def test_an_unchanged_crop_put_back_gives_the_picture(height: int | None, width: int | None) -> None:
     y, x = np.mgrid[:300, :240]
     smooth = np.stack([y * 255 / 299, x * 255 / 239, (x + y) / 4], axis=-1).astype(np.uint8)
     areas = around(smooth, mask(300, 240, 100, 100, 180, 200), height=height, width=width, padding=0)
@@ -109,7 +107,7 @@ def test_the_crop_alone_put_back_is_the_picture(height: int | None, width: int |
     assert off == 0 if height is None else off <= 2, "resized up and down again"
 
 
-def test_the_picture_is_scaled_by_one_factor_and_padded_where_it_ends() -> None:
+def test_a_crop_is_scaled_by_one_factor_and_padded() -> None:
     image = picture(64, 256)
     areas = around(image, mask(64, 256, 0, 0, 256, 10), height=128, width=128)
     assert areas.areas[0].box == (0, 0, 256, 64)
@@ -122,7 +120,7 @@ def test_the_picture_is_scaled_by_one_factor_and_padded_where_it_ends() -> None:
     assert not crop_mask[6:].any()
 
 
-def test_boxes_at_the_edges_lie_inside() -> None:
+def test_boxes_at_the_edges_are_within_the_picture() -> None:
     for box in ((0, 0, 5, 5), (295, 0, 300, 5), (0, 195, 5, 200), (295, 195, 300, 200)):
         (area,) = around(picture(200, 300), mask(200, 300, *box), padding=8).areas
         assert (area.box[2] - area.box[0], area.box[3] - area.box[1]) == (64, 64)
@@ -135,43 +133,43 @@ def test_several_masks_get_one_size() -> None:
     areas = around(picture(200, 300), masks, padding=4)
     assert areas.working == (128, 128)
     assert len(areas.areas) == 3
-    assert areas.areas[2].box == (86, 36, 214, 164), "an empty mask's lies in the middle"
+    assert areas.areas[2].box == (86, 36, 214, 164), "the box of an empty mask is in the middle"
     assert {area.inner for area in areas.areas} == {(128, 128)}
 
 
-def test_default_padding() -> None:
+def test_the_default_padding_is_32_pixels() -> None:
     (area,) = around(picture(400, 400), mask(400, 400, 200, 200, 210, 210)).areas
-    assert area.box == (165, 165, 245, 245)  # 10 + 2·32 = 74 pixels, up to a multiple of 16
+    assert area.box == (165, 165, 245, 245)  # 10 + 2·32 = 74 pixels, rounded up to a multiple of 16
 
 
-def test_resized_masks_keep_their_place() -> None:
+def test_resized_masks_keep_their_position() -> None:
     image, painted = picture(100, 100), mask(100, 100, 20, 30, 70, 80)
     (scaled,) = around(image, painted, padding=0, height=100, width=100).masks()
-    assert scaled.all(), "the box is the mask"
+    assert scaled.all(), "the box equals the mask"
     (scaled,) = around(image, painted, padding=25, height=200, width=200).masks()
-    # (20, 30, 70, 80), seen from the box's corner (0, 5), times 200 / 95
+    # (20, 30, 70, 80), relative to the box's corner (0, 5), times 200 / 95
     box = Image.fromarray(scaled.astype(np.uint8)).getbbox()
     assert box == tuple(round(edge * 200 / 95) for edge in (20, 25, 70, 75))
 
 
-def test_a_mask_of_another_size() -> None:
+def test_a_mask_of_another_size_is_resized_to_the_picture() -> None:
     (area,) = around(picture(128, 128), mask(32, 32, 8, 8, 16, 16), padding=0).areas
     assert area.box == (16, 16, 80, 80)
     assert Image.fromarray(area.mask.astype(np.uint8)).getbbox() == (16, 16, 48, 48)
     assert area.mask[17:47, 17:47].all()
 
 
-# -- what it refuses --
+# -- refusals --
 
 
-def test_areas_that_cannot_have_one_size() -> None:
+def test_areas_that_cannot_have_one_size_are_refused() -> None:
     images = [picture(70, 300), picture(300, 300)]
     with pytest.raises(InputError, match="need a height of 168 pixels, and a picture has 70: give height and width"):
         around(images, [mask(70, 300, 5, 5, 9, 9), mask(300, 300, 100, 100, 204, 204)])
     assert around(images, mask(70, 300, 5, 5, 9, 9), height=64, width=64).working == (64, 64)
 
 
-def test_a_picture_that_is_too_small() -> None:
+def test_a_picture_that_is_too_small_is_refused() -> None:
     with pytest.raises(InputError, match="need a width of 64 pixels, and a picture has 40"):
         around(picture(80, 40), mask(80, 40, 1, 1, 9, 9))
 
@@ -192,7 +190,7 @@ def test_a_whole_picture_is_an_area_whose_box_is_the_picture() -> None:
     np.testing.assert_array_equal(areas.masks(), np.stack([fit_mask(painted, 128, 70)] * 2))
 
 
-def test_one_picture_with_several_masks_is_worked_on_once() -> None:
+def test_one_picture_with_several_masks_is_cropped_once() -> None:
     image, one = read_image(picture(70, 90)), read_mask(mask(70, 90, 9, 9, 30, 30))
     other = read_mask(mask(70, 90, 60, 1, 80, 9))
     crops, crop_of = whole_pictures([image], [one, other], height=None, width=None).crops()
@@ -201,7 +199,7 @@ def test_one_picture_with_several_masks_is_worked_on_once() -> None:
     assert (len(crops), crop_of) == (2, [0, 1, 0]), "a crop for each box"
 
 
-def test_sizes_of_whole_pictures_that_differ() -> None:
+def test_whole_pictures_of_several_sizes_are_refused() -> None:
     pictures = [Image.new("RGB", (64, 64)), Image.new("RGB", (80, 64))]
     with pytest.raises(InputError, match=r"several sizes \(64x64, 80x64\); give height and width"):
         whole_pictures(pictures, [Image.new("L", (8, 8))], height=64, width=None)

@@ -1,4 +1,4 @@
-"""Pictures in and out: every mode, format and orientation, and every kind of bad input."""
+"""Pictures in and out: every mode, format and orientation, and every kind of invalid input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLOURS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
 DEEP[0, :4] = 0, 128, 129, 65535
 
-# EXIF orientation → the stored pixels of a picture that is upright as `a`
+# EXIF orientation → the stored pixels of a picture whose upright pixels are `a`
 STORED_AS = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -125,11 +125,11 @@ class TestModes:
 
     def test_result_is_a_copy_and_source_is_unchanged(self) -> None:
         source = Image.fromarray(COLOURS)
-        source.info["comment"] = "kept"
+        source.info["comment"] = "own"
         result = read_image(source)
         result.paste((1, 2, 3), (0, 0, 7, 5))
         np.testing.assert_array_equal(np.asarray(source), COLOURS)
-        assert source.info == {"comment": "kept"}
+        assert source.info == {"comment": "own"}
         assert result.info == {}
 
 
@@ -157,13 +157,15 @@ class TestAlpha:
         assert self.warned(caplog)
         assert f"image {path} is partly transparent" in caplog.text
 
-    def test_grey_with_alpha(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_grey_with_alpha_warns(self, caplog: pytest.LogCaptureFixture) -> None:
         image = Image.new("LA", (3, 2), (77, 5))
         assert (pixels(read_image(encoded(image, "PNG"))) == 77).all()
         assert self.warned(caplog)
 
     @pytest.mark.parametrize("transparency", [None, 0, bytes([255] * 7 + [9]), bytes([255] * 8)])
-    def test_palette(self, transparency: int | bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    def test_transparent_palette_entries_warn(
+        self, transparency: int | bytes | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
         expected = np.asarray(Image.open(io.BytesIO(self.palette(None))).convert("RGB"))
         np.testing.assert_array_equal(pixels(read_image(self.palette(transparency))), expected)
         assert self.warned(caplog) == (transparency not in (None, bytes([255] * 8)))
@@ -178,7 +180,7 @@ class TestOrientation:
     @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
     @pytest.mark.parametrize("orientation", STORED_AS)
     def test_exif_turns_the_picture_upright(self, orientation: int, file_format: str) -> None:
-        upright = np.zeros((24, 40, 3), np.uint8)  # four flat quarters, so that JPEG cannot blur them
+        upright = np.zeros((24, 40, 3), np.uint8)  # four flat quarters, which JPEG does not blur
         upright[:12, :20], upright[:12, 20:], upright[12:, :20] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
         stored = Image.fromarray(np.ascontiguousarray(STORED_AS[orientation](upright)))
         data = encoded(stored, file_format, exif=exif(orientation))
@@ -190,7 +192,7 @@ class TestOrientation:
 
     @pytest.mark.parametrize("orientation", STORED_AS)
     @pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGBA"])
-    def test_every_mode_turns(self, mode: str, orientation: int) -> None:
+    def test_every_mode_is_turned_upright(self, mode: str, orientation: int) -> None:
         levels = np.linspace(0, 65535, 35).reshape(5, 7).astype(np.uint16)
         eight = np.repeat(np.rint(levels / 257.0).astype(np.uint8)[..., None], 3, axis=2)
         if mode == "1":
@@ -202,22 +204,22 @@ class TestOrientation:
             image = Image.fromarray(stored).convert(mode)
         np.testing.assert_array_equal(pixels(read_image(encoded(image, "PNG", exif=exif(orientation)))), eight)
 
-    def test_pillow_image_turns_once(self) -> None:
+    def test_a_pillow_image_is_turned_once(self) -> None:
         data = encoded(Image.fromarray(COLOURS), "PNG", exif=exif(6))
         with Image.open(io.BytesIO(data)) as opened:
             once = read_image(opened)
-            assert opened.size == (7, 5)  # the caller's image is as it was
+            assert opened.size == (7, 5)  # the caller's image is unchanged
         assert once.size == (5, 7)
         np.testing.assert_array_equal(pixels(read_image(once)), pixels(once))
 
-    def test_unknown_orientation_is_upright(self) -> None:
+    def test_an_unknown_orientation_means_upright(self) -> None:
         assert read_image(encoded(Image.fromarray(COLOURS), "PNG", exif=exif(9))).size == (7, 5)
 
-    def test_faulty_exif_keeps_the_picture(self) -> None:
+    def test_faulty_exif_data_is_ignored(self) -> None:
         data = encoded(Image.fromarray(COLOURS), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
         np.testing.assert_array_equal(pixels(read_image(data)), COLOURS)
 
-    def test_unreadable_exif_keeps_the_picture(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_unreadable_exif_data_is_ignored_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
         data = encoded(Image.fromarray(COLOURS), "PNG", exif=b"Exif\0\0no TIFF header")
         np.testing.assert_array_equal(pixels(read_image(data)), COLOURS)
         assert "taken as upright" in caplog.text
@@ -232,7 +234,7 @@ class TestFrames:
         np.testing.assert_allclose(pixels(read_image(path)), np.asarray(frames[0]), atol=2)
         assert f"image {path} holds several frames: the first one is used" in caplog.text
 
-    def test_pillow_image_stays_where_it_stands(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_current_frame_of_a_pillow_image_is_used(self, caplog: pytest.LogCaptureFixture) -> None:
         frames = [Image.new("L", (4, 4), level) for level in (10, 20)]
         data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
         with Image.open(io.BytesIO(data)) as opened:
@@ -243,7 +245,7 @@ class TestFrames:
 
 
 class TestArrays:
-    def test_uint8(self) -> None:
+    def test_uint8_is_unchanged(self) -> None:
         np.testing.assert_array_equal(pixels(read_image(COLOURS)), COLOURS)
         grey = COLOURS[..., 0]  # not contiguous
         for array in (grey, grey[..., None]):
@@ -291,34 +293,34 @@ class TestArrays:
 
 
 class TestRefusals:
-    def test_missing_file(self, tmp_path: Path) -> None:
+    def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"image .*no\.png does not exist; give the path of a PNG"):
             read_image(tmp_path / "no.png")
 
-    def test_directory(self, tmp_path: Path) -> None:
+    def test_a_directory(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"image {tmp_path} is a directory; give the path of one"):
             read_image(tmp_path)
 
     @pytest.mark.parametrize(
         "data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
     )
-    def test_no_picture(self, tmp_path: Path, data: bytes) -> None:
+    def test_a_file_that_is_not_a_picture(self, tmp_path: Path, data: bytes) -> None:
         path = tmp_path / "text.png"
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"image .*text\.png (is not a picture|cannot be decoded)"):
             read_image(path)
 
     @pytest.mark.parametrize("path", ["nul\0.png", "x" * 5000])
-    def test_impossible_path(self, path: str) -> None:
+    def test_an_impossible_path(self, path: str) -> None:
         with pytest.raises(InputError, match=r"cannot be decoded|does not exist"):
             read_image(path)
 
-    def test_unreadable_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_without_read_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(_: object) -> None:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Image, "open", refuse)
-        with pytest.raises(InputError, match="may not be read; give this user the right"):
+        with pytest.raises(InputError, match="cannot be read without permission; give this user the right"):
             read_image(tmp_path / "secret.png")
 
     @pytest.mark.parametrize("source", [None, 3, [COLOURS], {"path": "x.png"}])
@@ -326,18 +328,18 @@ class TestRefusals:
         with pytest.raises(InputError, match=f"image is a {type(source).__name__}; expected a path"):
             read_image(source)
 
-    def test_empty_pillow_image(self) -> None:
+    def test_an_empty_pillow_image(self) -> None:
         with pytest.raises(InputError, match="image is 0x5 pixels; expected at least 1x1"):
             read_image(Image.new("RGB", (0, 5)))
 
-    def test_closed_pillow_image(self) -> None:
+    def test_a_closed_pillow_image(self) -> None:
         opened = Image.open(io.BytesIO(encoded(Image.fromarray(COLOURS), "PNG")))
         opened.close()
         with pytest.raises(InputError, match="image cannot be decoded"):
             read_image(opened)
 
     @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF", "GIF"])
-    def test_truncated_file(self, file_format: str, tmp_path: Path) -> None:
+    def test_a_truncated_file(self, file_format: str, tmp_path: Path) -> None:
         noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         data = encoded(Image.fromarray(noise), file_format)
         path = tmp_path / "cut"
@@ -347,7 +349,7 @@ class TestRefusals:
                 read_image(path)
 
     @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
-    def test_corrupt_file_is_a_picture_or_an_input_error(self, file_format: str) -> None:
+    def test_a_corrupt_file_is_read_or_refused(self, file_format: str) -> None:
         data = encoded(Image.fromarray(RNG.integers(0, 256, (9, 11, 3), dtype=np.uint8)), file_format, exif=exif(6))
         random_bytes = random.Random(22)
         refused = 0
@@ -365,7 +367,7 @@ class TestRefusals:
     def test_pillows_bomb_warning_and_error(self, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
         data = encoded(Image.new("L", (31, 31)), "PNG")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        if limit == 900:  # Pillow only warns; our own limit decides
+        if limit == 900:  # Pillow only warns, and the limit of this package applies
             assert read_image(data).size == (31, 31)
         else:
             with pytest.raises(InputError, match="image has more pixels than Pillow opens; scale it down"):
@@ -381,7 +383,7 @@ class TestRefusals:
                 read_image(source, max_pixels=109)
             assert read_image(source, max_pixels=110).size == (11, 10)
 
-    def test_text_bomb(self) -> None:
+    def test_a_text_bomb(self) -> None:
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
@@ -394,7 +396,7 @@ def test_threads_decode_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> Non
     together, upright = threading.Barrier(2, timeout=30), module._upright
 
     def wait(picture: Image.Image) -> Image.Image:
-        together.wait()  # a lock around decoding would keep the second thread away
+        together.wait()  # with a lock around decoding, the second thread never arrives
         return upright(picture)
 
     monkeypatch.setattr(module, "_upright", wait)
@@ -431,7 +433,7 @@ class TestFit:
         assert fit(source, *size).size == size
         np.testing.assert_array_equal(pixels(source), COLOURS)
 
-    def test_flat_stays_flat(self) -> None:
+    def test_a_flat_picture_stays_flat(self) -> None:
         assert (pixels(fit(Image.new("RGB", (333, 97), (9, 99, 199)), 64, 128)) == (9, 99, 199)).all()
 
 
@@ -450,20 +452,20 @@ class TestModelArrays:
 
     def test_from_model_scales_and_clips(self) -> None:
         source = np.linspace(-3, 3, 2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
-        kept = source.copy()
+        before = source.copy()
         got = from_model(source)
         assert got.dtype == np.float32
         assert got.flags.c_contiguous
         expected = np.clip(source * np.float32(0.5) + np.float32(0.5), 0, 1).transpose(0, 2, 3, 1)
         np.testing.assert_array_equal(got, expected)
-        np.testing.assert_array_equal(source, kept)
+        np.testing.assert_array_equal(source, before)
 
     def test_to_pil_rounds(self) -> None:
         values = np.array([0, 0.4 / 255, 0.6 / 255, 1], np.float32)
         (image,) = to_pil(np.repeat(values[None, None, :, None], 3, axis=3))
         np.testing.assert_array_equal(pixels(image)[0, :, 0], [0, 0, 1, 255])
 
-    def test_round_trip_keeps_every_level(self) -> None:
+    def test_a_round_trip_preserves_every_level(self) -> None:
         picture = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
         first, second = to_pil(from_model(to_model([Image.fromarray(picture), Image.fromarray(255 - picture)])))
         np.testing.assert_array_equal(pixels(first), picture)
@@ -489,54 +491,54 @@ class TestPadding:
 
 class TestSave:
     @pytest.mark.parametrize("suffix", ["png", "PNG", "webp", "bmp", "tif", "tiff"])
-    def test_lossless_suffixes_keep_every_pixel(self, tmp_path: Path, suffix: str) -> None:
+    def test_lossless_suffixes_preserve_every_pixel(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"out.{suffix}"
         save_image(Image.fromarray(COLOURS), path)
         np.testing.assert_array_equal(pixels(read_image(path)), COLOURS)
         assert names(tmp_path) == [path.name]
 
     @pytest.mark.parametrize("suffix", ["jpg", "jpeg"])
-    def test_jpeg(self, tmp_path: Path, suffix: str) -> None:
+    def test_jpeg_is_close(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"out.{suffix}"
         save_image(Image.new("RGB", (32, 32), (200, 30, 60)), str(path))
         assert path.read_bytes()[:2] == b"\xff\xd8"
         np.testing.assert_allclose(pixels(read_image(path))[8, 8].astype(int), (200, 30, 60), atol=3)
 
-    def test_replaces_an_existing_file(self, tmp_path: Path) -> None:
+    def test_an_existing_file_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "out.png"
         path.write_text("old")
         save_image(Image.fromarray(COLOURS), path)
         np.testing.assert_array_equal(pixels(read_image(path)), COLOURS)
 
-    def test_longest_name_and_ordinary_permissions(self, tmp_path: Path) -> None:
+    def test_the_longest_name_and_ordinary_permissions(self, tmp_path: Path) -> None:
         path = tmp_path / ("n" * 251 + ".png")
         save_image(Image.fromarray(COLOURS), path)
         (tmp_path / "plain").touch()
         assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
     @pytest.mark.parametrize("name", ["out.gif", "out", "out.png.txt", ".png", "out.png/", ""])
-    def test_unknown_suffix_or_directory(self, tmp_path: Path, name: str) -> None:
+    def test_an_unknown_suffix_or_directory_is_refused(self, tmp_path: Path, name: str) -> None:
         if name == "out.png/":
             (tmp_path / "out.png").mkdir()
         with pytest.raises(InputError, match=r"expected one of \.png, .*\.tiff|is a directory; add a file name"):
             check_output_path(f"{tmp_path}/{name}")
 
-    def test_missing_folder(self, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"the folder .*nowhere does not exist; create it first"):
             save_image(Image.fromarray(COLOURS), tmp_path / "nowhere" / "out.png")
 
-    def test_folder_without_write_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_folder_without_write_permission_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode == os.W_OK))
         with pytest.raises(InputError, match=f"the folder {tmp_path} is not writable; choose another"):
             check_output_path(tmp_path / "out.png")
 
-    def test_impossible_name(self, tmp_path: Path) -> None:
+    def test_an_impossible_name_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"cannot be written: .*name too long; choose another path"):
             check_output_path(tmp_path / ("n" * 300 + ".png"))
 
-    def test_failure_leaves_the_old_file_and_nothing_else(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_failure_leaves_only_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "out.png"
         path.write_text("old")
 
@@ -551,7 +553,7 @@ class TestSave:
         assert path.read_text() == "old"
         assert names(tmp_path) == ["out.png"]
 
-    def test_more_pixels_than_the_format_holds(self, tmp_path: Path) -> None:
+    def test_more_pixels_than_the_format_allows_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(Kandinsky22Error, match="cannot be written"):
             save_image(Image.new("RGB", (16384, 1)), tmp_path / "out.webp")
         assert names(tmp_path) == []

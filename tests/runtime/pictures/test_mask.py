@@ -1,4 +1,4 @@
-"""Masks: what every source means, the resize, the latent grid and pasting, against oracles written here."""
+"""Masks: reading of every source, resizing, the latent grid and pasting, against oracles written here."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TestPictures:
         np.testing.assert_array_equal(decide(image, invert=True), 1 - BINARY)
 
     @pytest.mark.parametrize("mode", ["L", "RGB", "P", "I;16", "F"])
-    def test_half_and_more_repaints(self, mode: str) -> None:
+    def test_levels_of_one_half_and_more_repaint(self, mode: str) -> None:
         if mode == "I;16":
             image = Image.fromarray(LEVELS.astype(np.uint16) * 257)
         elif mode == "F":
@@ -75,7 +75,7 @@ class TestPictures:
         for source in (Image.fromarray(levels), encoded(Image.fromarray(levels))):
             np.testing.assert_array_equal(decide(source), [[0, 0, 0, 1, 1]])
 
-    def test_colours_count_by_luminance(self) -> None:
+    def test_colours_are_decided_by_luminance(self) -> None:
         image = Image.fromarray(np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]], np.uint8))
         np.testing.assert_array_equal(decide(image), [[0, 1, 0, 1]])
 
@@ -116,11 +116,11 @@ class TestPictures:
             read_mask(source).paste(mask)
             assert source.tobytes() == before
 
-    def test_missing_file_is_named_a_mask(self, tmp_path: Path) -> None:
+    def test_the_error_for_a_missing_file_names_the_mask(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"mask .*no\.png does not exist"):
             read_mask(tmp_path / "no.png")
 
-    def test_limit_on_pixels(self) -> None:
+    def test_too_many_pixels_are_refused(self) -> None:
         with pytest.raises(InputError, match="mask is 32x8 pixels; expected at most 255 in all"):
             read_mask(LEVELS, max_pixels=255)
 
@@ -146,12 +146,12 @@ class TestArrays:
         np.testing.assert_array_equal(decide(array), [[0, 0, 0, 0, 1, 1]])
 
     @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-    def test_floats_part_exactly_at_one_half(self, dtype: type) -> None:
+    def test_floats_are_divided_exactly_at_one_half(self, dtype: type) -> None:
         half = dtype(0.5)
         array = np.array([[0, np.nextafter(half, dtype(0)), half, np.nextafter(half, dtype(1)), 1]], dtype)
         np.testing.assert_array_equal(decide(array), [[0, 0, 1, 1, 1]])
 
-    def test_read_only_arrays(self) -> None:
+    def test_read_only_arrays_are_accepted(self) -> None:
         array = BINARY.copy()
         array.flags.writeable = False
         np.testing.assert_array_equal(decide(array), BINARY)
@@ -189,7 +189,7 @@ class TestArrays:
 class TestFit:
     @pytest.mark.parametrize("level", [0, 255])
     @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
-    def test_all_keep_and_all_repaint_stay_so(self, mode: str, level: int) -> None:
+    def test_all_keep_and_all_repaint_are_unchanged(self, mode: str, level: int) -> None:
         mask = fit_mask(read_mask(Image.new("L", (33, 20), level).convert(mode)), 96, 64)
         assert mask.shape == (64, 96)
         assert mask.dtype == np.float32
@@ -205,7 +205,7 @@ class TestFit:
         for source in (BINARY.astype(bool), eight, eight.astype(np.uint16) * 257, grey, grey.convert("RGBA")):
             np.testing.assert_array_equal(fit_mask(read_mask(source), *size), expected)
 
-    def test_doubling_keeps_an_edge_where_it_is(self) -> None:
+    def test_doubling_keeps_the_position_of_an_edge(self) -> None:
         half = np.zeros((32, 32), bool)
         half[:, 12:] = True
         np.testing.assert_array_equal(fit_mask(read_mask(half), 64, 64), np.kron(half, np.ones((2, 2))))
@@ -241,7 +241,7 @@ class TestLatents:
     @example(1, 64, 0.1, 0)
     @example(64, 1, 0.1, 0)
     @example(1, 1, 1.0, 0)
-    def test_growth_equals_the_loop(self, height: int, width: int, density: float, seed: int) -> None:
+    def test_growth_equals_a_loop_over_cells(self, height: int, width: int, density: float, seed: int) -> None:
         mask = (np.random.default_rng(seed).random((2, height, width)) < density).astype(np.float32)
         before = mask.copy()
         got = latent_keep_mask(mask, height, width)
@@ -255,19 +255,21 @@ class TestLatents:
     @given(st.integers(1, 130), st.integers(1, 130), SIZES, SIZES, st.integers(0, 2**32 - 1))
     @example(64, 512, 8, 64, 0)
     @example(100, 130, 13, 17, 0)
-    def test_any_ratio_equals_the_loop(self, height: int, width: int, rows: int, columns: int, seed: int) -> None:
+    def test_any_ratio_equals_a_loop_over_cells(
+        self, height: int, width: int, rows: int, columns: int, seed: int
+    ) -> None:
         mask = (np.random.default_rng(seed).random((1, height, width)) < 0.05).astype(np.float32)
         got = latent_keep_mask(mask, rows, columns)
         np.testing.assert_array_equal(got[0, 0], keep_by_loops(mask[0], rows, columns))
 
-    def test_one_cell_takes_six_neighbours(self) -> None:
+    def test_one_cell_grows_to_six_neighbours(self) -> None:
         mask = np.zeros((1, 40, 40), np.float32)
         mask[0, 16:24, 16:24] = 1
         expected = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 1, 1], [1, 0, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 1, 1, 1]])
         np.testing.assert_array_equal(latent_keep_mask(mask, 5, 5)[0, 0], expected)
 
     @pytest.mark.parametrize("level", [0, 1])
-    def test_all_keep_and_all_repaint(self, level: int) -> None:
+    def test_all_keep_and_all_repaint_stay_uniform(self, level: int) -> None:
         keep = latent_keep_mask(np.full((3, 64, 72), level, np.float32), 8, 9)
         assert keep.shape == (3, 1, 8, 9)
         assert (keep == 1 - level).all()
@@ -299,13 +301,13 @@ class TestPaste:
         ((-1, -1, 768, 512), slice(-1, None), slice(-1, None)),
     ],
 )
-def test_box(box: tuple[int, int, int, int], rows: slice, columns: slice) -> None:
+def test_a_box_repaints_its_rectangle(box: tuple[int, int, int, int], rows: slice, columns: slice) -> None:
     want = np.zeros((512, 768), np.uint8)
     want[rows, columns] = 255
     np.testing.assert_array_equal(np.asarray(box_mask(768, 512, box)), want)
 
 
 @pytest.mark.parametrize("box", [(5, 0, 5, 9), (0, 9, 5, 3), (0, 0, 65, 9), (0, 0, 9, -64), (-65, 0, 9, 9)])
-def test_box_that_is_none(box: tuple[int, int, int, int]) -> None:
+def test_invalid_boxes_are_refused(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(InputError, match="expected left before right, top before bottom, within 64x64 pixels"):
         box_mask(64, 64, box)

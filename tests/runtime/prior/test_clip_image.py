@@ -1,4 +1,4 @@
-"""CLIP's picture preprocessing: transformers' pixel values on pictures of all kinds, and what cannot be used."""
+"""CLIP's picture preprocessing: transformers' pixel values for pictures of all kinds, and invalid settings."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def solid(colour: Any, mode: str = "RGB") -> Image.Image:
 
 
 def colours(values: np.ndarray) -> np.ndarray:
-    """Pixel values back in [0, 1], (B, S, S, 3)."""
+    """Pixel values scaled back to [0, 1], (B, S, S, 3)."""
     return (values.transpose(0, 2, 3, 1) * CLIP.std + CLIP.mean).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", golden.cases())
-def test_same_pixel_values_as_the_reference(name: str) -> None:
+def test_pixel_values_equal_those_of_transformers(name: str) -> None:
     config, picture = golden.cases()[name]
     values = ClipImageProcessor.from_config(config)([picture])
     with np.load(GOLDEN / "clip_images.npz") as arrays:
@@ -53,21 +53,21 @@ def test_same_pixel_values_as_the_reference(name: str) -> None:
     np.testing.assert_allclose(values[0], want, rtol=0, atol=1e-5, err_msg="remake with scripts/regen_goldens")
 
 
-def test_published_config_is_the_default() -> None:
+def test_the_published_config_is_the_default() -> None:
     assert ClipImageProcessor.from_config(PUBLISHED) == CLIP
     assert ClipImageProcessor.from_config({**PUBLISHED, "size": 224, "crop_size": 224}) == CLIP
     assert ClipImageProcessor.from_config({"do_pad": None, "size": None}) == CLIP
     assert CLIP.crop == DEFAULTS["crop_size"]["height"]
 
 
-def test_a_batch_of_any_sizes_is_each_alone() -> None:
+def test_a_picture_has_the_same_values_alone_and_in_a_batch() -> None:
     pictures = [golden.picture("RGB", height, width) for height, width in golden.SIZES]
     batch = SMALL(pictures)
     assert batch.flags.c_contiguous
     np.testing.assert_array_equal(batch, np.concatenate([SMALL([picture]) for picture in pictures]))
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparent_pictures_are_put_on_white() -> None:
     values = colours(SMALL([solid((255, 0, 0, 0), "RGBA"), solid((255, 0, 0, 51), "RGBA"), solid((0, 0), "LA")]))
     np.testing.assert_allclose(values[0], 1, atol=1e-5)
     np.testing.assert_allclose(values[1], np.broadcast_to([1, 0.8, 0.8], values[1].shape), atol=1e-5)
@@ -75,12 +75,12 @@ def test_transparency_is_laid_on_white() -> None:
 
 
 def test_sixteen_bits_are_scaled() -> None:
-    """The reference clips them: a picture of 16 bits is white there."""
+    """transformers clips them: a 16-bit picture is white there."""
     deep = Image.fromarray(np.full((40, 50), 257 * 100, np.uint16))
     np.testing.assert_array_equal(SMALL([deep]), SMALL([solid((100, 100, 100))]))
 
 
-def test_arrays_and_files(tmp_path: Path) -> None:
+def test_arrays_and_files_give_the_same_values(tmp_path: Path) -> None:
     picture = golden.picture("RGB", 45, 38)
     picture.save(tmp_path / "picture.png")
     want = SMALL([picture])
@@ -96,9 +96,12 @@ def test_the_picture_is_not_changed() -> None:
     assert picture.mode == "RGBA"
 
 
-def test_a_line_of_pixels() -> None:
+def test_a_line_of_pixels_is_scaled_up_to_a_limit() -> None:
     assert SMALL([solid((1, 2, 3)).resize((1, 2000))]).shape == (1, 3, 32, 32)
-    with pytest.raises(InputError, match=r"is 1x90000 pixels, .* scaled to 224x20160000: .* crop it"):
+    with pytest.raises(
+        InputError,
+        match=r"is 1x90000 pixels and would be scaled to 224x20160000; expected at most 89,478,485 .* crop it",
+    ):
         CLIP([Image.new("RGB", (1, 90_000))])
 
 
@@ -113,7 +116,7 @@ def test_a_line_of_pixels() -> None:
         ([np.zeros((0, 4, 3), np.uint8)], "array of shape"),
     ],
 )
-def test_bad_pictures(pictures: Any, message: str) -> None:
+def test_invalid_pictures_are_refused(pictures: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SMALL(pictures)
 
@@ -121,11 +124,11 @@ def test_bad_pictures(pictures: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"do_resize": False}, "`do_resize` is False; supported: True"),
+        ({"do_resize": False}, "`do_resize` is False; expected True"),
         ({"do_center_crop": False}, "`do_center_crop` is False"),
-        ({"do_pad": True}, "`do_pad` is True; supported: False"),
+        ({"do_pad": True}, "`do_pad` is True; expected False"),
         ({"image_processor_type": "ViTImageProcessor"}, "`image_processor_type` is 'ViTImageProcessor'"),
-        ({"sharpen": 2}, "`sharpen` is not known"),
+        ({"sharpen": 2}, "`sharpen` is unknown"),
         ({"size": {"height": 224, "width": 224}}, "`size` is .*; expected a number of pixels or an object"),
         ({"size": {"shortest_edge": 224, "longest_edge": 300}}, "`size` is "),
         ({"size": 0}, "`size` is 0"),
@@ -142,12 +145,12 @@ def test_bad_pictures(pictures: Any, message: str) -> None:
         ({"image_std": [1, 1, float("nan")]}, "`image_std` is "),
     ],
 )
-def test_bad_settings(config: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         ClipImageProcessor.from_config(config)
 
 
-def test_all_faults_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(BundleError) as caught:
         ClipImageProcessor.from_config({"do_resize": False, "sharpen": 2, "resample": -1})
     assert len(caught.value.faults) == 3

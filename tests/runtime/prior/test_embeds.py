@@ -1,4 +1,4 @@
-"""Embeddings from files and arrays: float32 (N, E) comes out, or a sentence that says what is wrong."""
+"""Embeddings from files and arrays: the result is float32 (N, E), or an error that names the fault."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def refusal(*args: Any, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_both_from_one_file(tmp_path: Path) -> None:
+def test_positive_and_negative_embeddings_from_one_file(tmp_path: Path) -> None:
     positive, negative = read_embeds(npz(tmp_path / "e.npz", image_embeds=POSITIVE, negative_image_embeds=NEGATIVE))
     np.testing.assert_array_equal(positive, POSITIVE)
     np.testing.assert_array_equal(negative, NEGATIVE)
 
 
-def test_one_from_an_npy(tmp_path: Path) -> None:
+def test_positive_embeddings_from_an_npy(tmp_path: Path) -> None:
     positive, negative = read_embeds(npy(tmp_path / "e.npy", POSITIVE[0]))
     np.testing.assert_array_equal(positive, POSITIVE[:1])
     assert negative is None
 
 
-def test_negative_from_a_file_of_its_own(tmp_path: Path) -> None:
+def test_negative_embeddings_from_their_own_file(tmp_path: Path) -> None:
     both = npz(tmp_path / "e.npz", image_embeds=POSITIVE, negative_image_embeds=NEGATIVE)
     other = npz(tmp_path / "n.npz", image_embeds=POSITIVE + 9, negative_image_embeds=NEGATIVE + 1)
     for path in (other, npy(tmp_path / "n.npy", NEGATIVE + 1)):
         positive, negative = read_embeds(both, path)
-        np.testing.assert_array_equal(positive, POSITIVE, "the positive ones of the second file are not meant")
+        np.testing.assert_array_equal(positive, POSITIVE, "the positive embeddings of the second file are ignored")
         np.testing.assert_array_equal(negative, NEGATIVE + 1)
 
 
-def test_other_arrays_are_left_alone(tmp_path: Path) -> None:
+def test_other_arrays_are_ignored(tmp_path: Path) -> None:
     path = npz(tmp_path / "e.npz", image_embeds=POSITIVE, prompts=np.array(["a cat"], dtype=object))
     np.testing.assert_array_equal(read_embeds(str(path))[0], POSITIVE)
 
 
-def test_missing_keys(tmp_path: Path) -> None:
+def test_missing_arrays_are_named(tmp_path: Path) -> None:
     path = npz(tmp_path / "e.npz", embeds=POSITIVE, other=NEGATIVE)
     assert refusal(path) == f"{path} has embeds, other; expected `image_embeds`"
     sound = npz(tmp_path / "p.npz", image_embeds=POSITIVE)
@@ -70,12 +70,12 @@ def test_missing_keys(tmp_path: Path) -> None:
     assert refusal(npz(tmp_path / "empty.npz")).endswith("has no arrays; expected `image_embeds`")
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nowhere.npz"
     assert refusal(path) == f"{path} does not exist; give an .npz or .npy file of embeddings"
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert "cannot be read as .npz or .npy embeddings" in refusal(tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_pickles_are_never_run(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"PK", b"PK\x03\x04", b"\x93NUMPY", b"text", b"\x93NUMPY\x01\x00v\x00{'descr'"]
 )
-def test_damaged_file(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "e.npz"
     path.write_bytes(content)
     assert refusal(path).startswith(f"{path} cannot be read as .npz or .npy embeddings (")
@@ -119,9 +119,7 @@ for name, save in (("npz", np.savez), ("npz, packed", np.savez_compressed), ("np
 
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(sorted(SOUND)), st.data())
-def test_any_damage_is_an_error_of_ours(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
-) -> None:
+def test_any_damage_is_an_input_error(tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject) -> None:
     content = bytearray(SOUND[kind])
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -136,7 +134,7 @@ def test_any_damage_is_an_error_of_ours(
         assert positive.ndim == 2
 
 
-def test_encrypted_archive(tmp_path: Path) -> None:
+def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
     path = npz(tmp_path / "e.npz", image_embeds=POSITIVE)
     content = bytearray(path.read_bytes())
     content[6] |= 1  # the flag of the member's own header ...
@@ -147,7 +145,7 @@ def test_encrypted_archive(tmp_path: Path) -> None:
     assert "encrypted" in refusal(path)
 
 
-def test_copy_in_float32() -> None:
+def test_embeddings_are_copied_to_float32() -> None:
     for dtype in ("float64", "float32", "float16", "int64", "uint8", ">f4"):
         given_array = np.arange(6).astype(dtype)
         array = as_embeds(given_array, "e", 6)
@@ -160,10 +158,10 @@ def test_copy_in_float32() -> None:
 
 
 class Stubborn:
-    """An array of another library that cannot be brought to numpy."""
+    """An array of another library that cannot be converted to numpy."""
 
     def __array__(self, *args: Any, **options: Any) -> Any:
-        raise RuntimeError("lives on another device")
+        raise RuntimeError("is on another device")
 
 
 @pytest.mark.parametrize(
@@ -183,19 +181,19 @@ class Stubborn:
         ({}, "e: got dict of dtype object; expected real numbers"),
     ],
 )
-def test_no_embeddings(value: Any, text: str) -> None:
+def test_invalid_embeddings_are_refused(value: Any, text: str) -> None:
     with pytest.raises(InputError) as caught:
         as_embeds(value, "e", 6)
     assert str(caught.value) == text
 
 
 @pytest.mark.parametrize("value", [[[1, 2], [3]], Stubborn()])
-def test_nothing_to_make_an_array_from(value: Any) -> None:
-    with pytest.raises(InputError, match=f"e: no array can be made from {type(value).__name__}"):
+def test_values_without_an_array_are_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=f"e: cannot convert {type(value).__name__} to an array"):
         as_embeds(value, "e")
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_embeddings_are_read_back(tmp_path: Path) -> None:
     file = tmp_path / "hats.npz"
     file.write_bytes(b"old")
     write_embeds(file, POSITIVE, NEGATIVE)
@@ -207,13 +205,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("hats.npy", "hats.npy has the suffix '.npy'; embeddings are written as .npz"),
-        ("hats", "hats has the suffix ''; embeddings are written as .npz"),
+        ("hats.npy", "hats.npy has the suffix '.npy'; expected .npz"),
+        ("hats", "hats has the suffix ''; expected .npz"),
         ("nowhere/hats.npz", "nowhere/hats.npz cannot be written: its folder is missing or not writable"),
         ("folder.npz", "folder.npz cannot be written: its folder is missing or not writable, or it is a folder"),
     ],
 )
-def test_paths_that_cannot_be_written_to(tmp_path: Path, path: str, text: str) -> None:
+def test_invalid_paths_are_refused_before_writing(tmp_path: Path, path: str, text: str) -> None:
     (tmp_path / "folder.npz").mkdir()
     for write in (check_embeds_path, lambda target: write_embeds(target, POSITIVE, NEGATIVE)):
         with pytest.raises(InputError, match=text):
@@ -221,7 +219,7 @@ def test_paths_that_cannot_be_written_to(tmp_path: Path, path: str, text: str) -
     assert [item.name for item in tmp_path.iterdir()] == ["folder.npz"]
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(stream: IO[bytes], **_: Any) -> None:
         stream.write(b"half")
         raise OSError(28, "No space left on device")

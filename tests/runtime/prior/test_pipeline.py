@@ -1,4 +1,4 @@
-"""The prior on a fake engine: every number is recomputed, every way to go wrong is tried."""
+"""The prior on a fake engine: every number is recomputed, and every kind of failure is tried."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ from tests.runtime.prior_recomputed import (
 
 RNG = np.random.default_rng(6)
 PICTURE, OTHER = RNG.integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
-LONG = "a very long prompt"  # 15 letters, of which 10 fit
+LONG = "a very long prompt"  # 15 letters; 10 fit
 EXACT = 2e-6
 
 
-def sound(**changes: Any) -> dict[str, Any]:
+def arguments(**changes: Any) -> dict[str, Any]:
     return {"prompt": "a hat", "num_inference_steps": STEPS, "seed": 5} | changes
 
 
-def runs(engine: type[FakeEngine], component: str) -> list[Any]:
+def feeds_of(engine: type[FakeEngine], component: str) -> list[Any]:
     return [feeds for name, feeds in engine.runs if name == component]
 
 
-def close(got: np.ndarray, *expected: np.ndarray) -> None:
+def assert_close(got: np.ndarray, *expected: np.ndarray) -> None:
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, np.concatenate(expected), rtol=0, atol=EXACT)
 
@@ -68,15 +68,15 @@ def close(got: np.ndarray, *expected: np.ndarray) -> None:
 def test_embeddings_against_a_recomputation(
     prior: PriorPipeline, scale: float, negative: str | None, steps: int
 ) -> None:
-    output = prior(**sound(negative_prompt=negative, guidance_scale=scale, num_inference_steps=steps))
+    output = prior(**arguments(negative_prompt=negative, guidance_scale=scale, num_inference_steps=steps))
     positive, away = embedding("a hat", negative, scale=float(scale), steps=steps)
-    close(output.image_embeds, positive)
-    close(output.negative_image_embeds, away)
+    assert_close(output.image_embeds, positive)
+    assert_close(output.negative_image_embeds, away)
     assert output.seeds == (5,)
 
 
-def test_the_defaults_are_the_references(prior: PriorPipeline) -> None:
-    close(prior("a hat", seed=5).image_embeds, embedding("a hat", scale=4.0, steps=25)[0])
+def test_the_defaults_are_those_of_diffusers(prior: PriorPipeline) -> None:
+    assert_close(prior("a hat", seed=5).image_embeds, embedding("a hat", scale=4.0, steps=25)[0])
 
 
 @pytest.mark.parametrize("negative", [None, "a bad cat"])
@@ -84,13 +84,13 @@ def test_a_mix_draws_for_each_text_and_then_for_the_negative(prior: PriorPipelin
     mix = Mix(["a hat", PICTURE, "cats"], [0.3, 1.5, -2])
     noise, rows, away = TorchNoise(5), 1 if negative is None else 2, negative or ""
     first, second, last = (draws(noise, rows) for _ in range(3))
-    output = prior(**sound(prompt=mix, negative_prompt=negative))
+    output = prior(**arguments(prompt=mix, negative_prompt=negative))
     parts = denoised("a hat", away, first[:, 0]), picture_embedding(PICTURE), denoised("cats", away, second[:, 0])
-    close(output.image_embeds, np.float32(0.3) * parts[0] + np.float32(1.5) * parts[1] - 2 * parts[2])
-    close(output.negative_image_embeds, NO_PICTURE if negative is None else denoised(away, away, last[:, 0]))
+    assert_close(output.image_embeds, np.float32(0.3) * parts[0] + np.float32(1.5) * parts[1] - 2 * parts[2])
+    assert_close(output.negative_image_embeds, NO_PICTURE if negative is None else denoised(away, away, last[:, 0]))
 
 
-def test_the_noise_that_a_run_takes(prior: PriorPipeline) -> None:
+def test_the_number_and_shapes_of_draws(prior: PriorPipeline) -> None:
     for prompt, negative, shapes in (
         ("a hat", None, [(1, WIDTH)] * STEPS),
         ("a hat", "cat", [(2, WIDTH)] * STEPS),
@@ -100,38 +100,40 @@ def test_the_noise_that_a_run_takes(prior: PriorPipeline) -> None:
         (Mix(["a hat", "cat"], [1, 1]), "cat", [(2, WIDTH)] * 3 * STEPS),
     ):
         recording = RecordingNoise(TorchNoise(0))
-        output = prior(**sound(prompt=prompt, negative_prompt=negative, noise=recording))
+        output = prior(**arguments(prompt=prompt, negative_prompt=negative, noise=recording))
         assert [draw.shape for draw in recording.draws] == shapes
         assert set(output.seeds) == {None}
 
 
 def test_a_mix_of_one_text_is_that_text_times_its_weight(prior: PriorPipeline) -> None:
-    plain = prior(**sound()).image_embeds
-    close(prior(**sound(prompt=Mix(("a hat",), (-0.5,)))).image_embeds, -0.5 * plain)
+    plain = prior(**arguments()).image_embeds
+    assert_close(prior(**arguments(prompt=Mix(("a hat",), (-0.5,)))).image_embeds, -0.5 * plain)
 
 
-def test_a_picture_prompt_is_its_embedding(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
-    output = prior(**sound(prompt=PICTURE))
-    close(output.image_embeds, picture_embedding(PICTURE))
-    close(output.negative_image_embeds, NO_PICTURE)
+def test_a_picture_prompt_gives_the_pictures_embedding(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
+    output = prior(**arguments(prompt=PICTURE))
+    assert_close(output.image_embeds, picture_embedding(PICTURE))
+    assert_close(output.negative_image_embeds, NO_PICTURE)
     assert fake_engine.loaded == ["image_encoder"]
-    with_negative = prior(**sound(prompt=PICTURE, negative_prompt="a bad cat"))
-    close(with_negative.image_embeds, picture_embedding(PICTURE))
-    close(with_negative.negative_image_embeds, denoised("a bad cat", "a bad cat", draws(TorchNoise(5), 2)[:, 0]))
+    with_negative = prior(**arguments(prompt=PICTURE, negative_prompt="a bad cat"))
+    assert_close(with_negative.image_embeds, picture_embedding(PICTURE))
+    assert_close(with_negative.negative_image_embeds, denoised("a bad cat", "a bad cat", draws(TorchNoise(5), 2)[:, 0]))
 
 
-def test_pictures_of_any_kind(prior: PriorPipeline, tmp_path: Path) -> None:
+def test_pictures_from_every_kind_of_source(prior: PriorPipeline, tmp_path: Path) -> None:
     path = tmp_path / "hat.png"
     Image.fromarray(PICTURE).save(path)
     given = [PICTURE, Image.fromarray(PICTURE), path, path.read_bytes()]
-    close(prior(**sound(prompt=given)).image_embeds, *[picture_embedding(PICTURE)] * 4)
+    assert_close(prior(**arguments(prompt=given)).image_embeds, *[picture_embedding(PICTURE)] * 4)
 
 
 def test_a_picture_is_encoded_once(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
     prior(
-        **sound(prompt=[Mix([PICTURE, OTHER], [1, 1]), PICTURE, Mix([OTHER, PICTURE], [1, 1])], num_images_per_prompt=2)
+        **arguments(
+            prompt=[Mix([PICTURE, OTHER], [1, 1]), PICTURE, Mix([OTHER, PICTURE], [1, 1])], num_images_per_prompt=2
+        )
     )
-    assert [feeds["pixel_values"].shape for feeds in runs(fake_engine, "image_encoder")] == [(1, 3, SIDE, SIDE)] * 2
+    assert [feeds["pixel_values"].shape for feeds in feeds_of(fake_engine, "image_encoder")] == [(1, 3, SIDE, SIDE)] * 2
 
 
 # -- batches --
@@ -142,28 +144,30 @@ BATCH = ["a hat", "", "a very long prompt of many letters", Mix(["cats", OTHER, 
 
 @pytest.mark.parametrize("negative", [None, "a bad cat", ["a", "b", "", "c", "hat"]])
 def test_a_sample_is_the_same_alone_and_in_a_batch(prior: PriorPipeline, negative: Any) -> None:
-    together = prior(**sound(prompt=BATCH, negative_prompt=negative, num_images_per_prompt=2, seed=7))
+    together = prior(**arguments(prompt=BATCH, negative_prompt=negative, num_images_per_prompt=2, seed=7))
     assert together.seeds == tuple(range(7, 17))
     assert together.image_embeds.shape == together.negative_image_embeds.shape == (10, WIDTH)
     for row, seed in enumerate(together.seeds):
         own = negative[row // 2] if isinstance(negative, list) else negative
-        alone = prior(**sound(prompt=BATCH[row // 2], negative_prompt=own, seed=seed))
-        close(together.image_embeds[row : row + 1], alone.image_embeds)
-        close(together.negative_image_embeds[row : row + 1], alone.negative_image_embeds)
+        alone = prior(**arguments(prompt=BATCH[row // 2], negative_prompt=own, seed=seed))
+        assert_close(together.image_embeds[row : row + 1], alone.image_embeds)
+        assert_close(together.negative_image_embeds[row : row + 1], alone.negative_image_embeds)
 
 
 def test_prompts_are_repeated_in_a_row(prior: PriorPipeline) -> None:
-    output = prior(**sound(prompt=("a hat", "cats"), num_images_per_prompt=2, seed=[1, 2, 3, 4]))
+    output = prior(**arguments(prompt=("a hat", "cats"), num_images_per_prompt=2, seed=[1, 2, 3, 4]))
     texts = ["a hat", "a hat", "cats", "cats"]
-    close(output.image_embeds, *(embedding(text, None, TorchNoise(seed))[0] for seed, text in enumerate(texts, 1)))
+    assert_close(
+        output.image_embeds, *(embedding(text, None, TorchNoise(seed))[0] for seed, text in enumerate(texts, 1))
+    )
 
 
-# -- what the graphs are given --
+# -- inputs of the graphs --
 
 
-def test_the_text_encoder_gets_each_text_once(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
-    prior(**sound(prompt=["a hat", "cats", "a hat"], negative_prompt="cats"))
-    (feeds,) = runs(fake_engine, "text_encoder")
+def test_the_text_encoder_runs_each_text_once(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
+    prior(**arguments(prompt=["a hat", "cats", "a hat"], negative_prompt="cats"))
+    (feeds,) = feeds_of(fake_engine, "text_encoder")
     rows = [ids_of(text) for text in ("a hat", "cats", "")]
     np.testing.assert_array_equal(feeds["input_ids"], [row + [VOCABULARY[END]] * (8 - len(row)) for row in rows])
     np.testing.assert_array_equal(feeds["pool_mask"].argmax(axis=1), [len(row) - 1 for row in rows])
@@ -174,29 +178,29 @@ def test_the_text_encoder_gets_each_text_once(prior: PriorPipeline, fake_engine:
 def test_texts_are_padded_to_few_lengths(
     prior: PriorPipeline, fake_engine: type[FakeEngine], text: str, length: int
 ) -> None:
-    prior(**sound(prompt=text))
-    assert runs(fake_engine, "text_encoder")[0]["input_ids"].shape == (2 if text else 1, length)
-    masks = [feeds["text_mask"] for feeds in runs(fake_engine, "prior")]
-    wanted = [(2, 8)] if length == 8 else [(1, 8), (1, length)]  # the empty text's half runs by itself
+    prior(**arguments(prompt=text))
+    assert feeds_of(fake_engine, "text_encoder")[0]["input_ids"].shape == (2 if text else 1, length)
+    masks = [feeds["text_mask"] for feeds in feeds_of(fake_engine, "prior")]
+    wanted = [(2, 8)] if length == 8 else [(1, 8), (1, length)]  # the empty text's half is a batch of its own
     assert [mask.shape for mask in masks] == wanted * STEPS
-    found = np.concatenate([mask.sum(axis=1) for mask in masks[: len(wanted)]])
-    np.testing.assert_array_equal(found, [2, len(ids_of(text))])
+    lengths = np.concatenate([mask.sum(axis=1) for mask in masks[: len(wanted)]])
+    np.testing.assert_array_equal(lengths, [2, len(ids_of(text))])
 
 
 def test_halves_of_two_lengths_are_one_batch_with_low_memory(
     prior_bundle: Path, prior: PriorPipeline, fake_engine: type[FakeEngine]
 ) -> None:
-    apart = prior(**sound(prompt="abcdefg"))
+    apart = prior(**arguments(prompt="abcdefg"))
     fake_engine.runs.clear()
     with PriorPipeline.load(prior_bundle, engine="fake", low_memory=True) as lean:
-        together = lean(**sound(prompt="abcdefg"))
-    assert [feeds["text_mask"].shape for feeds in runs(fake_engine, "prior")] == [(2, 12)] * STEPS
+        together = lean(**arguments(prompt="abcdefg"))
+    assert [feeds["text_mask"].shape for feeds in feeds_of(fake_engine, "prior")] == [(2, 12)] * STEPS
     np.testing.assert_allclose(together.image_embeds, apart.image_embeds, rtol=0, atol=EXACT)
 
 
 def test_halves_are_negative_and_positive(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
-    prior(**sound(prompt=["a hat", "cats"]))
-    steps = runs(fake_engine, "prior")
+    prior(**arguments(prompt=["a hat", "cats"]))
+    steps = feeds_of(fake_engine, "prior")
     assert [set(feeds["timestep"].tolist()) for feeds in steps] == [{999}, {749}, {500}, {250}, {0}]
     for feeds in steps:
         assert {name: array.shape[0] for name, array in feeds.items()} == dict.fromkeys(feeds, 4)
@@ -206,40 +210,42 @@ def test_halves_are_negative_and_positive(prior: PriorPipeline, fake_engine: typ
 
 
 def test_without_guidance_the_prior_runs_once_per_sample(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
-    prior(**sound(guidance_scale=1))
-    assert {feeds["latents"].shape for feeds in runs(fake_engine, "prior")} == {(1, WIDTH)}
-    assert runs(fake_engine, "text_encoder")[0]["input_ids"].shape[0] == 1, "nothing is guided away from"
+    prior(**arguments(guidance_scale=1))
+    assert {feeds["latents"].shape for feeds in feeds_of(fake_engine, "prior")} == {(1, WIDTH)}
+    assert feeds_of(fake_engine, "text_encoder")[0]["input_ids"].shape[0] == 1, (
+        "without guidance there is no empty text"
+    )
 
 
 @pytest.mark.parametrize(("end", "place"), [(2, 2), (VOCABULARY[END], 2)])
 def test_a_text_is_pooled_at_the_first_end(tmp_path: Path, fake_engine: type[FakeEngine], end: int, place: int) -> None:
     described = fake_bundle.with_prior(prior=replace(PRIOR, eos_token_id=end))
     with PriorPipeline.load(fake_bundle.write(tmp_path / "b", described), "fake") as prior:
-        prior(**sound(prompt=f"a {END} b", guidance_scale=1))
-    (feeds,) = runs(fake_engine, "text_encoder")
+        prior(**arguments(prompt=f"a {END} b", guidance_scale=1))
+    (feeds,) = feeds_of(fake_engine, "text_encoder")
     assert feeds["pool_mask"].argmax() == place
-    np.testing.assert_array_equal(runs(fake_engine, "prior")[0]["text_mask"], [[1, 1, 1, 1, 1, 0, 0, 0]])
+    np.testing.assert_array_equal(feeds_of(fake_engine, "prior")[0]["text_mask"], [[1, 1, 1, 1, 1, 0, 0, 0]])
 
 
 def test_a_long_prompt_is_cut_and_reported_once(
     prior: PriorPipeline, fake_engine: type[FakeEngine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    output = prior(**sound(prompt=[LONG, "a hat", LONG]))
-    close(output.image_embeds[:1], embedding(LONG)[0])
-    assert output.notes == ("a prompt is longer than the text encoder's tokens; left out: 'rompt'",)
+    output = prior(**arguments(prompt=[LONG, "a hat", LONG]))
+    assert_close(output.image_embeds[:1], embedding(LONG)[0])
+    assert output.notes == ("a prompt has more tokens than the text encoder takes; its end was cut off: 'rompt'",)
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage() == output.notes[0], "it is logged once"
-    assert prior(**sound()).notes == ()
+    assert prior(**arguments()).notes == ()
 
 
-def test_the_note_of_an_absurd_prompt_stays_short(prior: PriorPipeline) -> None:
-    (note,) = prior(**sound(prompt="hat " * 10_000)).notes
+def test_the_note_of_a_very_long_prompt_is_short(prior: PriorPipeline) -> None:
+    (note,) = prior(**arguments(prompt="hat " * 10_000)).notes
     assert note.endswith(" characters)")
     assert len(note) < 1200
 
 
-def test_everything_is_float32_but_the_tokens(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
-    prior(**sound(prompt=[Mix(["a hat", PICTURE], np.array([0.5, 0.5]))], guidance_scale=np.float64(3)))
+def test_every_input_but_the_tokens_is_float32(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
+    prior(**arguments(prompt=[Mix(["a hat", PICTURE], np.array([0.5, 0.5]))], guidance_scale=np.float64(3)))
     dtypes = {name: array.dtype.name for _, feeds in fake_engine.runs for name, array in feeds.items()}
     assert dtypes.pop("input_ids") == "int64"
     assert set(dtypes.values()) == {"float32"}
@@ -249,40 +255,40 @@ def test_everything_is_float32_but_the_tokens(prior: PriorPipeline, fake_engine:
 
 
 def test_seeds_and_kinds_of_noise(prior: PriorPipeline) -> None:
-    drawn = prior(**sound(seed=None))
-    np.testing.assert_array_equal(prior(**sound(seed=drawn.seeds)).image_embeds, drawn.image_embeds)
+    drawn = prior(**arguments(seed=None))
+    np.testing.assert_array_equal(prior(**arguments(seed=drawn.seeds)).image_embeds, drawn.image_embeds)
     for noise in ("numpy", NumpyNoise(5)):
-        output = prior(**sound(noise=noise))
-        close(output.image_embeds, embedding("a hat", source=NumpyNoise(5))[0])
+        output = prior(**arguments(noise=noise))
+        assert_close(output.image_embeds, embedding("a hat", source=NumpyNoise(5))[0])
         assert output.seeds == ((5,) if noise == "numpy" else (None,))
 
 
-def test_a_recording_that_ends_too_early(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
+def test_a_recording_with_too_few_draws_is_refused(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
     with pytest.raises(InputError, match="all 2 draws are used"):
-        prior(**sound(noise=ReplayNoise([np.zeros((1, WIDTH), np.float32)] * 2)))
+        prior(**arguments(noise=ReplayNoise([np.zeros((1, WIDTH), np.float32)] * 2)))
     assert not fake_engine.loaded
 
 
-# -- onlookers and life --
+# -- callback, cancellation, progress, loading and release --
 
 
 def test_a_callback_sees_each_step_and_may_change_it(prior: PriorPipeline) -> None:
-    seen: list[Any] = []
+    calls: list[Any] = []
 
-    def look(pipeline: PriorPipeline, step: int, timestep: float, values: dict[str, np.ndarray]) -> Any:
+    def record(pipeline: PriorPipeline, step: int, timestep: float, values: dict[str, np.ndarray]) -> Any:
         assert pipeline is prior
-        seen.append((step, timestep, values["latents"].shape))
+        calls.append((step, timestep, values["latents"].shape))
         return {"latents": np.zeros((1, WIDTH))} if step == STEPS - 1 else None
 
-    output = prior(**sound(callback_on_step_end=look))
-    assert seen == [(i, t, (1, WIDTH)) for i, t in enumerate((999, 749, 500, 250, 0))]
-    close(output.image_embeds, CONSTANTS["clip_mean"])
+    output = prior(**arguments(callback_on_step_end=record))
+    assert calls == [(i, t, (1, WIDTH)) for i, t in enumerate((999, 749, 500, 250, 0))]
+    assert_close(output.image_embeds, CONSTANTS["clip_mean"])
     for returned in (np.zeros((2, WIDTH)), np.full((1, WIDTH), np.nan), None):
         with pytest.raises(InputError, match="latents from callback_on_step_end: "):
-            prior(**sound(callback_on_step_end=lambda *_, returned=returned: {"latents": returned}))
+            prior(**arguments(callback_on_step_end=lambda *_, returned=returned: {"latents": returned}))
 
 
-def test_cancel(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
+def test_a_run_is_cancelled_between_two_steps(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
     cancel = threading.Event()
 
     def stop(_: Any, step: int, *__: Any) -> None:
@@ -290,23 +296,23 @@ def test_cancel(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
             cancel.set()
 
     with pytest.raises(Cancelled, match="cancelled before step 3 of 5"):
-        prior(**sound(callback_on_step_end=stop, cancel=cancel))
-    assert len(runs(fake_engine, "prior")) == 2
+        prior(**arguments(callback_on_step_end=stop, cancel=cancel))
+    assert len(feeds_of(fake_engine, "prior")) == 2
 
 
 def test_progress_goes_to_stderr(prior: PriorPipeline, capfd: pytest.CaptureFixture[str]) -> None:
-    prior(**sound())
+    prior(**arguments())
     assert capfd.readouterr() == ("", "")
-    prior(**sound(progress=True))
+    prior(**arguments(progress=True))
     out, err = capfd.readouterr()
     assert out == ""
     assert "prior: 100%" in err
 
 
-def test_seconds_are_those_of_what_ran(prior: PriorPipeline) -> None:
-    assert set(prior(**sound()).seconds) == {"encode_text", "prior"}
-    assert set(prior(**sound(prompt=PICTURE)).seconds) == {"encode_pictures"}
-    mixed = prior(**sound(prompt=["a hat", PICTURE])).seconds
+def test_seconds_name_the_phases_that_ran(prior: PriorPipeline) -> None:
+    assert set(prior(**arguments()).seconds) == {"encode_text", "prior"}
+    assert set(prior(**arguments(prompt=PICTURE)).seconds) == {"encode_pictures"}
+    mixed = prior(**arguments(prompt=["a hat", PICTURE])).seconds
     assert set(mixed) == {"encode_text", "encode_pictures", "prior"}
     assert min(mixed.values()) > 0
 
@@ -314,36 +320,36 @@ def test_seconds_are_those_of_what_ran(prior: PriorPipeline) -> None:
 def test_graphs_are_loaded_once_and_released(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
     assert fake_engine.loaded == []
     for _ in range(2):
-        prior(**sound(prompt=Mix(["a hat", PICTURE], [1, 1])))
+        prior(**arguments(prompt=Mix(["a hat", PICTURE], [1, 1])))
     assert fake_engine.loaded == ["image_encoder", "text_encoder", "prior"]
     prior.close()
     assert sorted(fake_engine.released) == sorted(fake_engine.loaded)
 
 
-def test_low_memory(prior_bundle: Path, fake_engine: type[FakeEngine]) -> None:
+def test_low_memory_releases_each_graph_after_its_phase(prior_bundle: Path, fake_engine: type[FakeEngine]) -> None:
     prompt = Mix(["a hat", PICTURE], [1, 1])
-    expected = PriorPipeline.load(prior_bundle, "fake")(**sound(prompt=prompt)).image_embeds
+    expected = PriorPipeline.load(prior_bundle, "fake")(**arguments(prompt=prompt)).image_embeds
     fake_engine.loaded.clear()
     with PriorPipeline.load(prior_bundle, "fake", low_memory=True) as prior:
         order: list[tuple[str, ...]] = []
         output = prior(
-            **sound(prompt=prompt, callback_on_step_end=lambda *_: order.append(tuple(fake_engine.released)))
+            **arguments(prompt=prompt, callback_on_step_end=lambda *_: order.append(tuple(fake_engine.released)))
         )
         assert fake_engine.loaded == fake_engine.released == ["image_encoder", "text_encoder", "prior"]
         assert set(order) == {("image_encoder", "text_encoder")}
         np.testing.assert_array_equal(output.image_embeds, expected)
 
 
-def test_two_threads_at_once(prior: PriorPipeline) -> None:
+def test_several_threads_at_once(prior: PriorPipeline) -> None:
     texts = ["a hat", "cats", "a very long one", ""]
-    expected = [prior(**sound(prompt=text)).image_embeds for text in texts]
+    expected = [prior(**arguments(prompt=text)).image_embeds for text in texts]
     prior.close()
     results: dict[int, np.ndarray] = {}
     start = threading.Barrier(len(texts))
 
     def work(index: int) -> None:
         start.wait()
-        results[index] = prior(**sound(prompt=texts[index])).image_embeds
+        results[index] = prior(**arguments(prompt=texts[index])).image_embeds
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(texts))]
     for thread in threads:
@@ -357,10 +363,10 @@ def test_two_threads_at_once(prior: PriorPipeline) -> None:
 # -- engines that fail --
 
 
-def spoil(component: str, run: int, change: Any) -> Any:
-    def alter(got: str, number: int, outputs: fake_bundle.Outputs) -> fake_bundle.Outputs:
+def alter_output(component: str, run: int, change: Any) -> Any:
+    def alter(ran: str, number: int, outputs: fake_bundle.Outputs) -> fake_bundle.Outputs:
         return (
-            {name: change(array) for name, array in outputs.items()} if (got, number) == (component, run) else outputs
+            {name: change(array) for name, array in outputs.items()} if (ran, number) == (component, run) else outputs
         )
 
     return staticmethod(alter)
@@ -382,9 +388,9 @@ def test_nan_names_component_step_and_tensor(
     run: int,
     text: str,
 ) -> None:
-    monkeypatch.setattr(fake_engine, "alter", spoil(component, run, lambda array: array * np.float32(np.nan)))
+    monkeypatch.setattr(fake_engine, "alter", alter_output(component, run, lambda array: array * np.float32(np.nan)))
     with pytest.raises(NonFiniteError, match=text):
-        prior(**sound(prompt=Mix(["a hat", PICTURE], [1, 1])))
+        prior(**arguments(prompt=Mix(["a hat", PICTURE], [1, 1])))
 
 
 @pytest.mark.parametrize("component", fake_bundle.PRIOR_COMPONENTS)
@@ -392,24 +398,24 @@ def test_nan_names_component_step_and_tensor(
 def test_wrong_shape_or_dtype_from_an_engine(
     prior: PriorPipeline, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch, component: str, change: Any
 ) -> None:
-    monkeypatch.setattr(fake_engine, "alter", spoil(component, 0, change))
+    monkeypatch.setattr(fake_engine, "alter", alter_output(component, 0, change))
     with pytest.raises(EngineError, match=f"{component} on fake.* came out as float.*; expected float32"):
-        prior(**sound(prompt=Mix(["a hat", PICTURE], [1, 1])))
+        prior(**arguments(prompt=Mix(["a hat", PICTURE], [1, 1])))
 
 
-def test_an_engine_that_fails_leaves_a_prior_that_works(
+def test_the_prior_works_after_an_engine_failed(
     prior: PriorPipeline, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(component: str, number: int, outputs: fake_bundle.Outputs) -> fake_bundle.Outputs:
-        raise RuntimeError("out of order")
+        raise RuntimeError("broken")
 
-    expected = prior(**sound()).image_embeds
+    expected = prior(**arguments()).image_embeds
     with monkeypatch.context() as patch:
         patch.setattr(fake_engine, "alter", staticmethod(fail))
         patch.setattr(fake_engine, "_run", lambda self, feeds: fail(self.component, 0, {}))
-        with pytest.raises(EngineError, match="text_encoder on fake failed: out of order"):
-            prior(**sound())
-    np.testing.assert_array_equal(prior(**sound()).image_embeds, expected)
+        with pytest.raises(EngineError, match="text_encoder on fake failed: broken"):
+            prior(**arguments())
+    np.testing.assert_array_equal(prior(**arguments()).image_embeds, expected)
 
 
 # -- bad input --
@@ -421,12 +427,15 @@ def test_an_engine_that_fails_leaves_a_prior_that_works(
         ({"prompt": []}, "prompt is an empty list; give at least one"),
         ({"prompt": None}, "prompt is a NoneType; expected a text, a picture, a Mix, or a list of them"),
         ({"prompt": ["a hat", 3]}, "prompt is a int; expected a text"),
-        ({"prompt": "a \ud800"}, r"prompt has a character that is none, '\\ud800' at 2"),
+        (
+            {"prompt": "a \ud800"},
+            r"prompt has half a surrogate pair, '\\ud800', at character 3; expected valid Unicode",
+        ),
         ({"prompt": "a" * (MAX_CHARACTERS + 1)}, "prompt has 100,001 characters; expected at most 100,000"),
         ({"prompt": ["a", "b"], "negative_prompt": ["a", "b", "c"]}, "got 3 negative_prompt for 2 prompts"),
         ({"negative_prompt": []}, "got 0 negative_prompt for 1 prompts"),
         ({"negative_prompt": 3}, "negative_prompt is a int; expected a text"),
-        ({"negative_prompt": "\udfff"}, "negative_prompt has a character that is none"),
+        ({"negative_prompt": "\udfff"}, "negative_prompt has half a surrogate pair"),
         ({"prompt": Mix(["a", "b"], [1])}, "a mix has 2 parts and 1 weights"),
         ({"prompt": Mix(["a"], [np.nan])}, "the weights of a mix: has NaN"),
         ({"prompt": Mix([], [])}, "a mix has 0 parts"),
@@ -450,20 +459,20 @@ def test_bad_input_is_refused_before_any_work(
     prior: PriorPipeline, fake_engine: type[FakeEngine], changes: Any, text: str
 ) -> None:
     with pytest.raises(UsageError, match=text):
-        prior(**sound(**changes))
+        prior(**arguments(**changes))
     assert not fake_engine.loaded
 
 
 @pytest.mark.parametrize("part", ["a hat", np.full_like(PICTURE, 255)])
-def test_weights_that_overflow(prior: PriorPipeline, part: Any) -> None:
+def test_weights_that_overflow_are_refused(prior: PriorPipeline, part: Any) -> None:
     with pytest.raises(InputError, match="the mix overflows float32: its weights are too large"):
-        prior(**sound(prompt=Mix([part, part], [3e38, 3e38])))
+        prior(**arguments(prompt=Mix([part, part], [3e38, 3e38])))
 
 
 # -- bundles --
 
 
-def test_a_bundle_without_a_prior(bundle: Path, fake_engine: type[FakeEngine]) -> None:
+def test_a_bundle_without_a_prior_is_refused(bundle: Path, fake_engine: type[FakeEngine]) -> None:
     with pytest.raises(UsageError, match="cannot do prompt: it does inpaint; export it again with --prior, or give"):
         PriorPipeline.load(bundle, "fake")
 
@@ -477,21 +486,21 @@ def test_a_bundle_without_a_prior(bundle: Path, fake_engine: type[FakeEngine]) -
         (("prior",), Mix([PICTURE, "a hat"], [1, 1]), "prompt", Mix([PICTURE], [2])),
     ],
 )
-def test_graphs_that_were_left_out(
+def test_a_prompt_for_a_missing_graph_is_refused(
     tmp_path: Path, fake_engine: type[FakeEngine], without: tuple[str, ...], fails: Any, task: str, works: Any
 ) -> None:
     folder = fake_bundle.write(tmp_path / "b", fake_bundle.with_prior(without=without))
     with PriorPipeline.load(folder, "fake") as prior:
         with pytest.raises(UsageError, match=f"cannot do {task}: it does inpaint, "):
-            prior(**sound(prompt=fails))
+            prior(**arguments(prompt=fails))
         assert not fake_engine.loaded
-        assert prior(**sound(prompt=works)).image_embeds.shape == (1, WIDTH)
+        assert prior(**arguments(prompt=works)).image_embeds.shape == (1, WIDTH)
 
 
 def test_a_negative_text_needs_the_text_encoder(tmp_path: Path, fake_engine: type[FakeEngine]) -> None:
     folder = fake_bundle.write(tmp_path / "b", fake_bundle.with_prior(without=("text_encoder",)))
     with pytest.raises(UsageError, match="cannot do prompt"):
-        PriorPipeline.load(folder, "fake")(**sound(prompt=PICTURE, negative_prompt="cats"))
+        PriorPipeline.load(folder, "fake")(**arguments(prompt=PICTURE, negative_prompt="cats"))
 
 
 @pytest.mark.parametrize(
@@ -513,26 +522,26 @@ def test_a_negative_text_needs_the_text_encoder(tmp_path: Path, fake_engine: typ
         ),
     ],
 )
-def test_constants_that_cannot_be_used(
+def test_invalid_constants_are_refused(
     prior_bundle: Path, fake_engine: type[FakeEngine], data: bytes, fault: str
 ) -> None:
     fake_bundle.replace(prior_bundle, CONSTANTS_FILE, data)
     with pytest.raises(BundleError, match=f"(?s){fault}"):
-        PriorPipeline.load(prior_bundle, "fake")(**sound())
+        PriorPipeline.load(prior_bundle, "fake")(**arguments())
     assert not fake_engine.loaded
 
 
 @pytest.mark.parametrize("path", [CONSTANTS_FILE, *PRIOR.tokenizer.values()])
-def test_files_that_changed(prior_bundle: Path, fake_engine: type[FakeEngine], path: str) -> None:
+def test_changed_files_are_refused(prior_bundle: Path, fake_engine: type[FakeEngine], path: str) -> None:
     file = prior_bundle / path
     file.write_bytes(file.read_bytes().swapcase())
     with pytest.raises(BundleError, match=f"{path} has changed since it was written"):
-        PriorPipeline.load(prior_bundle, "fake")(**sound())
+        PriorPipeline.load(prior_bundle, "fake")(**arguments())
     assert not fake_engine.loaded
 
 
 @pytest.mark.parametrize("path", [CONSTANTS_FILE, *PRIOR.tokenizer.values()])
-def test_files_that_are_missing(prior_bundle: Path, path: str) -> None:
+def test_missing_files_are_refused(prior_bundle: Path, path: str) -> None:
     (prior_bundle / path).unlink()
     with pytest.raises(BundleError, match=f"{path} is missing"):
         Bundle.open(prior_bundle)
@@ -541,31 +550,31 @@ def test_files_that_are_missing(prior_bundle: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"eos_token_id": 3}, "takes 3 for the end of a text, which its tokenizer never gives"),
-        ({"eos_token_id": 10**30}, "for the end of a text, which its tokenizer never gives"),
+        ({"eos_token_id": 3}, "`eos_token_id` is 3; its tokenizer ends texts with another token"),
+        ({"eos_token_id": 10**30}, "its tokenizer ends texts with another token"),
         ({"tokenizer_config": {"bos_token": "<s>"}}, "the vocabulary lacks '<s>', the `bos_token`"),
-        ({"scheduler": fake_bundle.UNCLIP | {"variance_type": "learned_range"}}, "learns a variance"),
+        ({"scheduler": fake_bundle.UNCLIP | {"variance_type": "learned_range"}}, "has a learned variance"),
     ],
 )
-def test_a_prior_that_does_not_fit_together(
+def test_a_prior_whose_parts_do_not_fit_is_refused(
     tmp_path: Path, fake_engine: type[FakeEngine], changes: Any, fault: str
 ) -> None:
     folder = fake_bundle.write(tmp_path / "b", fake_bundle.with_prior(prior=replace(PRIOR, **changes)))
     with pytest.raises(BundleError, match=fault):
-        PriorPipeline.load(folder, "fake")(**sound())
+        PriorPipeline.load(folder, "fake")(**arguments())
     assert not fake_engine.loaded
 
 
-def test_an_image_processor_that_is_not_clips(tmp_path: Path, fake_engine: type[FakeEngine]) -> None:
+def test_an_unsupported_image_processor_is_refused(tmp_path: Path, fake_engine: type[FakeEngine]) -> None:
     entry = replace(PRIOR, image_processor={"do_center_crop": False})
     folder = fake_bundle.write(tmp_path / "b", fake_bundle.with_prior(prior=entry))
     with PriorPipeline.load(folder, "fake") as prior:
-        prior(**sound())
+        prior(**arguments())
         with pytest.raises(BundleError, match="image processor setting `do_center_crop` is False"):
-            prior(**sound(prompt=PICTURE))
+            prior(**arguments(prompt=PICTURE))
 
 
-def test_without_the_tokenizers_library(
+def test_texts_need_the_tokenizers_library(
     prior: PriorPipeline, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
@@ -577,11 +586,11 @@ def test_without_the_tokenizers_library(
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(EngineUnavailable, match=r"pip install 'kandinsky22-deploy\[prompt\]'"):
-        prior(**sound())
-    assert prior(**sound(prompt=PICTURE)).image_embeds.shape == (1, WIDTH), "pictures need none"
+        prior(**arguments())
+    assert prior(**arguments(prompt=PICTURE)).image_embeds.shape == (1, WIDTH), "pictures need no tokenizer"
     assert fake_engine.loaded == ["image_encoder"]
 
 
-def test_the_task_of_a_prompt_is_named(prior: PriorPipeline) -> None:
+def test_the_manifest_lists_the_task_and_the_constants_are_public(prior: PriorPipeline) -> None:
     assert PROMPT in prior.graphs.bundle.manifest.tasks
-    close(prior.negative_image_embeds, NO_PICTURE)
+    assert_close(prior.negative_image_embeds, NO_PICTURE)

@@ -1,4 +1,4 @@
-"""What counts as a prompt, and what does not."""
+"""Which values are prompts, and the errors for other values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refusal(prompt: Any) -> str:
 
 
 @given(st.lists(st.text(), min_size=1))
-def test_any_valid_text_is_kept_as_it_is(texts: list[str]) -> None:
+def test_valid_texts_are_unchanged(texts: list[str]) -> None:
     valid = [text.encode("utf-8", "replace").decode() for text in texts]
     assert read_prompts(valid) == ([Prompt((text,), plain=True) for text in valid], [])
     assert read_prompts(tuple(valid)) == read_prompts(valid)
@@ -32,7 +32,7 @@ def test_any_valid_text_is_kept_as_it_is(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: type(picture).__name__)
-def test_pictures(picture: Any) -> None:
+def test_a_picture_is_a_prompt(picture: Any) -> None:
     (prompt,), (read,) = read_prompts(picture)
     assert read is picture
     assert (prompt.parts, prompt.texts, prompt.weights, prompt.plain) == ((0,), (), (1.0,), False)
@@ -45,28 +45,28 @@ def test_an_object_given_several_times_is_one_picture() -> None:
     assert [item is expected for item, expected in zip(pictures, (first, second), strict=True)] == [True, True]
 
 
-def test_a_mix() -> None:
+def test_a_mix_has_texts_and_pictures() -> None:
     (prompt,), pictures = read_prompts(Mix(["a hat", PICTURES[0], ""], (0.5, -2, np.float32(0.25))))
     assert prompt.parts == ("a hat", 0, "")
     assert (prompt.texts, pictures) == (("a hat", ""), [PICTURES[0]])
     assert prompt.weights == (0.5, -2.0, 0.25)
-    assert not prompt.plain, "a mix draws its noise in another order, also of one text"
+    assert not prompt.plain, "a mix of one text draws its noise in another order than a text"
 
 
-def test_the_longest_text() -> None:
+def test_the_length_of_a_text_is_limited() -> None:
     read_prompts("a" * MAX_CHARACTERS)
     assert refusal("a" * (MAX_CHARACTERS + 1)) == "prompt has 100,001 characters; expected at most 100,000"
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udc00b", "\udfff" * 3])
-def test_half_a_surrogate_pair(text: str) -> None:
-    assert "has a character that is none" in refusal(text)
-    assert "has a character that is none" in refusal(["a", text])
-    assert "has a character that is none" in refusal(Mix([text], [1]))
+def test_half_a_surrogate_pair_is_refused(text: str) -> None:
+    assert "has half a surrogate pair" in refusal(text)
+    assert "has half a surrogate pair" in refusal(["a", text])
+    assert "has half a surrogate pair" in refusal(Mix([text], [1]))
 
 
 @pytest.mark.parametrize("prompt", [None, 3, True, {}, {"a"}, object(), iter(["a"]), [["a"]], [None], range(2)])
-def test_what_is_no_prompt(prompt: Any) -> None:
+def test_other_values_are_refused(prompt: Any) -> None:
     assert "; expected a text, a picture, a Mix, or a list of them" in refusal(prompt)
 
 
@@ -84,15 +84,15 @@ def test_what_is_no_prompt(prompt: Any) -> None:
         (None, [1], "the parts of a mix are a NoneType"),
         (np.zeros((2, 2, 3)), [1, 1], "the parts of a mix are a ndarray"),
         ([3], [1], "prompt is a int; expected a text, a picture"),
-        ([Mix(["a"], [1])], [1], "a mix is part of another; give all parts to one"),
+        ([Mix(["a"], [1])], [1], "a mix contains another mix; put all parts into one mix"),
         (["a" * (MAX_CHARACTERS + 1)], [1], "prompt has 100,001 characters"),
     ],
 )
-def test_mixes_that_cannot_be_meant(parts: Any, weights: Any, text: str) -> None:
+def test_invalid_mixes_are_refused(parts: Any, weights: Any, text: str) -> None:
     assert text in refusal(Mix(parts, weights))
 
 
-def test_negative_prompts() -> None:
+def test_negative_prompts_are_one_for_all_or_one_for_each() -> None:
     assert read_negative_prompts(None, 3) == [None, None, None]
     assert read_negative_prompts("a", 3) == read_negative_prompts(["a"], 3) == ["a", "a", "a"]
     assert read_negative_prompts(("a", ""), 2) == ["a", ""]
@@ -106,10 +106,10 @@ def test_negative_prompts() -> None:
         (3, "negative_prompt is a int; expected a text"),
         (["a", None, "b"], "negative_prompt is a NoneType; expected a text"),
         (np.zeros((2, 2, 3)), "negative_prompt is a ndarray; expected a text"),
-        ("\ud800", "negative_prompt has a character that is none"),
+        ("\ud800", "negative_prompt has half a surrogate pair"),
     ],
 )
-def test_negative_prompts_that_cannot_be_meant(negative: Any, text: str) -> None:
+def test_invalid_negative_prompts_are_refused(negative: Any, text: str) -> None:
     with pytest.raises(InputError) as caught:
         read_negative_prompts(negative, 3)
     assert text in str(caught.value)

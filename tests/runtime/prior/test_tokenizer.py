@@ -1,4 +1,4 @@
-"""The tokenizer: the ids of transformers' CLIPTokenizer on 1,000 strings, truncation, and files that cannot be used."""
+"""The tokenizer: the ids of transformers' CLIPTokenizer for 1,000 strings, truncation, and invalid files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_vocabulary_has_the_published_sizes(vocabulary: Path) -> None:
 
 
 @pytest.mark.parametrize("config", golden.CONFIGS)
-def test_same_ids_as_the_reference(config: str, vocabulary: Path, record: dict[str, Any]) -> None:
+def test_ids_equal_those_of_transformers(config: str, vocabulary: Path, record: dict[str, Any]) -> None:
     rows, pad = record["ids"][config]["rows"], record["ids"][config]["pad"]
     texts = [text for text in record["texts"] if config == "plain" or golden.special(text)]
     assert len(record["texts"]) == golden.COUNT
@@ -69,7 +69,7 @@ def test_same_ids_as_the_reference(config: str, vocabulary: Path, record: dict[s
         assert mask.sum() == len(row)
 
 
-def test_the_settings_make_a_difference(record: dict[str, Any]) -> None:
+def test_the_settings_change_the_golden_ids(record: dict[str, Any]) -> None:
     lengths = {name: sum(map(len, entry["rows"])) for name, entry in record["ids"].items()}
     assert lengths["normalized"] < lengths["exclamation_mark"]
     assert record["ids"]["exclamation_mark"]["pad"] == 0
@@ -84,7 +84,7 @@ def test_shapes_and_dtypes(clip: Tokenizer) -> None:
     assert tokens.dropped == (None, None)
 
 
-def test_a_prompt_in_a_batch_is_the_prompt_alone(clip: Tokenizer, record: dict[str, Any]) -> None:
+def test_a_prompt_has_the_same_tokens_alone_and_in_a_batch(clip: Tokenizer, record: dict[str, Any]) -> None:
     texts = record["texts"][:100]
     batch = clip.encode(texts).padded(77)
     alone = [clip.encode([text]).padded(77) for text in texts]
@@ -93,20 +93,20 @@ def test_a_prompt_in_a_batch_is_the_prompt_alone(clip: Tokenizer, record: dict[s
     assert batch.dropped == tuple(tokens.dropped[0] for tokens in alone)
 
 
-def test_the_longest_prompt_that_fits(clip: Tokenizer) -> None:
+def test_the_longest_prompt_that_fits_is_not_truncated(clip: Tokenizer) -> None:
     tokens = clip.encode(["hat " * 75])
     assert tokens.ids.tolist() == [[START, *[3801] * 75, END]]
     assert tokens.dropped == (None,)
 
 
-def test_truncation_returns_what_was_dropped(clip: Tokenizer) -> None:
+def test_truncation_reports_the_dropped_part(clip: Tokenizer) -> None:
     tokens = clip.encode(["short", "hat " * 75 + "Çelik, 1920 ŞAPKA"])
     assert tokens.ids[1].tolist() == [START, *[3801] * 75, END]
     assert tokens.dropped == (None, "Çelik, 1920 ŞAPKA")
 
 
-def test_the_dropped_part_and_the_kept_one_are_the_prompt(clip: Tokenizer, record: dict[str, Any]) -> None:
-    """Cut after a space, the kept part alone has the same tokens, but for a few of a letter that was cut in two."""
+def test_the_dropped_part_is_the_end_of_the_prompt(clip: Tokenizer, record: dict[str, Any]) -> None:
+    """The rest of a prompt that was cut after a space has the same tokens, but for a few of a split letter."""
     cut = [text for text in record["texts"] if clip.encode([text]).dropped[0]]
     assert len(cut) > 50
     same = 0
@@ -115,22 +115,22 @@ def test_the_dropped_part_and_the_kept_one_are_the_prompt(clip: Tokenizer, recor
         dropped = tokens.dropped[0]
         assert dropped
         assert text.endswith(dropped)
-        kept = text.removesuffix(dropped)
-        if kept[-1:].isspace():
-            ids = clip.encode([kept]).ids[0, :-1]
+        rest = text.removesuffix(dropped)
+        if rest[-1:].isspace():
+            ids = clip.encode([rest]).ids[0, :-1]
             assert tokens.ids[0, : len(ids)].tolist() == ids.tolist(), repr(text)
             assert len(ids) >= 76 - 3
             same += len(ids) == 76
     assert same > 20
 
 
-def test_a_very_long_prompt_is_cut(clip: Tokenizer) -> None:
+def test_a_very_long_prompt_is_truncated(clip: Tokenizer) -> None:
     tokens = clip.encode(["hat " * 10_000])
     assert tokens.ids.shape == (1, 77)
     assert tokens.dropped == ("hat " * (10_000 - 75),)
 
 
-def test_shorter_models(vocabulary: Path) -> None:
+def test_shorter_models_truncate_earlier(vocabulary: Path) -> None:
     tokens = load(vocabulary, {"model_max_length": 4}).encode(["a red hat"])
     assert tokens.ids.tolist() == [[START, 320, 736, END]]
     assert tokens.dropped == ("hat",)
@@ -153,17 +153,17 @@ def test_padding_to_less_is_refused(clip: Tokenizer) -> None:
         (["\udc00"], "prompt 1 has half a surrogate pair"),
     ],
 )
-def test_bad_prompts(clip: Tokenizer, prompts: Any, message: str) -> None:
+def test_invalid_prompts_are_refused(clip: Tokenizer, prompts: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         clip.encode(prompts)
 
 
-def test_a_small_vocabulary(tmp_path: Path) -> None:
+def test_a_small_vocabulary_by_hand(tmp_path: Path) -> None:
     tokens = load(small(tmp_path)).encode(["ab", "ba", "AB b"])
     assert tokens.ids.tolist() == [[5, 4, 6, 6], [5, 1, 2, 6], [5, 4, 3, 6]]
 
 
-def test_line_ends_of_windows(tmp_path: Path) -> None:
+def test_windows_line_ends_are_read(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "merges.txt").write_bytes(b"#version: 0.2\r\na b</w>\r\n")
     assert load(tmp_path).encode(["ab"]).ids.tolist() == [[5, 4, 6]]
@@ -182,17 +182,17 @@ def test_missing_files_are_all_named(tmp_path: Path) -> None:
     [
         ("{", "vocab.json is not JSON"),
         ("[" * 100_000, "vocab.json is not JSON"),
-        ("[]", "does not give each token a whole number of its own"),
-        ("{}", "does not give each token a whole number of its own"),
-        ({"a": "0"}, "does not give each token a whole number of its own"),
-        ({"a": 0, "b": True}, "does not give each token a whole number of its own"),
-        ({"a": 0, "b": 0}, "does not give each token a whole number of its own"),
-        ({"a": 0, "b": -1}, "does not give each token a whole number of its own"),
+        ("[]", "does not map each token to a different whole number"),
+        ("{}", "does not map each token to a different whole number"),
+        ({"a": "0"}, "does not map each token to a different whole number"),
+        ({"a": 0, "b": True}, "does not map each token to a different whole number"),
+        ({"a": 0, "b": 0}, "does not map each token to a different whole number"),
+        ({"a": 0, "b": -1}, "does not map each token to a different whole number"),
         ({"a": 0, "b": 1, "ab</w>": 2, "b</w>": 3, golden.START: 4}, r"lacks '<\|endoftext\|>', the `eos_token`"),
         ({"a": 0, "b": 1, golden.START: 2, golden.END: 3}, r"joins 1 pairs .* such as 'a' and 'b</w>'"),
     ],
 )
-def test_bad_vocabularies(tmp_path: Path, vocab: Any, message: str) -> None:
+def test_invalid_vocabularies_are_refused(tmp_path: Path, vocab: Any, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         load(small(tmp_path, vocab))
 
@@ -206,12 +206,12 @@ def test_bad_vocabularies(tmp_path: Path, vocab: Any, message: str) -> None:
         ("a \n", "line 1: 'a ' is not two tokens"),
     ],
 )
-def test_bad_merges(tmp_path: Path, merges: str, message: str) -> None:
+def test_invalid_merges_are_refused(tmp_path: Path, merges: str, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         load(small(tmp_path, merges=merges))
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text_are_refused(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "vocab.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "merges.txt").unlink()
@@ -235,20 +235,20 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         ({"pad_token": {"content": "a", "loud": True}}, "`pad_token` is .*loud.*; expected a text"),
         ({"pad_token": {"normalized": True}}, "`pad_token` is .*; expected a text"),
         ({"pad_token": "[PAD]"}, r"lacks '\[PAD\]', the `pad_token`"),
-        ({"do_lower_case": False}, "`do_lower_case` is not known"),
+        ({"do_lower_case": False}, "`do_lower_case` is unknown"),
     ],
 )
-def test_bad_settings(tmp_path: Path, config: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         load(small(tmp_path), config)
 
 
-def test_defaults_are_clip_s(clip: Tokenizer, vocabulary: Path) -> None:
+def test_the_defaults_are_clips(clip: Tokenizer, vocabulary: Path) -> None:
     assert clip.max_length == DEFAULTS["model_max_length"] == 77
     assert load(vocabulary, dict(DEFAULTS)).encode(["a"]).ids.tolist() == clip.encode(["a"]).ids.tolist()
 
 
-def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def no_tokenizers(name: str, *args: Any, **kwargs: Any) -> Any:

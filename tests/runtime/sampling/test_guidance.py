@@ -20,7 +20,7 @@ def output(channels: int = 8) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 4.0, 7.5])
-def test_equation(scale: float) -> None:
+def test_combine_equals_the_equation(scale: float) -> None:
     both = output()
     mixed = combine(both, scale, 4, np.empty((2, 4, 3, 5), np.float32))
     negative, positive = both[:2, :4].astype(np.float64), both[2:, :4].astype(np.float64)
@@ -28,7 +28,7 @@ def test_equation(scale: float) -> None:
     assert mixed.dtype == np.float32
 
 
-def test_variance_is_that_of_the_conditional_half() -> None:
+def test_the_variance_is_the_conditional_halfs() -> None:
     both = output()
     out = np.empty((2, 8, 3, 5), np.float32)
     assert combine(both, 4.0, 4, out) is out
@@ -41,25 +41,25 @@ def test_without_variance_channels() -> None:
     np.testing.assert_array_equal(combine(both, 0.0, 4, np.empty((2, 4, 3, 5), np.float32)), both[:2])
 
 
-def test_overflow_is_left_for_the_scheduler_to_tell() -> None:
+def test_overflow_is_left_for_the_scheduler_to_report() -> None:
     both = np.full((2, 4, 1, 1), 1e38, np.float32)
     both[0] = 0
     assert np.isinf(combine(both, 100.0, 4, np.empty((1, 4, 1, 1), np.float32))).all()
 
 
 @pytest.mark.parametrize(("scale", "guided"), [(0, False), (0.5, False), (1, False), (1.0001, True), (4, True)])
-def test_on_above_one(scale: float, guided: bool) -> None:
+def test_guidance_is_on_above_one(scale: float, guided: bool) -> None:
     assert is_guided(scale) is guided
 
 
 @pytest.mark.parametrize("scale", [0, 1, 4.5, np.float32(4.5), np.int64(3), 3e38])
-def test_scale(scale: Any) -> None:
+def test_a_scale_is_returned_as_a_float(scale: Any) -> None:
     checked = check_scale(scale)
     assert type(checked) is float
     assert checked == scale
 
 
 @pytest.mark.parametrize("scale", [-1, -1e-9, np.nan, np.inf, 1e39, 10**400, "4", None, True, [4.0], 4j, np.ones(2)])
-def test_no_scale(scale: Any) -> None:
+def test_invalid_scales_are_refused(scale: Any) -> None:
     with pytest.raises(InputError, match=r"guidance_scale is .*; expected a finite number of at least 0"):
         check_scale(scale)

@@ -24,13 +24,13 @@ from kandinsky_runtime.sampling.noise import (
     TorchNoise,
     make_noise,
 )
-from scripts.goldens.schedulers import RANDN_SEEDS, RANDN_SEQUENCES, kept
+from scripts.goldens.schedulers import RANDN_SEEDS, RANDN_SEQUENCES, stored_part
 from tests.golden import GOLDEN
 
 FILE = GOLDEN / "torch_randn.npz"
 REMAKE = "remake the golden arrays with scripts/regen_goldens if the seeds or sequences changed"
 
-# torch's logarithm, sine and cosine differ from numpy's in the last bit or two: 4.8e-7 at 3.5 is what was seen.
+# torch's logarithm, sine and cosine differ from numpy's in the last bit or two: 4.8e-7 at 3.5 was measured.
 TOLERANCE = 1e-6
 
 SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
@@ -43,7 +43,7 @@ def golden() -> dict[str, npt.NDArray[Any]]:
 
 
 @pytest.mark.parametrize("seed", RANDN_SEEDS)
-def test_the_integer_stream_is_torchs_to_the_bit(golden: dict[str, npt.NDArray[Any]], seed: int) -> None:
+def test_the_integer_stream_equals_torchs_bit_for_bit(golden: dict[str, npt.NDArray[Any]], seed: int) -> None:
     # More than one state of MT19937, which has 624 integers.
     np.testing.assert_array_equal(TorchNoise(seed).integers(700), golden[f"integers_{seed}"], err_msg=REMAKE)
 
@@ -51,18 +51,18 @@ def test_the_integer_stream_is_torchs_to_the_bit(golden: dict[str, npt.NDArray[A
 @pytest.mark.parametrize("number", range(len(RANDN_SEQUENCES)))
 @pytest.mark.parametrize("seed", RANDN_SEEDS)
 def test_draws_are_torch_randns(golden: dict[str, npt.NDArray[Any]], seed: int, number: int) -> None:
-    """Small and large draws that follow one another from one generator, every size from 1 to 40 among them."""
+    """Small and large draws in a row from one generator, among them every size from 1 to 40."""
     source = TorchNoise(seed)
     draws = [source.draw(shape) for shape in RANDN_SEQUENCES[number]]
     assert [draw.shape for draw in draws] == list(RANDN_SEQUENCES[number])
     assert {draw.dtype for draw in draws} == {np.dtype(np.float32)}
-    ours = np.concatenate([kept(draw) for draw in draws])
+    ours = np.concatenate([stored_part(draw) for draw in draws])
     np.testing.assert_allclose(ours, golden[f"sequence_{number}_{seed}"], rtol=0, atol=TOLERANCE, err_msg=REMAKE)
 
 
 @settings(deadline=None)
 @given(seed=st.integers(-(2**63), 2**64 - 1), shape=SHAPES)
-def test_only_the_lower_half_of_a_seed_counts(seed: int, shape: tuple[int, ...]) -> None:
+def test_only_the_lower_half_of_a_seed_is_used(seed: int, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(TorchNoise(seed).draw(shape), TorchNoise(seed % 2**32).draw(shape))
 
 
@@ -72,7 +72,7 @@ def test_a_recording_replays_what_was_drawn(seed: int, shapes: list[tuple[int, .
     recording = RecordingNoise(TorchNoise(seed))
     drawn = [recording.draw(shape) for shape in shapes]
     for array in drawn:
-        array.fill(0)  # what the caller does with a draw is not recorded
+        array.fill(0)  # the recording must not share memory with the draw
     again = TorchNoise(seed)
     replayed = ReplayNoise(recording.draws)
     for shape in shapes:
@@ -91,7 +91,7 @@ def test_bad_seeds_of_numpy_are_refused(seed: Any) -> None:
         NumpyNoise(seed)
 
 
-def test_numpy_noise_is_numpys() -> None:
+def test_numpy_noise_equals_numpys_generator() -> None:
     source = NumpyNoise(7)
     generator = np.random.Generator(np.random.PCG64(7))
     for shape in ((2, 3), (1,), ()):
@@ -150,7 +150,7 @@ def test_arrays_that_a_draw_does_not_fit_are_refused(out: npt.NDArray[Any]) -> N
         TorchNoise(0).draw((2, 3), out)
 
 
-def test_a_sample_of_a_batch_has_the_noise_that_it_has_alone() -> None:
+def test_a_sample_has_the_same_noise_alone_and_in_a_batch() -> None:
     shape = (4, 3, 3)
     batch = BatchNoise([TorchNoise(seed) for seed in (5, 6, 7)])
     alone = [TorchNoise(seed) for seed in (5, 6, 7)]
@@ -161,7 +161,7 @@ def test_a_sample_of_a_batch_has_the_noise_that_it_has_alone() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (2, 4), (4, 4)])
-def test_a_batch_has_as_many_samples_as_sources(shape: tuple[int, ...]) -> None:
+def test_a_draw_for_another_number_of_samples_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="3 sources"):
         BatchNoise([TorchNoise(seed) for seed in (5, 6, 7)]).draw(shape)
 
@@ -172,7 +172,7 @@ def test_a_batch_without_sources_is_refused() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".noise"])
-def test_a_recording_goes_through_a_file(tmp_path: Path, suffix: str) -> None:
+def test_a_saved_recording_is_read_back(tmp_path: Path, suffix: str) -> None:
     recording = RecordingNoise(TorchNoise(3))
     drawn = [recording.draw(shape).copy() for shape in ((1, 4, 6, 6), (2,), (1, 4, 6, 6))]
     path = tmp_path / f"noise{suffix}"
@@ -212,7 +212,7 @@ def test_a_recording_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
 
 def test_a_recording_of_another_shape_is_refused_and_not_consumed() -> None:
     source = ReplayNoise([np.zeros((1, 4, 8, 8), np.float32)])
-    with pytest.raises(InputError, match=r"draw 0 has shape \(1, 4, 8, 8\); \(2, 4, 8, 8\) was asked for"):
+    with pytest.raises(InputError, match=r"draw 0 has shape \(1, 4, 8, 8\); expected \(2, 4, 8, 8\): use the options"):
         source.draw((2, 4, 8, 8))
     assert source.draw((1, 4, 8, 8)).shape == (1, 4, 8, 8)
 
@@ -250,7 +250,7 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "says"),
+    ("write", "message"),
     [
         (lambda path: None, "no such file"),
         (lambda path: path.mkdir(), "no such file"),
@@ -267,10 +267,10 @@ def _cut(path: Path) -> None:
         (lambda path: _npz(path, draw_0000=np.zeros(3)), "draw 0 is not"),
     ],
 )
-def test_files_that_are_no_recording_are_refused(tmp_path: Path, write: Any, says: str) -> None:
+def test_files_that_are_not_recordings_are_refused(tmp_path: Path, write: Any, message: str) -> None:
     path = tmp_path / "noise.npz"
     write(path)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         ReplayNoise(path)
     assert str(path) in str(caught.value)
 
@@ -300,7 +300,7 @@ def test_a_recording_with_a_byte_changed_is_read_or_refused(recording: Path, pla
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"kind": "cuda", "seed": 0}, "choose one of torch, numpy, replay"),
         ({"kind": "torch"}, "takes a seed"),
@@ -310,13 +310,13 @@ def test_a_recording_with_a_byte_changed_is_read_or_refused(recording: Path, pla
         ({"kind": "replay", "seed": 0, "path": "noise.npz"}, "no seed"),
     ],
 )
-def test_sources_that_cannot_be_made_are_refused(arguments: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_sources_that_cannot_be_made_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         make_noise(**arguments)
 
 
 @pytest.mark.parametrize(("kind", "source"), [("torch", TorchNoise), ("numpy", NumpyNoise)])
-def test_a_source_by_name_is_that_source(kind: str, source: type[NoiseSource]) -> None:
+def test_a_kind_gives_its_source(kind: str, source: type[NoiseSource]) -> None:
     made = make_noise(kind, 11)
     assert type(made) is source
     np.testing.assert_array_equal(made.draw((20,)), make_noise(kind, 11).draw((20,)))
@@ -335,7 +335,7 @@ def test_a_run_draws_for_samples_and_then_for_the_batch_from_the_same_streams() 
         np.testing.assert_array_equal(recorded, draw)
 
 
-def test_a_source_of_the_callers_serves_every_sample_in_turn() -> None:
+def test_a_callers_source_is_used_for_every_sample_in_turn() -> None:
     run, alone = RunNoise(NumpyNoise(3), (7, 8)), NumpyNoise(3)
     for source, shape in ((run.samples[1], (1, 4)), (run.samples[0], (1, 4)), (run.batch, (2, 5))):
         np.testing.assert_array_equal(source.draw(shape), alone.draw(shape))
@@ -344,6 +344,6 @@ def test_a_source_of_the_callers_serves_every_sample_in_turn() -> None:
 
 
 @pytest.mark.parametrize("noise", ["replay", "", None, 3, TorchNoise])
-def test_the_noise_of_a_run_is_of_a_known_kind(noise: Any) -> None:
+def test_unknown_noise_of_a_run_is_refused(noise: Any) -> None:
     with pytest.raises(UsageError, match="noise is .*; choose from torch, numpy"):
         RunNoise(noise, (1,))

@@ -1,13 +1,13 @@
 """Denoising methods, from the config that diffusers stores beside a checkpoint.
 
-    scheduler = load(config, "dpm++")             which method, its options checked
+    scheduler = load(config, "dpm++")             the method, with checked options
     sampler = scheduler.sampler(50, shape)        one trajectory: coefficients and buffers
     for i, timestep in enumerate(sampler.timesteps):
         output = model(sampler.scale_model_input(i, latents), timestep)
         latents = sampler.step(i, output, latents, draw() if sampler.draws_noise(i) else None)
 
-A config made for one method loads another: options that only the first has are left out, and options that it lacks
-take the second's defaults.
+A config that was written for one method also loads another. Options that only the first method has are ignored, and
+missing options take the defaults of the second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from kandinsky_runtime.errors import SchedulerError
 from kandinsky_runtime.sampling.schedulers.base import Scheduler
-from kandinsky_runtime.sampling.schedulers.config import given
+from kandinsky_runtime.sampling.schedulers.config import explicit_options
 from kandinsky_runtime.sampling.schedulers.ddim import DDIM
 from kandinsky_runtime.sampling.schedulers.ddpm import DDPM
 from kandinsky_runtime.sampling.schedulers.dpm_solver import DPMSolver
@@ -29,7 +29,7 @@ from kandinsky_runtime.sampling.schedulers.unipc import UniPC
 
 __all__ = ["SCHEDULERS", "Sampler", "Scheduler", "load"]
 
-# Short name → the method, and the options that the name itself settles.
+# Short name → the method, and the options that the name sets.
 _METHODS: Mapping[str, tuple[type[Scheduler], Mapping[str, Any]]] = {
     "ddpm": (DDPM, {}),
     "ddim": (DDIM, {}),
@@ -49,7 +49,7 @@ _CLASSES = {method.class_name: method for method, _ in _METHODS.values()}
 
 
 def load(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
-    """The scheduler that `config` describes, or another one with its options.
+    """The scheduler that `config` describes, or the scheduler `name` with the options of `config`.
 
     Args:
         config: a diffusers scheduler config.
@@ -60,9 +60,9 @@ def load(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
     """
     wanted = config.get("_class_name") if name is None else name
     if isinstance(wanted, str) and wanted in _METHODS:
-        method, settled = _METHODS[wanted]
-        return method({**given(config), **settled})
+        method, overrides = _METHODS[wanted]
+        return method({**explicit_options(config), **overrides})
     if isinstance(wanted, str) and wanted in _CLASSES:
         return _CLASSES[wanted](config)
-    asked = "the scheduler config has no `_class_name`" if wanted is None else f"scheduler {wanted!r} is not supported"
-    raise SchedulerError(f"{asked}; choose one of {', '.join(SCHEDULERS)}, or {', '.join(_CLASSES)}")
+    fault = "the scheduler config has no `_class_name`" if wanted is None else f"scheduler {wanted!r} is not supported"
+    raise SchedulerError(f"{fault}; choose one of {', '.join(SCHEDULERS)}, or {', '.join(_CLASSES)}")

@@ -1,4 +1,4 @@
-"""What a scheduler is: options, a table of coefficients, and the samplers made of it."""
+"""The base class of schedulers: options, a table of coefficients, and a sampler for each trajectory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kandinsky_runtime.sampling.schedulers.table import Table
 
 
 class Scheduler(ABC):
-    """A denoising method and its options; makes a sampler per trajectory.
+    """A denoising method and its options. It makes a sampler for each trajectory.
 
     Attributes:
         config: the options that this scheduler reads.
@@ -34,22 +34,22 @@ class Scheduler(ABC):
 
     @property
     def predicts_variance(self) -> bool:
-        """Whether the model's second half of channels, a variance, is used: `step` then wants 2C channels, else C."""
+        """Whether the model's variance channels are used: `Sampler.step` then takes 2C channels instead of C."""
         return False
 
     def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, eta: float = 0.0, first: int = 0) -> Sampler:
         """Prepare one trajectory.
 
         Args:
-            num_inference_steps: from 1 to `num_train_timesteps`.
-            shape: (B, C, …) of the latents.
-            eta: share of DDPM's noise that DDIM adds, 0 to 1; other schedulers have none.
-            first: the step to begin with, from 0; the ones before it are left out, as image-to-image does.
+            num_inference_steps: the number of steps, from 1 to `num_train_timesteps`.
+            shape: the shape of the latents, (B, C, …).
+            eta: the share of DDPM's noise that DDIM adds, from 0 to 1; 0 for every other scheduler.
+            first: the step to begin with, from 0. Earlier steps are skipped, as in image-to-image.
 
         Raises:
-            SchedulerError: the number of steps cannot be used with these options, or `eta` with this scheduler; or
-                there is no step `first`.
-            UsageError: `shape` is not that of latents.
+            SchedulerError: the number of steps does not fit the options, `eta` does not fit the scheduler, or there is
+                no step `first`.
+            UsageError: `shape` has fewer than two extents, or an extent below 1.
         """
         shape = tuple(operator.index(extent) for extent in shape)
         if len(shape) < 2 or min(shape) < 1:
@@ -57,27 +57,27 @@ class Scheduler(ABC):
         first = operator.index(first)
         table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta), max(first, 0))
         if not 0 <= first < len(table.timesteps):
-            raise SchedulerError(f"step {first} cannot be the first of {len(table.timesteps)}")
+            raise SchedulerError(f"the first step is {first}; expected a step from 0 to {len(table.timesteps) - 1}")
         return Sampler(table, shape, self.limit(), self.source, first)
 
     def coefficients(self, num_inference_steps: int) -> Table:
         """The coefficients of a whole trajectory.
 
         Raises:
-            SchedulerError: the number of steps cannot be used with these options.
+            SchedulerError: the number of steps does not fit the options.
         """
         return self.table(self._checked_steps(num_inference_steps), 0.0)
 
     def draws(self, num_inference_steps: int) -> int:
-        """The number of steps that draw noise, of so many; errors are those of `coefficients`."""
+        """The number of steps that draw noise in a whole trajectory; see `coefficients` for errors."""
         return int(self.coefficients(num_inference_steps).draws.sum())
 
     @abstractmethod
     def table(self, steps: int, eta: float, first: int = 0) -> Table:
-        """The coefficients of a trajectory of `steps` steps, of which those before `first` are never taken."""
+        """The coefficients of a trajectory of `steps` steps that begins with step `first`."""
 
     def limit(self) -> Clip | Threshold | None:
-        """The limit of predictions; None for none."""
+        """The limit of predictions, or None."""
         if self.config.thresholding and "thresholding" in self.options.reads:
             return Threshold(self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
         if self.config.clip_sample and "clip_sample" in self.options.reads:
@@ -92,7 +92,7 @@ class Scheduler(ABC):
 
     def _checked_eta(self, eta: float) -> float:
         if eta != 0 and not self.takes_eta:
-            raise SchedulerError(f"eta is {eta}; {self.class_name} has no such option, only DDIMScheduler has")
+            raise SchedulerError(f"eta is {eta}; {self.class_name} takes no eta: leave it out, or use DDIMScheduler")
         if not 0 <= eta <= 1:
             raise SchedulerError(f"eta is {eta}; expected a number from 0 to 1")
         return float(eta)

@@ -20,12 +20,12 @@ def describe(scheduler: Scheduler, steps: int) -> dict[str, Any]:
     """The coefficients of a trajectory of `steps` steps, for JSON.
 
     Returns:
-        `scheduler`, `init_noise_sigma`, `learned_variance`, `limit` (of the prediction: null, clip or threshold), and
-        `steps`: for each its `timestep`, `sigma`, `draws_noise`, `noise` (the standard deviation), `input_scale`, and
-        the weights of `Table` that the method has.
+        `scheduler`, `init_noise_sigma`, `learned_variance`, the `limit` of predictions (null, clip or threshold), and
+        `steps`. Each step has its `timestep`, `sigma`, `draws_noise`, `noise` (the standard deviation), `input_scale`,
+        and the weights of `Table` that the method has.
 
     Raises:
-        SchedulerError: the scheduler does not have so many steps.
+        SchedulerError: the number of steps does not fit the options.
     """
     table, limit = scheduler.coefficients(steps), scheduler.limit()
     rows = []
@@ -55,7 +55,7 @@ def describe(scheduler: Scheduler, steps: int) -> dict[str, Any]:
 
 
 def as_text(data: Mapping[str, Any]) -> str:
-    """`describe`'s data as a table: timestep, noise level, the noise's standard deviation, and the update's weights."""
+    """The data of `describe` as a table of timesteps, noise levels, deviations of the noise, and update weights."""
     lines = [
         f"{data['scheduler']}, {len(data['steps'])} steps, first latents times {data['init_noise_sigma']:.6g}",
         f"{'step':>4} {'timestep':>9} {'sigma':>10} {'noise':>10}  update",

@@ -1,10 +1,10 @@
 """The options of a scheduler, read from the config that diffusers stores beside a checkpoint.
 
-An option has one of four fates:
-  - the scheduler reads it: it is checked, here and nowhere else;
-  - it belongs to another scheduler: left alone, as diffusers does, so that a config made for one loads another;
-  - it asks for something that no scheduler of this package does: refused by name;
-  - nobody knows it: refused by name.
+There are four kinds of options:
+  - The scheduler reads it. It is checked here and nowhere else.
+  - It belongs to another scheduler. It is ignored, as in diffusers, so that a config of one scheduler loads another.
+  - It requests something that no scheduler of this package supports. It is refused by name.
+  - No scheduler knows it. It is refused by name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 from kandinsky_runtime.errors import SchedulerError
 
 Check = Callable[[Any], Any]
-"""Returns an option's value as it is kept; raises ValueError with the words for what was expected."""
+"""Returns the checked value of an option; raises ValueError with a description of what was expected."""
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 LEARNED_VARIANCES = ("learned", "learned_range")
 MAX_TIMESTEPS = 100_000
-"""Of training: a table of coefficients for more would be a mistake in the config, not a schedule."""
+"""The most training timesteps; a larger number is a mistake in the config."""
 
 SCHEDULE_OPTIONS = frozenset(
     {
@@ -39,16 +39,16 @@ SCHEDULE_OPTIONS = frozenset(
         "steps_offset",
     }
 )
-"""What every scheduler but the prior's reads."""
+"""The options that every scheduler reads, except the prior's."""
 
 THRESHOLD_OPTIONS = frozenset({"thresholding", "dynamic_thresholding_ratio", "sample_max_value"})
 CLIP_OPTIONS = frozenset({"clip_sample", "clip_sample_range"})
 SIGMA_OPTIONS = frozenset({"use_karras_sigmas", "sigma_min", "sigma_max", "final_sigmas_type"})
 
-# Known to schedulers that this package has not; they change nothing for those it has.
+# Options of schedulers that this package lacks; they do not affect the schedulers that it has.
 _FOREIGN = frozenset({"skip_prk_steps", "noise_sampler_seed"})
 
-# What diffusers' classes can do and this package cannot, with the values that ask for nothing.
+# Features of diffusers' classes that this package lacks, with the values that leave them off.
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_exponential_sigmas": (None, False),
     "use_beta_sigmas": (None, False),
@@ -190,13 +190,13 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class Options:
-    """What one scheduler reads of a config, and how.
+    """The options that one scheduler reads from a config.
 
     Attributes:
-        reads: names of the options.
-        defaults: where its default is not `SchedulerConfig`'s.
-        choices: where it takes fewer values than `SchedulerConfig` says.
-        translates: per option, values of other schedulers and what they mean here.
+        reads: the names of the options.
+        defaults: the defaults that differ from `SchedulerConfig`'s.
+        choices: the supported values of an option, if `SchedulerConfig` has more.
+        translates: for each option, the values of other schedulers and their equivalents here.
     """
 
     reads: frozenset[str]
@@ -205,7 +205,7 @@ class Options:
     translates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def read(self, config: Mapping[str, Any], class_name: str) -> SchedulerConfig:
-        """The options of `config` that this scheduler reads; its defaults for those that are absent.
+        """The options of `config` that this scheduler reads, with its defaults for absent ones.
 
         Args:
             config: a diffusers scheduler config.
@@ -216,7 +216,7 @@ class Options:
         """
         faults: list[str] = []
         values = dict(self.defaults)
-        for name, value in given(config).items():
+        for name, value in explicit_options(config).items():
             if name in _UNSUPPORTED:
                 if not any(value is neutral or value == neutral for neutral in _UNSUPPORTED[name]):
                     faults.append(f"`{name}` is {_shown(value)}, which is not supported")
@@ -234,11 +234,11 @@ class Options:
         return SchedulerConfig(**values)
 
 
-def given(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a config sets: without its metadata, whose names begin with an underscore.
+def explicit_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a config sets, without metadata, whose names begin with an underscore.
 
-    diffusers lists in `_use_default_values` what was written out but left at one scheduler's default, so that another
-    takes its own.
+    `_use_default_values` lists the options that diffusers wrote out although they had the defaults of one scheduler.
+    Another scheduler uses its own defaults for them.
     """
     defaulted = config.get("_use_default_values") or ()
     return {name: value for name, value in config.items() if not name.startswith("_") and name not in defaulted}
@@ -249,7 +249,7 @@ _KNOWN = frozenset(_CHECKS) | _FOREIGN
 
 
 def _checked(name: str, value: Any, faults: list[str]) -> Any:
-    """An option's value as it is kept; where it cannot be, None and a line more in `faults`."""
+    """The checked value of an option. If it is invalid, returns None and adds a line to `faults`."""
     try:
         return _CHECKS[name](value)
     except ValueError as error:

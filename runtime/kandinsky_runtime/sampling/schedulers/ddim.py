@@ -14,8 +14,8 @@ from kandinsky_runtime.sampling.schedulers.table import Table
 class DDIM(Scheduler):
     """DDIM with the noise of eq. 16 scaled by eta: 0 is deterministic, 1 is DDPM.
 
-    Every step goes T // n timesteps back, as in diffusers, whatever the spacing; below 0 that is ᾱ = 1, or ᾱ_0 unless
-    `set_alpha_to_one`.
+    Every step goes back T // n timesteps for any spacing, as in diffusers. Below timestep 0, ᾱ is 1 if
+    `set_alpha_to_one`, else ᾱ_0.
     """
 
     class_name = "DDIMScheduler"
@@ -38,11 +38,11 @@ class DDIM(Scheduler):
         # Eq. 12: next = sqrt(ᾱ_prev)·x̂_0 + sqrt(1 - ᾱ_prev - s²)·ε̂ + s·noise
         direction = np.sqrt(1 - alpha_prev - np.square(deviation))
         signal, spread = np.sqrt(alpha), np.sqrt(1 - alpha)
-        of_epsilon = schedule.prediction_to_epsilon(config.prediction_type, signal, spread)
+        epsilon_weights = schedule.prediction_to_epsilon(config.prediction_type, signal, spread)
         return Table(
             timesteps=timesteps,
             prediction=schedule.prediction_to_x0(config.prediction_type, signal, spread),
-            update=np.column_stack([direction[:, None] * of_epsilon, np.sqrt(alpha_prev)]),
+            update=np.column_stack([direction[:, None] * epsilon_weights, np.sqrt(alpha_prev)]),
             noise=deviation,
             draws=np.full(len(timesteps), eta > 0),
             forward=np.stack([signal, spread], axis=1),

@@ -23,10 +23,11 @@ LEAST_VARIANCE = 1e-20
 class DDPM(Scheduler):
     """DDPM with a fixed or a learned variance.
 
-    `variance_type` "fixed_small" is β̃ of eq. 7, "fixed_large" is β, a "…_log" form the same variance by way of its
-    logarithm; "learned" takes the model's variance as it is, "learned_range" between log β̃ and log β (Nichol & Dhariwal
-    2021, arXiv:2102.09672, eq. 15). diffusers takes the square root of a logarithm for "fixed_large_log", which is
-    NaN; here it is what it says.
+    `variance_type` "fixed_small" is β̃ of eq. 7, and "fixed_large" is β. A "…_log" form computes the same variance
+    through its logarithm. "learned" uses the model's variance unchanged. "learned_range" interpolates between log β̃ and
+    log β (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
+
+    For "fixed_large_log", diffusers takes the square root of a logarithm, which is NaN. Here it equals "fixed_large".
     """
 
     class_name = "DDPMScheduler"
@@ -65,12 +66,12 @@ def posterior_mean(alpha: Float64, alpha_prev: Float64, ratio: Float64, beta: Fl
 
     Args:
         alpha, alpha_prev: ᾱ before and after the step, (n,).
-        ratio: 1 - β of the step: the α that weights the sample, (n,).
+        ratio: 1 - β of the step, which is the α that weights the sample, (n,).
         beta: β of the step, (n,).
     """
-    of_sample = np.sqrt(ratio) * (1 - alpha_prev) / (1 - alpha)
-    of_x0 = np.sqrt(alpha_prev) * beta / (1 - alpha)
-    return np.stack([of_sample, np.zeros_like(alpha), of_x0], axis=1)
+    sample_weight = np.sqrt(ratio) * (1 - alpha_prev) / (1 - alpha)
+    x0_weight = np.sqrt(alpha_prev) * beta / (1 - alpha)
+    return np.stack([sample_weight, np.zeros_like(alpha), x0_weight], axis=1)
 
 
 def posterior_variance(alpha: Float64, alpha_prev: Float64, beta: Float64) -> Float64:
@@ -83,6 +84,6 @@ def log_std_range(variance: Float64, beta: Float64) -> Float64:
 
     Nichol & Dhariwal 2021 eq. 15; v in [-1, 1] is the model's output.
     """
-    with np.errstate(divide="ignore"):  # a β of 0 makes a weight that the table refuses
+    with np.errstate(divide="ignore"):  # β = 0 gives a weight that `Table` refuses
         low, high = np.log(variance), np.log(beta)
     return np.stack([(high + low) / 4, (high - low) / 4], axis=1)

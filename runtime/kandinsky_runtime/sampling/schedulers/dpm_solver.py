@@ -14,13 +14,13 @@ from kandinsky_runtime.sampling.schedulers.schedule import Float32, Float64
 from kandinsky_runtime.sampling.schedulers.table import Table
 
 _FEW_STEPS = 15
-"""Below it `lower_order_final` lowers the order of the last steps."""
+"""With fewer steps than this, `lower_order_final` lowers the order of the last steps."""
 
 
 class DPMSolver(Scheduler):
     """DPM-Solver++ of order 1 to 3 ("dpmsolver++"), or its SDE form of order 1 or 2 ("sde-dpmsolver++").
 
-    A learned variance is left out: the caller passes the prediction channels only.
+    A learned variance is not used: the caller passes only the prediction channels.
     """
 
     class_name = "DPMSolverMultistepScheduler"
@@ -78,7 +78,7 @@ class DPMSolver(Scheduler):
         )
 
     def _usable(self, alphas: Float32) -> int:
-        """How many timesteps, from 0, have λ of at least `lambda_min_clipped`."""
+        """The number of timesteps, from 0 up, whose λ is at least `lambda_min_clipped`."""
         lambdas = np.log(np.sqrt(alphas)) - np.log(np.sqrt(1 - alphas))
         usable = len(lambdas) - int(np.searchsorted(lambdas[::-1], np.float32(self.config.lambda_min_clipped)))
         if not usable:
@@ -88,7 +88,7 @@ class DPMSolver(Scheduler):
         return usable
 
     def _order(self, i: int, count: int, first: int) -> int:
-        """The order of step i: as many as there are predictions from step `first` on, and fewer at the end."""
+        """The order of step i: at most the number of predictions since step `first`, and lower at the end."""
         config = self.config
         few = config.lower_order_final and count < _FEW_STEPS
         order = min(config.solver_order, max(i - first, 0) + 1)
@@ -97,25 +97,26 @@ class DPMSolver(Scheduler):
         return min(order, 2) if i == count - 2 and few else order
 
     def _weights(self, sigmas: Float64, stochastic: bool) -> tuple[float, Float64, float]:
-        """Weights of the sample, of the predictions (latest first), and of the noise.
+        """The weights of the sample, the predictions (latest first) and the noise.
 
-        Algorithm 2 of the paper (2M), its form of order 3 (3M), and the SDE's (SDE-DPM-Solver++). At order 2 "midpoint"
-        drops, and "heun" keeps, terms of h³ in the weight of the slope.
+        Algorithm 2 of the paper (2M), its form of order 3 (3M), and its form for the SDE (SDE-DPM-Solver++). At
+        order 2, "midpoint" drops terms of h³ in the weight of the slope, and "heun" keeps them.
 
         Args:
-            sigmas: (order + 1,) noise levels: of the earliest prediction, …, of the latest, and of the end.
+            sigmas: the noise levels of the predictions, earliest first, and of the end of the step, (order + 1,).
+            stochastic: whether the step is the SDE's.
         """
         order = len(sigmas) - 1
         start, end = sigmas[-2:]
         alpha, spread = schedule.signal_and_noise(sigmas)
         shrink = end / start  # e^(-h) with h = λ_end - λ_start
-        of_sample = spread[-1] / spread[-2]
+        sample_weight = spread[-1] / spread[-2]
         decay = shrink  # e^(-κ): κ = h for the ODE, 2h for the SDE
         if stochastic:
-            of_sample *= shrink
+            sample_weight *= shrink
             decay = shrink**2
         noise = spread[-1] * math.sqrt(1 - decay) if stochastic else 0.0
-        # x̂_0 as a polynomial in λ through the predictions: its value, slope and bend, times powers of h
+        # x̂_0 is a polynomial in λ through the predictions: its value, slope and bend, times powers of h
         value, slope, bend = _differences(-np.log(sigmas[:-1]), 0.0 if order == 1 else -math.log(shrink))
         first = 1 - decay
         weights = first * value
@@ -125,15 +126,15 @@ class DPMSolver(Scheduler):
             kappa = -math.log(decay)
             weights += (1 - first / kappa) * slope
             weights += (0.5 - (kappa - first) / kappa**2) * bend
-        return of_sample, alpha[-1] * weights, noise
+        return sample_weight, alpha[-1] * weights, noise
 
 
 def _differences(lambdas: Float64, h: float) -> tuple[Float64, Float64, Float64]:
     """Divided differences D0, D1, D2 of the paper as weights of the predictions, latest first.
 
     Args:
-        lambdas: (order,) λ of the predictions, the latest last.
-        h: step in λ that the differences are scaled to.
+        lambdas: λ of the predictions, latest last, (order,).
+        h: the step in λ to which the differences are scaled.
     """
     order = len(lambdas)
     basis = np.eye(order)

@@ -57,8 +57,8 @@ def euler_table(
 ) -> Table:
     """Euler steps from sigmas[i] to to[i], (n,), with noise of deviation noise[i], (n,), added after the step.
 
-    next = x + (x - x̂_0) / σ · (to - σ) is linear in x and the model output, yet kept as it stands: where σ is large the
-    first term all but cancels, float32 rounds by σ/2²⁴, and diffusers' latents carry that rounding.
+    next = x + (x - x̂_0) / σ · (to - σ) is linear in x and the model output, but it is evaluated as written. If σ is
+    large, the first term nearly cancels, float32 rounds by σ/2²⁴, and diffusers' latents contain that rounding.
     """
     sigma = sigmas[:-1]
     alpha, spread = schedule.signal_and_noise(sigma)

@@ -1,8 +1,8 @@
-"""Euler's method with noise put back after each step, as ancestral sampling does.
+"""Euler's method with noise added after each step, as in ancestral sampling.
 
-From k-diffusion (Crowson), `get_ancestral_step`: the variance σ_to² at the end of a step is the sum of σ_up² of fresh
-noise and σ_down² of what Euler's step leaves, with σ_up that of DDPM (Ho et al. 2020, arXiv:2006.11239, eq. 7) in
-terms of σ.
+From k-diffusion (Crowson), `get_ancestral_step`. The variance σ_to² at the end of a step is σ_down² + σ_up²: Euler's
+step goes down to σ_down, and fresh noise adds σ_up. σ_up is DDPM's deviation (Ho et al. 2020, arXiv:2006.11239, eq. 7)
+in terms of σ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kandinsky_runtime.sampling.schedulers.table import Table
 
 
 class EulerAncestral(Scheduler):
-    """Ancestral Euler; epsilon and v prediction only. It draws noise at every step, weighted with 0 at the last."""
+    """Ancestral Euler; epsilon and v prediction only. It draws noise at every step, with weight 0 at the last."""
 
     class_name = "EulerAncestralDiscreteScheduler"
     options = Options(
@@ -31,7 +31,7 @@ class EulerAncestral(Scheduler):
         training = schedule.training_sigmas(schedule.finite_sigma_alphas(self.config))
         timesteps = float_timesteps(self.config, steps)
         sigmas = schedule.ending(levels_at(timesteps, training), 0.0)
-        # In float32, as diffusers: where σ is large, σ_down is what is left by rounding.
+        # In float32, as in diffusers: if σ is large, σ_down is mostly rounding.
         start, end = sigmas[:-1].astype(np.float32), sigmas[1:].astype(np.float32)
         up = np.sqrt(np.square(end) * (np.square(start) - np.square(end)) / np.square(start))
         down = np.sqrt(np.square(end) - np.square(up))

@@ -1,4 +1,4 @@
-"""What keeps a predicted x_0 within the range of pictures."""
+"""Limits that keep a predicted x_0 within the range of pictures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Clip:
 class Threshold:
     """Dynamic thresholding: section 2.3 of Imagen (Saharia et al. 2022, arXiv:2205.11487).
 
-    Each sample is clipped to [-s, s] and divided by s, the `ratio` quantile of its absolute values, kept in
-    [1, highest].
+    Each sample is clipped to [-s, s] and divided by s. s is the `ratio` quantile of the sample's absolute values,
+    limited to [1, highest].
     """
 
     ratio: float

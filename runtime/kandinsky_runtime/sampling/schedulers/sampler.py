@@ -1,4 +1,4 @@
-"""Applies a table of coefficients to latents, step by step, in buffers of its own.
+"""The sampler: it applies a table of coefficients to latents, step by step, in its own buffers.
 
 Legend: n steps · B samples · shape = (B, C, …), that of the latents
 
@@ -22,7 +22,12 @@ from kandinsky_runtime.sampling.schedulers.table import Table
 
 @dataclass(frozen=True)
 class Source:
-    """Where model outputs come from, as errors call it."""
+    """The names of a model output in errors.
+
+    Attributes:
+        component: the name of the model.
+        tensor: the name of its output.
+    """
 
     component: str
     tensor: str
@@ -32,10 +37,10 @@ class Sampler:
     """One trajectory: n steps of latents of one shape, in buffers that are allocated once.
 
     Attributes:
-        timesteps: (n,) int64, or float32 where they may be fractional; read-only.
+        timesteps: the timesteps, (n,) int64, or float32 if they may be fractional; read-only.
         first: the step to begin with.
-        init_noise_sigma: standard deviation of the first latents.
-        learns_variance: whether the model's second half of channels, a variance, is used.
+        init_noise_sigma: the standard deviation of the first latents.
+        learns_variance: whether the second half of the model's channels is a variance.
     """
 
     def __init__(
@@ -63,20 +68,20 @@ class Sampler:
         self._output_shape = (shape[0], shape[1] * (2 if self.learns_variance else 1), *shape[2:])
         self._finite = np.empty(self._output_shape, dtype=np.bool_)
         self._scratch = np.empty(shape, dtype=np.float32)
-        # Three, so that one is free whichever two hold the sample and the model output.
+        # Three, because the sample and the model output may occupy two of them.
         self._results = [np.empty(shape, dtype=np.float32) for _ in range(3)]
-        # The latest prediction first; empty where the table is folded.
-        self._predictions = deque(np.empty(shape, dtype=np.float32) for _ in range(table.kept_predictions))
-        # What the last two steps started from, the latest first.
+        # The latest prediction first; empty if the table is folded.
+        self._predictions = deque(np.empty(shape, dtype=np.float32) for _ in range(table.predictions_in_use))
+        # The latents that the last two steps started from, latest first.
         self._bases = deque(np.empty(shape, dtype=np.float32) for _ in range(0 if table.corrector is None else 2))
         self._scaled = np.empty(shape if self._input_scale else 0, dtype=np.float32)
         self._next_step = first
 
     def scale_model_input(self, i: int, sample: Float32) -> Float32:
-        """The latents as the model of step i wants them.
+        """The model's input at step i.
 
         Args:
-            sample: `shape` float32; never modified.
+            sample: the latents, `shape` float32; never modified.
 
         Returns:
             `sample` itself, or a buffer that the next call overwrites.
@@ -88,9 +93,10 @@ class Sampler:
         return np.divide(sample, self._input_scale[i], out=self._scaled)
 
     def sigma(self, i: int) -> float:
-        """The noise level of step i's latents: the noise's deviation over the signal's scale; infinite without signal.
+        """The noise level σ of step i's latents: the noise's standard deviation divided by the signal's scale.
 
-        σ of Karras et al. 2022, arXiv:2206.00364, which is √((1 - ᾱ) / ᾱ) of a DDPM schedule.
+        It is infinite if there is no signal. σ is that of Karras et al. 2022, arXiv:2206.00364, which equals
+        √((1 - ᾱ) / ᾱ) for a DDPM schedule.
         """
         self._check_index(i)
         signal, spread = self._forward[i]
@@ -105,22 +111,26 @@ class Sampler:
         """The latents after step i.
 
         Args:
-            i: the step, from `first`. Methods that look back at earlier steps take them in order; `first` begins anew.
-            model_output: (B, C, …) float32; (B, 2C, …) where the scheduler's `predicts_variance`. Never modified.
-            sample: latents before the step, `shape` float32. Never modified, unless it is one of the sampler's own.
-            noise: one draw, `shape` float32, where `draws_noise(i)`; None elsewhere. Never modified.
+            i: the step, from `first` up. Multistep methods take their steps in order; `first` starts a new trajectory.
+            model_output: (B, C, …) float32, or (B, 2C, …) if the scheduler `predicts_variance`. Never modified.
+            sample: the latents before the step, `shape` float32. Modified only if it is one of the sampler's buffers.
+            noise: one draw, `shape` float32, if `draws_noise(i)`, else None. Never modified.
 
         Returns:
-            `shape` float32, one of the sampler's own buffers: the caller may write into it; a later step overwrites it.
+            The latents, `shape` float32, in one of the sampler's buffers. The caller may write to it; a later step
+            overwrites it.
 
         Raises:
-            NonFiniteError: the model output is NaN or infinite, or the result is.
+            NonFiniteError: the model output or the result has NaN or infinite values.
             TensorError: a tensor has the wrong shape or dtype.
-            UsageError: the step is out of order, or noise is missing or not wanted.
+            UsageError: the step is out of order, or noise is missing or superfluous.
         """
         self._check_index(i)
         if len(self._predictions) > 1 and i not in (self.first, self._next_step):
-            raise UsageError(f"step {i} follows step {self._next_step - 1}: this scheduler takes its steps in order")
+            again = "" if self._next_step == self.first else f", or step {self.first} to start again"
+            raise UsageError(
+                f"got step {i}; expected step {self._next_step}{again}: this scheduler takes its steps in order"
+            )
         self._check(i, f"`{self._source.tensor}` of the {self._source.component}", model_output, self._output_shape)
         self._check(i, "`sample`", sample, self._shape)
         if noise is not None:
@@ -148,11 +158,11 @@ class Sampler:
         """The forward process: clean latents `original` at the noise level of `timesteps[i]`.
 
         Args:
-            original, noise: `shape` float32.
-            out: where to write, which may be `original` or `noise`; None makes an array.
+            original, noise: the clean latents and the noise, `shape` float32.
+            out: the array to write to, which may be `original` or `noise`; None allocates one.
 
         Returns:
-            `out`.
+            `out`, or the new array.
         """
         self._check_index(i)
         if out is None:
@@ -165,7 +175,7 @@ class Sampler:
         return np.add(out, self._scratch, out=out)
 
     def _advance(self, i: int, output: Float32, sample: Float32, result: Float32) -> None:
-        """Step i without its noise, into `result`."""
+        """Write step i without its noise to `result`."""
         if not self._derivative:
             self._combine(result, self._update[i], (self._base(i, sample), output, *self._predictions))
             return
@@ -176,7 +186,7 @@ class Sampler:
         result += sample
 
     def _base(self, i: int, sample: Float32) -> Float32:
-        """The latents that step i starts from: `sample`, or what the corrector makes of it."""
+        """The latents that step i starts from: `sample`, or the corrected sample."""
         if not self._corrector:
             return sample
         self._bases.rotate(1)
@@ -195,7 +205,7 @@ class Sampler:
             self._limit.apply(latest, self._scratch)
 
     def _combine(self, out: Float32, weights: list[float], arrays: Iterable[Float32]) -> None:
-        """out = Σ weight·array; `out` is none of the arrays."""
+        """out = Σ weight·array; `out` must not be one of the arrays."""
         empty = True
         for weight, array in zip(weights, arrays, strict=False):
             if weight == 0:
@@ -209,7 +219,7 @@ class Sampler:
             out.fill(0)
 
     def _deviation(self, i: int, variance: Float32 | None) -> float | Float32:
-        """The standard deviation of step i's noise; an array, in the scratch buffer, where it is learned."""
+        """The standard deviation of step i's noise; an array in the scratch buffer if it is learned."""
         if variance is None:
             return self._noise[i]
         if not self._log_std:
@@ -260,6 +270,6 @@ class Sampler:
 
 
 def _rows(table: Float64 | None) -> list[list[float]]:
-    """A table's rows as Python floats; none of an absent table."""
+    """A table's rows as Python floats; an empty list for None."""
     rows: list[list[float]] = [] if table is None else table.tolist()
     return rows

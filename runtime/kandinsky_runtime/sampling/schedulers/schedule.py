@@ -3,9 +3,9 @@
 Legend: T training timesteps · n inference steps · β_t = betas[t] · ᾱ_t = alphas_cumprod[t] = Π_{s≤t} (1 - β_s) ·
 σ_t = sqrt((1 - ᾱ_t) / ᾱ_t), the noise level of x_t / sqrt(ᾱ_t)
 
-A checkpoint was trained against diffusers' schedule, which is stored in float32. 1 - ᾱ_t is about 1e-4 at the first
-timesteps, so float32's rounding of ᾱ_t is felt in the fourth digit there. The schedule is therefore rounded to float32
-in the places where diffusers rounds it; coefficients are derived from it in float64.
+A checkpoint was trained with diffusers' schedule, which is stored in float32. 1 - ᾱ_t is about 1e-4 at the first
+timesteps, so rounding ᾱ_t to float32 changes its fourth digit. The schedule is therefore rounded to float32 in the same
+places as in diffusers. Coefficients are derived from it in float64.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Timesteps = npt.NDArray[Any]
-"""int64, or floating where timesteps may be fractional."""
+"""int64, or a float dtype if timesteps may be fractional."""
 
 _MAX_BETA = 0.999
 _KARRAS_RHO = 7.0
 _ZERO_SNR_ALPHA = 2.0**-24
-"""Stands for ᾱ = 0 where a finite σ is needed."""
+"""Replaces ᾱ = 0 in methods that need a finite σ."""
 
 
 def betas(config: SchedulerConfig) -> Float32:
@@ -56,7 +56,7 @@ def betas(config: SchedulerConfig) -> Float32:
 
 
 def alphas_cumprod(config: SchedulerConfig) -> Float32:
-    """ᾱ of DDPM eq. 4, (T,) float32: the product is kept in float64 and rounded at every t.
+    """ᾱ of DDPM eq. 4, (T,) float32: a product in float64, rounded at every t.
 
     Raises:
         SchedulerError: the betas leave no noise at some timestep, or no signal before the last.
@@ -64,14 +64,14 @@ def alphas_cumprod(config: SchedulerConfig) -> Float32:
     alphas = _cumprod(betas(config))
     if alphas[0] >= 1 or not alphas[:-1].all():
         raise SchedulerError(
-            "scheduler config: the betas are too small or too large: every timestep needs some noise, "
-            "and some signal before the last"
+            "scheduler config: the betas are too small or too large; expected some noise at every timestep, and some "
+            "signal at every timestep before the last"
         )
     return alphas
 
 
 def finite_sigma_alphas(config: SchedulerConfig) -> Float32:
-    """ᾱ (T,) for the methods that work on σ, which must stay finite: a zero terminal SNR becomes almost zero."""
+    """ᾱ (T,) for methods that work on σ, which must be finite: a zero terminal SNR becomes almost zero."""
     alphas = alphas_cumprod(config)
     if config.rescale_betas_zero_snr:
         alphas[-1] = _ZERO_SNR_ALPHA
@@ -91,14 +91,14 @@ def training_sigmas(alphas: Float32) -> Float32:
 def alpha_ratio(alphas: Float64, alphas_prev: Float64) -> Float64:
     """ᾱ_t / ᾱ_{t-1} = 1 - β of a step, rounded to float32.
 
-    β is the difference of this ratio from 1, about 1e-3 between late steps: the rounding moves it by 1e-4 of itself,
-    and the last latents with it.
+    β is 1 minus this ratio, about 1e-3 between late steps. The rounding changes β by a relative 1e-4, and the last
+    latents with it.
     """
     return rounded(alphas / alphas_prev)
 
 
 def rounded(values: Float64) -> Float64:
-    """`values` rounded to float32 where diffusers rounds and it is felt; still float64."""
+    """`values` rounded to float32, as diffusers rounds them, and returned as float64."""
     return values.astype(np.float32).astype(np.float64)
 
 
@@ -123,13 +123,13 @@ def timesteps(config: SchedulerConfig, steps: int) -> Int64:
 
 
 def multistep_timesteps(config: SchedulerConfig, steps: int, last: int) -> Int64:
-    """Timesteps of the multistep methods, descending: n + 1 points with the lowest left out.
+    """Timesteps of the multistep methods, descending: n + 1 points without the lowest.
 
     Args:
-        last: the number of training timesteps to use, from 0 on.
+        last: the number of training timesteps to use, from 0 up.
 
     Returns:
-        (n,) int64; fewer with "trailing" spacing where `last` is below T.
+        (n,) int64; fewer with "trailing" spacing if `last` is below T.
 
     Raises:
         SchedulerError: one of them is not a training timestep, or occurs twice.
@@ -160,7 +160,7 @@ def _checked_timesteps(values: Int64, config: SchedulerConfig) -> Int64:
     if not len(values) or values.max() > highest:
         raise SchedulerError(
             f"{len(values)} steps with `{config.timestep_spacing}` spacing and `steps_offset` {config.steps_offset} "
-            f"leave the training timesteps 0 to {highest}: take fewer steps or a smaller offset"
+            f"go beyond the training timesteps 0 to {highest}: take fewer steps or a smaller offset"
         )
     return values
 
@@ -169,7 +169,7 @@ def karras_sigmas(config: SchedulerConfig, lowest: float, highest: float, steps:
     """Noise levels of Karras et al. 2022 (arXiv:2206.00364) eq. 5, ρ = 7; (n,) float64, descending.
 
     Args:
-        lowest, highest: the ends where the options `sigma_min` and `sigma_max` give none.
+        lowest, highest: the ends, unless the options `sigma_min` and `sigma_max` set them.
     """
     lowest = lowest if config.sigma_min is None else config.sigma_min
     highest = highest if config.sigma_max is None else config.sigma_max
@@ -183,7 +183,7 @@ def karras_sigmas(config: SchedulerConfig, lowest: float, highest: float, steps:
 def timesteps_of(sigmas: Float64, training: Float32) -> Float64:
     """Fractional timesteps whose noise levels are `sigmas` (n,), by interpolation in log σ over `training` (T,).
 
-    The logarithms of `training` are rounded to float32, like diffusers': it decides which integer an end point is.
+    The logarithms of `training` are rounded to float32, as in diffusers: this decides which integer an end point is.
     """
     logs, log_training = np.log(sigmas), np.log(training)
     low = np.clip(np.searchsorted(log_training, logs, side="right") - 1, 0, len(training) - 2)
@@ -198,11 +198,11 @@ def multistep_levels(config: SchedulerConfig, alphas: Float32, steps: int, last:
 
     Args:
         alphas: ᾱ, (T,).
-        last: as for `multistep_timesteps`; Karras' levels do not heed it.
+        last: see `multistep_timesteps`; Karras' levels ignore it.
 
     Returns:
-        (n,) timesteps, int64, or float64 and fractional for Karras' levels; and the levels, without that which the last
-        step ends on, (n,) float64.
+        The timesteps, (n,) int64, or fractional float64 for Karras' levels; and the noise level at the start of each
+        step, (n,) float64.
     """
     training = training_sigmas(alphas)
     if not config.use_karras_sigmas:
@@ -213,14 +213,14 @@ def multistep_levels(config: SchedulerConfig, alphas: Float32, steps: int, last:
 
 
 def ending(sigmas: Float64, final: float) -> Float64:
-    """σ of every step and of the end, (n + 1,), rounded to float32 like diffusers'.
+    """σ at the start of each step and at the end, (n + 1,), rounded to float32 as in diffusers.
 
     Raises:
-        SchedulerError: they rise, or repeat before the end.
+        SchedulerError: the levels rise, or repeat before the end.
     """
     levels = np.append(sigmas, final).astype(np.float32)
     if np.any(np.diff(levels[:-1]) >= 0) or levels[-1] > levels[-2]:
-        raise SchedulerError(f"{len(sigmas)} steps do not lower the noise level at each: take fewer steps")
+        raise SchedulerError(f"the noise level does not fall at each of {len(sigmas)} steps: take fewer steps")
     return levels.astype(np.float64)
 
 
@@ -231,24 +231,24 @@ def signal_and_noise(sigmas: Float64) -> tuple[Float64, Float64]:
 
 
 def forward_steps(timesteps: Timesteps) -> Int64:
-    """For every step, that whose noise level diffusers looks up for its timestep, (n,).
+    """For each step, the step whose noise level diffusers looks up for its timestep, (n,).
 
-    It is the step itself, or the second one where rounding gave several the same timestep.
+    It is the step itself. If rounding gave several steps the same timestep, it is the second of them.
     """
     return np.array([np.flatnonzero(timesteps == timestep)[:2][-1] for timestep in timesteps])
 
 
 def prediction_to_x0(prediction_type: str, alpha: Float64, sigma: Float64) -> Float64:
-    """Weights of (sample, model output) in x̂_0 where sample = alpha·x_0 + sigma·ε, each (n,).
+    """Weights of (sample, model output) in x̂_0, for sample = alpha·x_0 + sigma·ε, each (n,).
 
     "epsilon" is DDPM eq. 15, "v_prediction" is v = alpha·ε - sigma·x_0 of Salimans & Ho 2022 (arXiv:2202.00512)
-    appendix D, which supposes alpha² + sigma² = 1.
+    appendix D, which assumes alpha² + sigma² = 1.
 
     Returns:
         (n, 2) float64.
 
     Raises:
-        SchedulerError: epsilon cannot tell x_0 where the sample holds no signal.
+        SchedulerError: the sample has no signal, from which epsilon cannot recover x_0.
     """
     if prediction_type == "sample":
         return np.stack([np.zeros_like(alpha), np.ones_like(alpha)], axis=1)
@@ -256,8 +256,8 @@ def prediction_to_x0(prediction_type: str, alpha: Float64, sigma: Float64) -> Fl
         return np.stack([alpha, -sigma], axis=1)
     if not alpha.all():
         raise SchedulerError(
-            "scheduler config: the first step starts without signal (zero terminal SNR), from which `prediction_type` "
-            "epsilon cannot tell the picture: that takes v_prediction or sample, or `timestep_spacing` leading"
+            "scheduler config: the first step starts without signal (zero terminal SNR), which `prediction_type` "
+            "epsilon does not support: use v_prediction or sample, or `timestep_spacing` leading"
         )
     return np.stack([1 / alpha, -sigma / alpha], axis=1)
 
@@ -272,7 +272,7 @@ def prediction_to_epsilon(prediction_type: str, alpha: Float64, sigma: Float64) 
 
 
 def _linspace(first: float, last: float, count: int) -> Float32:
-    """Evenly spaced float32 numbers as torch.linspace rounds them: the step in float32, from the nearer end inwards."""
+    """Evenly spaced float32 numbers, rounded as by torch.linspace: a float32 step, counted from the nearer end."""
     start, stop = np.float32(first), np.float32(last)
     step = np.float64((stop - start) / np.float32(count - 1))
     position = np.arange(count)
@@ -284,7 +284,7 @@ def _linspace(first: float, last: float, count: int) -> Float32:
 def _trailing(first: int, stride: float) -> npt.NDArray[Any]:
     """first - 1, first - 1 - stride, … rounded, down to 0.
 
-    arange's own rounding can add a value below 0, for which there is no timestep.
+    The rounding of arange can add a value below 0, for which there is no timestep.
     """
     values = np.arange(first, 0, -stride).round() - 1
     return values[values >= 0]

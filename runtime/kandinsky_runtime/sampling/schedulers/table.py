@@ -1,13 +1,13 @@
-"""The coefficients of a trajectory: what a scheduler makes of its config, and all that a sampler knows of the method.
+"""The coefficients of a trajectory: a scheduler computes them, and a sampler needs nothing else of the method.
 
 Legend: n steps · h = order of the method
 
 A step is
-    x̂ = p₀·sample + p₁·output                                       the prediction, clipped or thresholded if asked for
+    x̂ = p₀·sample + p₁·output                                       the prediction, clipped or thresholded if configured
     next = u₀·sample + u₁·output + u₂·x̂ + Σ_k u₂₊ₖ·x̂(k steps ago) + s·noise
-with the weights p, u, s of its row. A corrector puts c₀·(sample of the last step) + Σ_k c₁₊ₖ·x̂(k steps ago) in the
-place of `sample` in the second line. Where neither clipping nor a later step needs x̂, its row is folded into u₀ and u₁,
-and the step is one linear combination.
+with the weights p, u, s of its row. A corrector replaces `sample` in the second line by
+    c₀·(sample of the last step) + Σ_k c₁₊ₖ·x̂(k steps ago)
+If neither clipping nor a later step needs x̂, its row is folded into u₀ and u₁, and the step is one linear combination.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class Table:
     """The coefficients of every step of one trajectory.
 
     Attributes:
-        timesteps: (n,) int64 or float32, fed to the model.
+        timesteps: (n,) int64 or float32 timesteps, inputs of the model.
         prediction: (n, 2) weights p of (sample, model output).
         update: (n, 2 + h) weights u of (sample, model output, prediction, prediction one step ago, …).
-        noise: (n,) standard deviation s; unused where the variance is learned.
-        draws: (n,) bool: which steps consume a draw of noise.
+        noise: (n,) standard deviations s; unused if the variance is learned.
+        draws: (n,) bool, true for the steps that draw noise.
         forward: (n, 2) weights of (original, noise) in the forward process to `timesteps`.
         derivative: (n, 2) σ and Δσ of a step next = sample + (sample - x̂) / σ · Δσ + s·noise, evaluated in this order;
-            `update` is None then.
-        input_scale: (n,) what the model's input is divided by, or None.
-        init_noise_sigma: standard deviation of the first latents.
+            `update` is then None.
+        input_scale: (n,) divisors of the model's input, or None.
+        init_noise_sigma: the standard deviation of the first latents.
         corrector: (n, 1 + k) weights c of (sample of the last step, prediction, prediction one step ago, …), or None; a
-            row of zeros leaves the sample as it is.
-        log_std: (n, 2) for a "learned_range" variance v: the noise's log standard deviation is a₀ + a₁·v.
-        learned_std: a "learned" variance: the standard deviation is sqrt(v).
+            row of zeros leaves the sample unchanged.
+        log_std: (n, 2) weights a for a "learned_range" variance v: the noise's log standard deviation is a₀ + a₁·v.
+        learned_std: whether the variance v is "learned": the standard deviation is then sqrt(v).
     """
 
     timesteps: Timesteps
@@ -75,13 +75,13 @@ class Table:
         return self.learned_std or self.log_std is not None
 
     @property
-    def kept_predictions(self) -> int:
-        """How many predictions are in use at a time, the latest included."""
+    def predictions_in_use(self) -> int:
+        """The number of predictions that a step uses, including its own."""
         looked_back = 1 if self.update is None else self.update.shape[1] - 2
         return looked_back if self.corrector is None else max(looked_back, self.corrector.shape[1] - 1)
 
     def folded(self) -> Table:
-        """The same steps without the prediction where only `update` uses it; else the table itself."""
-        if self.update is None or self.kept_predictions > 1:
+        """The same steps without the prediction if only `update` uses it, else the table itself."""
+        if self.update is None or self.predictions_in_use > 1:
             return self
         return dataclasses.replace(self, update=self.update[:, :2] + self.update[:, 2:] * self.prediction)

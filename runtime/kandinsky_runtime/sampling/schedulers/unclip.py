@@ -1,7 +1,7 @@
-"""UnCLIP: DDPM on the cosine schedule, as the prior that makes image embeddings runs it.
+"""UnCLIP: DDPM on the cosine schedule, the scheduler of the prior.
 
 The process is DDPM's (Ho et al. 2020, arXiv:2006.11239) with the betas of Nichol & Dhariwal 2021 (arXiv:2102.09672)
-eq. 17, formed anew for the timesteps that are skipped (section 4 there); the prior is that of Ramesh et al. 2022
+eq. 17, recomputed for skipped timesteps as in section 4 there. The prior is that of Ramesh et al. 2022
 (arXiv:2204.06125).
 """
 
@@ -52,14 +52,14 @@ class UnCLIP(Scheduler):
         """See `Scheduler.table`."""
         config = self.config
         if steps < 2:
-            raise SchedulerError(f"num_inference_steps is {steps}; {self.class_name} takes at least 2")
+            raise SchedulerError(f"num_inference_steps is {steps}; expected at least 2 for {self.class_name}")
         stride = (config.num_train_timesteps - 1) / (steps - 1)
         timesteps = (np.arange(steps) * stride).round()[::-1].astype(np.int64)
         previous = np.append(timesteps[1:], -1)
         betas = schedule.betas(config).astype(np.float64)
         alpha = schedule.alphas_cumprod(config).astype(np.float64)[timesteps]
         alpha_prev = np.append(alpha[1:], 1.0)
-        # A step to the neighbouring timestep takes the schedule's own β, another the β of all it skips.
+        # A step to the neighbouring timestep uses the schedule's β; a longer one the β of all timesteps that it skips.
         neighbours = previous == timesteps - 1
         skipping = schedule.rounded(1 - schedule.alpha_ratio(alpha, alpha_prev))
         beta: Float64 = np.where(neighbours, betas[timesteps], skipping)

@@ -82,57 +82,59 @@ class UniPC(Scheduler):
             return min(order, count - i)
         if i == count - 1 and order > 1 and config.final_sigmas_type == "zero":
             raise SchedulerError(
-                "scheduler config: without `lower_order_final` a `solver_order` above 1 cannot end at sigma 0; "
-                "`final_sigmas_type` sigma_min can"
+                "scheduler config: a `solver_order` above 1 without `lower_order_final` cannot end at sigma 0; "
+                "set `final_sigmas_type` to sigma_min, or `lower_order_final` to true"
             )
         return order
 
     def _weights(self, sigmas: Float64, *, corrects: bool) -> tuple[float, float, Float64]:
-        """Weights in UniC (theorem 3.1 of the paper) or UniP (corollary 3.2), in the form for x̂_0 or for ε̂.
+        """The weights of UniC (theorem 3.1 of the paper) or UniP (corollary 3.2), in the form for x̂_0 or for ε̂.
 
         Args:
-            sigmas: (order + 1,) noise levels: of the earliest prediction, …, of the start, and of the end.
-            corrects: UniC, which also uses the prediction at the end.
+            sigmas: the noise levels of the predictions, the last of which is the step's start, and of the step's end,
+                (order + 1,).
+            corrects: whether the weights are UniC's, which also uses the prediction at the end.
 
         Returns:
-            Of the sample at the start, of the prediction at the end, and of the order predictions up to the start,
-            latest first.
+            The weights of the sample at the start, of the prediction at the end, and of the predictions up to the
+            start, latest first.
         """
         order = len(sigmas) - 1
         start, end = sigmas[-2:]
         alpha, spread = schedule.signal_and_noise(sigmas)
-        of_past = np.zeros(order)
+        past_weights = np.zeros(order)
         if self.config.predict_x0:
-            of_sample, of_past[0] = spread[-1] / spread[-2], alpha[-1] * (1 - end / start)
+            sample_weight, past_weights[0] = spread[-1] / spread[-2], alpha[-1] * (1 - end / start)
         else:
-            of_sample, of_past[0] = alpha[-1] / alpha[-2], -alpha[-1] * (start - end)
+            sample_weight, past_weights[0] = alpha[-1] / alpha[-2], -alpha[-1] * (start - end)
         if (order == 1 and not corrects) or end == start:
-            return of_sample, 0.0, of_past
+            return sample_weight, 0.0, past_weights
 
         # h is the step in λ; its sign follows the exponential that the integral is over.
         lambdas = -np.log(sigmas)
         step = lambdas[-1] - lambdas[-2]
         h = -step if self.config.predict_x0 else step
         scale = h if self.config.solver_type == "bh1" else math.expm1(h)
-        positions = (lambdas[-3::-1] - lambdas[-2]) / step  # (order - 1,) of the earlier predictions; the end is 1
+        positions = (lambdas[-3::-1] - lambdas[-2]) / step  # (order - 1,), of earlier predictions; the end is 1
         rho = _rho(np.append(positions, 1.0), h, scale, corrects=corrects)
         factor = -scale * (alpha[-1] if self.config.predict_x0 else spread[-1])
-        of_past[1:] = factor * rho[: order - 1] / positions
-        of_end = factor * rho[-1] if corrects else 0.0
-        of_past[0] -= of_past[1:].sum() + of_end
-        return of_sample, of_end, of_past
+        past_weights[1:] = factor * rho[: order - 1] / positions
+        end_weight = factor * rho[-1] if corrects else 0.0
+        past_weights[0] -= past_weights[1:].sum() + end_weight
+        return sample_weight, end_weight, past_weights
 
 
 def _rho(positions: Float64, h: float, scale: float, *, corrects: bool) -> Float64:
-    """Weights a_m of the differences D_m / r_m: they solve the linear system that theorem 3.1 of the paper sets.
+    """The weights a_m of the differences D_m / r_m, which solve the linear system of theorem 3.1 of the paper.
 
     Args:
-        positions: (order,) r_m of the predictions, in steps from the start; the last, 1, is the end.
-        h: step in λ, signed.
+        positions: the positions r_m of the predictions, in steps from the start, (order,); the last, 1, is the end.
+        h: the step in λ, signed.
         scale: B(h).
+        corrects: whether the weights are UniC's.
 
     Returns:
-        (order,) for UniC, (order - 1,) for UniP. Where one weight is free, it is 1/2, which does without h.
+        (order,) for UniC, (order - 1,) for UniP. A single weight is 1/2, independent of h.
     """
     count = len(positions) if corrects else len(positions) - 1
     if count == 1:

@@ -1,4 +1,4 @@
-"""The printed coefficients are all that another program needs: a trajectory from the JSON is the sampler's."""
+"""The coefficients suffice for another program: a trajectory from the JSON equals the sampler's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def from_json(data: dict[str, Any], noises: list[np.ndarray], first: np.ndarray)
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_a_trajectory_from_the_data_is_the_samplers(name: str) -> None:
+def test_a_trajectory_from_the_data_equals_the_samplers(name: str) -> None:
     config = UNCLIP if name == "unclip" else DDPM
     scheduler = schedulers.load(config, name)
     data = json.loads(json.dumps(describe(scheduler, STEPS)))
@@ -76,6 +76,6 @@ def test_the_data_names_scheduler_and_noise_levels() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1001, True])
-def test_steps_that_the_scheduler_does_not_have(steps: Any) -> None:
+def test_invalid_numbers_of_steps_are_refused(steps: Any) -> None:
     with pytest.raises(SchedulerError, match="expected an integer from 1 to 1000"):
         describe(schedulers.load(DDPM), steps)

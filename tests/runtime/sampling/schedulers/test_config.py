@@ -1,4 +1,4 @@
-"""Configs: which options are read, left alone and refused, and which scheduler a name means."""
+"""Configs: which options are read, ignored and refused, and which scheduler a name selects."""
 
 from __future__ import annotations
 
@@ -60,30 +60,30 @@ def test_the_shipped_prior_config_is_unclip_over_all_timesteps() -> None:
 def test_every_scheduler_loads_the_shipped_ddpm_config(name: str) -> None:
     scheduler = schedulers.load(SHIPPED_DECODER, name)
     assert (scheduler.config.beta_start, scheduler.config.steps_offset) == (0.00085, 1)
-    # What the config leaves open is the scheduler's own default, as in diffusers.
+    # Options that the config omits take the scheduler's own defaults, as in diffusers.
     assert scheduler.config.timestep_spacing == ("leading" if name in ("ddpm", "ddim") else "linspace")
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++", "unipc", "euler", "euler-a"])
-def test_a_config_of_a_scheduler_that_is_not_here_loads_those_that_are(name: str) -> None:
+def test_a_config_of_an_unsupported_scheduler_loads_supported_ones(name: str) -> None:
     assert schedulers.load(PNDM, name).config.beta_schedule == "scaled_linear"
 
 
-def test_short_names_and_class_names_mean_the_same() -> None:
+def test_short_names_and_class_names_are_equivalent() -> None:
     for name, class_name in (("dpm++", "DPMSolverMultistepScheduler"), ("euler-a", "EulerAncestralDiscreteScheduler")):
         short, long = schedulers.load(SHIPPED_DECODER, name), schedulers.load(SHIPPED_DECODER, class_name)
         assert type(short) is type(long)
         assert short.config == long.config
 
 
-def test_a_name_can_settle_options() -> None:
+def test_a_name_can_set_options() -> None:
     defaulted = {"_use_default_values": ["algorithm_type", "use_karras_sigmas"], "algorithm_type": "dpmsolver++"}
     config = schedulers.load({**SHIPPED_DECODER, **defaulted}, "dpm++sde-karras").config
     assert (config.algorithm_type, config.use_karras_sigmas) == ("sde-dpmsolver++", True)
     assert schedulers.load({"algorithm_type": "sde-dpmsolver++"}, "dpm++").sampler(5, SHAPE).draws_noise(0)
 
 
-def test_options_of_other_schedulers_are_left_alone() -> None:
+def test_options_of_other_schedulers_are_ignored() -> None:
     foreign = {"solver_order": 99, "algorithm_type": "deis", "disable_corrector": [1], "variance_type": "learned"}
     scheduler = schedulers.load({**SHIPPED_DECODER, **foreign}, "ddim")
     assert scheduler.config == schedulers.load(SHIPPED_DECODER, "ddim").config
@@ -97,14 +97,14 @@ def test_values_of_related_schedulers_are_translated() -> None:
     assert schedulers.load({"prediction_type": "original_sample"}, "euler").config.prediction_type == "sample"
 
 
-def test_values_marked_as_defaults_of_another_scheduler_are_not_taken() -> None:
+def test_values_marked_as_defaults_of_another_scheduler_are_ignored() -> None:
     config = {"timestep_spacing": "leading", "beta_end": 0.5, "_use_default_values": ["timestep_spacing"]}
     read = schedulers.load(config, "dpm++").config
     assert (read.timestep_spacing, read.beta_end) == ("linspace", 0.5)
 
 
 @pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
-def test_a_learned_variance_is_used_by_ddpm_alone(variance_type: str) -> None:
+def test_a_learned_variance_is_used_by_ddpm_and_unclip_only(variance_type: str) -> None:
     config = {**SHIPPED_DECODER, "variance_type": variance_type}
     assert schedulers.load(config).predicts_variance
     for name in ("ddim", "dpm++", "unipc", "euler"):
@@ -134,7 +134,7 @@ def test_unsupported_options_are_refused_by_name(name: str, option: str, value: 
         schedulers.load({**SHIPPED_DECODER, option: value}, name)
 
 
-def test_unsupported_options_that_ask_for_nothing_are_accepted() -> None:
+def test_unsupported_options_that_are_off_are_accepted() -> None:
     neutral = {
         "use_exponential_sigmas": False,
         "use_beta_sigmas": None,
@@ -219,7 +219,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "name", "says"),
+    ("config", "name", "message"),
     [
         ({}, None, "no `_class_name`"),
         ({}, "pndm", "'pndm' is not supported"),
@@ -227,8 +227,10 @@ def test_all_faults_are_named_at_once() -> None:
         ({"_class_name": ["DDPMScheduler"]}, None, "not supported"),
     ],
 )
-def test_unknown_schedulers_are_refused_with_the_choices(config: dict[str, Any], name: str | None, says: str) -> None:
-    with pytest.raises(SchedulerError, match=says) as caught:
+def test_unknown_schedulers_are_refused_with_the_choices(
+    config: dict[str, Any], name: str | None, message: str
+) -> None:
+    with pytest.raises(SchedulerError, match=message) as caught:
         schedulers.load(config, name)
     for choice in (*schedulers.SCHEDULERS, "UniPCMultistepScheduler"):
         assert choice in str(caught.value)
@@ -246,7 +248,7 @@ def test_steps_may_be_a_numpy_integer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "steps", "says"),
+    ("name", "options", "steps", "message"),
     [
         ("ddpm", {"steps_offset": 1}, 1000, "steps_offset"),
         ("ddim", {"steps_offset": 990}, 50, "steps_offset"),
@@ -265,13 +267,13 @@ def test_steps_may_be_a_numpy_integer() -> None:
         ("euler", {"beta_end": 1.0}, 20, "betas"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(name: str, options: dict[str, Any], steps: int, says: str) -> None:
-    with pytest.raises(SchedulerError, match=says):
+def test_incompatible_options_are_refused(name: str, options: dict[str, Any], steps: int, message: str) -> None:
+    with pytest.raises(SchedulerError, match=message):
         schedulers.load(options, name).sampler(steps, SHAPE)
 
 
 @pytest.mark.parametrize("name", [name for name in schedulers.SCHEDULERS if name != "ddim"])
-def test_eta_is_for_ddim_alone(name: str) -> None:
+def test_eta_is_refused_by_every_scheduler_but_ddim(name: str) -> None:
     with pytest.raises(SchedulerError, match=r"eta is 0\.5"):
         schedulers.load({}, name).sampler(5, SHAPE, eta=0.5)
 
@@ -284,7 +286,7 @@ def test_eta_outside_its_range_is_refused(eta: float) -> None:
 
 @pytest.mark.parametrize("steps", [61, 103, 998])
 def test_trailing_spacing_ends_above_zero(steps: int) -> None:
-    """arange's rounding adds a timestep of -1 for these numbers of steps; there is no such timestep."""
+    """The rounding of arange adds a timestep of -1 for these numbers of steps, which must be dropped."""
     sampler = schedulers.load({"timestep_spacing": "trailing"}, "ddpm").sampler(steps, SHAPE)
     assert len(sampler.timesteps) == steps
     assert sampler.timesteps.min() >= 0
@@ -301,7 +303,7 @@ VALUES = st.one_of(
     st.dictionaries(st.sampled_from(sorted(SchedulerConfig.__dataclass_fields__)), VALUES, max_size=6),
     st.sampled_from(schedulers.SCHEDULERS),
 )
-def test_any_config_gives_a_scheduler_or_one_error_of_ours(config: dict[str, Any], name: str) -> None:
+def test_any_config_gives_a_scheduler_or_a_scheduler_error(config: dict[str, Any], name: str) -> None:
     message = ""
     try:
         schedulers.load(config, name)
@@ -317,7 +319,7 @@ def test_any_unknown_option_is_named(option: str) -> None:
         schedulers.load({option: 1}, "ddpm")
 
 
-def test_betas_too_small_to_be_seen_in_float32_are_refused() -> None:
+def test_betas_too_small_for_float32_are_refused() -> None:
     config = {"trained_betas": [0.5, *[1e-9] * 999], "variance_type": "learned_range"}
     with pytest.raises(SchedulerError, match="log_std weights of step 1"):
         schedulers.load(config, "ddpm").sampler(20, SHAPE)

@@ -1,4 +1,4 @@
-"""Whole trajectories against diffusers' (golden arrays; `scripts/goldens/schedulers.py` says how they were made)."""
+"""Whole trajectories against diffusers'. `scripts/goldens/schedulers.py` makes the golden arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from kandinsky_runtime.sampling import schedulers
 from kandinsky_runtime.sampling.schedulers import Sampler
-from scripts.goldens.schedulers import SHAPE, Case, cases, checkpoints, late_cases, random_stream, stand_in_model
+from scripts.goldens.schedulers import SHAPE, Case, cases, fake_model, late_cases, random_stream, stored_steps
 from tests.golden import GOLDEN
 
 REMAKE = "remake the golden arrays with scripts/regen_goldens if the cases changed"
@@ -19,16 +19,16 @@ REMAKE = "remake the golden arrays with scripts/regen_goldens if the cases chang
 # Relative to the greatest value of the latents at the same step.
 TOLERANCE = 2e-5
 # Rescaled to zero terminal SNR, latents start at sigma 4096 and drop to 5 in a step: float32 rounds at 2.4e-4 there.
-# The sigmas come from square roots in which torch (MKL) and numpy differ in the last bit, and the last bit is felt.
+# The square roots of torch (MKL) and numpy differ in the last bit, which changes the sigmas that much.
 TOLERANCE_EULER_ZERO_SNR = 2e-4
-# Karras' timesteps under Euler are fractional: float32 near 1000 resolves 6e-5, and torch's last bit is not numpy's.
+# Euler's timesteps with Karras' levels are fractional: float32 near 1000 resolves 6e-5, and the last bits differ.
 TOLERANCE_FRACTIONAL_TIMESTEP = 1.3e-4
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Golden(NamedTuple):
-    """What diffusers did in one case."""
+    """The trajectory of diffusers in one case."""
 
     timesteps: npt.NDArray[Any]
     wholes: npt.NDArray[np.float32]
@@ -45,19 +45,19 @@ def _goldens(name: str) -> dict[str, Golden]:
     step = whole = 0
     for number, name in enumerate(arrays["names"].tolist()):
         length = int(arrays["lengths"][number])
-        kept = len(checkpoints(length))
+        stored = len(stored_steps(length))
         result[name] = Golden(
             timesteps=arrays["timesteps"][step : step + length].astype(
                 np.int64 if arrays["integers"][number] else np.float32
             ),
-            wholes=arrays["wholes"][whole : whole + kept],
+            wholes=arrays["wholes"][whole : whole + stored],
             trace=arrays["trace"][step : step + length],
             forward=arrays["forward"][number],
             init_noise_sigma=float(arrays["init_noise_sigma"][number]),
             draws=int(arrays["draws"][number]),
         )
         step += length
-        whole += kept
+        whole += stored
     return result
 
 
@@ -73,7 +73,7 @@ def _zero_snr_euler(case: Case) -> bool:
     return case.method.startswith("euler") and bool(case.config.get("rescale_betas_zero_snr"))
 
 
-def test_the_cases_are_those_of_the_file() -> None:
+def test_the_files_contain_all_cases() -> None:
     assert list(GOLDENS) == [case.name for case in cases()], REMAKE
     assert list(LATE_GOLDENS) == [case.name for case in late_cases()], REMAKE
 
@@ -110,14 +110,14 @@ def check_trajectory(case: Case, golden: Golden, sampler: Sampler, latents: npt.
     wholes = []
     draws = 0
     for i, timestep in enumerate(timesteps.tolist(), sampler.first):
-        output = stand_in_model(case, sampler.scale_model_input(i, latents), timestep)
+        output = fake_model(case, sampler.scale_model_input(i, latents), timestep)
         noise = next(stream) if sampler.draws_noise(i) else None
         draws += noise is not None
         latents = sampler.step(i, output, latents, noise)
         assert latents.dtype == np.float32
         off = np.abs(latents[:, 0, 0, 0] - golden.trace[i - sampler.first]).max()
         assert off <= _tolerance(case) * np.abs(latents).max(), f"{REMAKE}: step {i + 1} is off by {off}"
-        if i - sampler.first in checkpoints(len(timesteps)):
+        if i - sampler.first in stored_steps(len(timesteps)):
             wholes.append(latents.copy())
     assert draws == golden.draws
     for ours, theirs in zip(wholes, golden.wholes, strict=True):
@@ -133,5 +133,5 @@ def test_forward_process_agrees_with_diffusers(case: Case) -> None:
     out = np.empty(SHAPE, dtype=np.float32)
     for step, theirs in zip((0, len(sampler.timesteps) - 1), golden.forward, strict=True):
         assert sampler.add_noise(step, original, noise, out) is out
-        # 5e-6 where the betas are rescaled, by square roots again; else the roundings of one sum.
+        # 5e-6 is needed if the betas are rescaled, because of the square roots; else one sum is rounded.
         np.testing.assert_allclose(out, theirs, rtol=0, atol=5e-6 * np.abs(theirs).max(), err_msg=REMAKE)

@@ -1,4 +1,4 @@
-"""What must hold of every scheduler, whatever diffusers does."""
+"""Properties that every scheduler must have, independent of diffusers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPE = (3, 4, 5, 2)
 
 
 def config_of(name: str, **options: Any) -> dict[str, Any]:
-    """LATENT with `options`; the prior's scheduler has its own betas and no such options."""
+    """LATENT with `options`. The prior's scheduler has betas of its own and lacks the options of LATENT."""
     return {"clip_sample": False, **options} if name == "unclip" else {**LATENT, **options}
 
 
@@ -35,7 +35,7 @@ def normal(seed: int, shape: tuple[int, ...] = SHAPE) -> Array:
 
 
 def trajectory(sampler: Sampler, model: Model, first: Array, noise: Callable[[int], Array]) -> Array:
-    """The last latents: `first` is unscaled noise, `noise(i)` step i's draw."""
+    """The last latents, from unscaled noise `first` and `noise(i)`, the draw of step i."""
     latents = (first * sampler.init_noise_sigma).astype(np.float32)
     for i in range(len(sampler.timesteps)):
         output = model(i, sampler.scale_model_input(i, latents))
@@ -55,7 +55,7 @@ def levels(sampler: Sampler) -> npt.NDArray[np.float64]:
 
 
 def perfect_model(sampler: Sampler, prediction_type: str, clean: Array) -> Model:
-    """What a model that knows x_0 returns for whatever latents it is shown."""
+    """A model that knows x_0 and predicts it exactly from any latents."""
     signal, spread = levels(sampler).T
 
     def model(i: int, latents: Array) -> Array:
@@ -75,14 +75,14 @@ def perfect_model(sampler: Sampler, prediction_type: str, clean: Array) -> Model
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_a_perfect_model_recovers_x0(name: str, prediction_type: str, spacing: str, steps: int) -> None:
     if (name, prediction_type) == ("euler-a", "sample"):
-        prediction_type = "v_prediction"  # the one combination that does not exist
-    # Where a DDIM step goes to is a matter of T // n, which reaches below 0 only if n divides T or steps are "leading".
+        prediction_type = "v_prediction"  # euler-a does not support it
+    # A DDIM step goes back T // n timesteps, which ends below 0 only if n divides T or the spacing is "leading".
     total = 1200 if name == "ddim" else 1000
     config = config_of(name, prediction_type=prediction_type, timestep_spacing=spacing, num_train_timesteps=total)
     if name == "ddim" and spacing == "linspace":
         config["timestep_spacing"] = "trailing"
     if "karras" in name:
-        steps = min(steps, 20)  # more give neighbours the same timestep, by which `levels` tells them apart
+        steps = min(steps, 20)  # with more, neighbours share a timestep, and `levels` cannot tell them apart
     sampler = schedulers.load(config, name).sampler(steps, SHAPE)
     clean = normal(1)
     result = trajectory(sampler, perfect_model(sampler, prediction_type, clean), normal(2), lambda i: normal(i + 3))
@@ -97,7 +97,7 @@ def test_a_perfect_prior_recovers_x0(prediction_type: str, steps: int) -> None:
     sampler = schedulers.load(config, "unclip").sampler(steps, SHAPE)
     clean = normal(1)
     result = trajectory(sampler, perfect_model(sampler, prediction_type, clean), normal(2), lambda i: normal(i + 3))
-    # The last step weights x_0 with β_0 / (1 - ᾱ_0), which is 1 but for ᾱ_0's rounding to float32: 6e-8 of 4e-5.
+    # The last step weights x_0 with β_0 / (1 - ᾱ_0). That is 1, up to the rounding of ᾱ_0 to float32: 6e-8 of 4e-5.
     np.testing.assert_allclose(result, clean, rtol=2e-3, atol=1e-5)
 
 
@@ -110,10 +110,10 @@ def test_zero_noise_in_the_forward_process_recovers_x0(name: str) -> None:
 
 
 def gaussian_error(scheduler: Scheduler, steps: int) -> float:
-    """How far a whole trajectory is from the ODE's solution, for data that are normal: mean 0.5, deviation 0.3.
+    """The largest error of a whole trajectory against the ODE's solution, for normal data: mean 0.5, deviation 0.3.
 
-    The posterior mean of x_0, and so the exact epsilon, are linear in x; along the probability-flow ODE a sample keeps
-    its place in the marginal distribution (Song et al. 2021, arXiv:2011.13456, eq. 13).
+    The posterior mean of x_0, and so the exact epsilon, is linear in x. Along the probability-flow ODE, a sample keeps
+    its quantile of the marginal distribution (Song et al. 2021, arXiv:2011.13456, eq. 13).
     """
     mean, deviation = 0.5, 0.3
     sampler = scheduler.sampler(steps, SHAPE)
@@ -124,13 +124,13 @@ def gaussian_error(scheduler: Scheduler, steps: int) -> float:
         clean = mean + signal[i] * deviation**2 / variance * (latents - signal[i] * mean)
         return ((latents - signal[i] * clean) / spread[i]).astype(np.float32)
 
-    place = normal(5)
+    quantile = normal(5)
     marginal = np.hypot(signal[0] * deviation, spread[0])
-    start = (signal[0] * mean + marginal * place) * np.float32(1 if sampler.init_noise_sigma == 1 else 1 / signal[0])
+    start = (signal[0] * mean + marginal * quantile) * np.float32(1 if sampler.init_noise_sigma == 1 else 1 / signal[0])
     result = trajectory(sampler, model, start / np.float32(sampler.init_noise_sigma), lambda i: normal(i))
     # The last latents are at LOWEST; those of Euler's method are not scaled by sqrt(alphas_cumprod).
     end_signal = 1.0 if sampler.init_noise_sigma != 1 else 1 / np.hypot(1, LOWEST)
-    exact = end_signal * (mean + np.hypot(deviation, LOWEST) * place)
+    exact = end_signal * (mean + np.hypot(deviation, LOWEST) * quantile)
     return float(np.abs(result - exact).max())
 
 
@@ -142,7 +142,7 @@ def even_lambdas(lowest: float, highest: float, total: int) -> list[float]:
 
 
 LOWEST = 0.1
-# So many timesteps that steps are alike, whatever their number.
+# Enough timesteps for equal steps, whatever the number of steps.
 SMOOTH = {"num_train_timesteps": 16001, "trained_betas": even_lambdas(LOWEST, 8.0, 16001), "clip_sample": False}
 ENDING = {"final_sigmas_type": "sigma_min", "lower_order_final": False}
 
@@ -165,10 +165,10 @@ ENDING = {"final_sigmas_type": "sigma_min", "lower_order_final": False}
     ids=str,
 )
 def test_order_of_convergence(name: str, options: dict[str, Any], order: int) -> None:
-    """Twice the steps divide the error by 2 to the order.
+    """Doubling the steps divides the error by 2 to the power of the order.
 
-    UniPC's corrector adds one to its predictor's order. A first step of order 1, whose error is of h², leaves a whole
-    trajectory of DPM-Solver++ 3M at order 2.
+    UniPC's corrector adds one to the order of its predictor. The first step has order 1 and an error of h², which
+    limits a whole trajectory of DPM-Solver++ 3M to order 2.
     """
     scheduler = schedulers.load({**SMOOTH, **options}, name)
     coarse, fine = (gaussian_error(scheduler, count) for count in (40, 80))
@@ -203,8 +203,8 @@ def test_learned_variances_do_not_depend_on_the_rest_of_the_batch(variance_type:
     np.testing.assert_array_equal(alone, together[1:2])
 
 
-def test_fixed_large_log_is_fixed_large_by_way_of_its_logarithm() -> None:
-    """diffusers returns NaN here: it takes the square root of the logarithm."""
+def test_fixed_large_log_equals_fixed_large() -> None:
+    """diffusers returns NaN here, because it takes the square root of the logarithm."""
     results = []
     for variance_type in ("fixed_large", "fixed_large_log"):
         sampler = schedulers.load({**LATENT, "variance_type": variance_type}, "ddpm").sampler(10, SHAPE)
@@ -212,8 +212,8 @@ def test_fixed_large_log_is_fixed_large_by_way_of_its_logarithm() -> None:
     np.testing.assert_array_equal(*results)
 
 
-def test_unipc_bh1_ends_at_the_prediction_where_sigma_is_zero() -> None:
-    """diffusers returns NaN here: B(h) = h is infinite, and multiplied with a difference of 0."""
+def test_unipc_bh1_ends_at_the_prediction_at_sigma_zero() -> None:
+    """diffusers returns NaN here, because it multiplies B(h) = h, which is infinite, with a difference of 0."""
     sampler = schedulers.load({**LATENT, "solver_type": "bh1", "prediction_type": "sample"}, "unipc").sampler(9, SHAPE)
     outputs = [np.tanh(normal(i)) for i in range(9)]
     result = trajectory(sampler, lambda i, x: outputs[i], normal(0), normal)
@@ -221,20 +221,20 @@ def test_unipc_bh1_ends_at_the_prediction_where_sigma_is_zero() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_float32_stays_float32_and_inputs_stay_as_they_are(name: str) -> None:
+def test_float32_stays_float32_and_inputs_are_not_modified(name: str) -> None:
     sampler = schedulers.load(config_of(name), name).sampler(6, SHAPE)
     latents = normal(0)
     for i in range(6):
         before = latents.copy()
         output, noise = np.tanh(latents), normal(i)
-        kept = output.copy(), noise.copy()
+        copies = output.copy(), noise.copy()
         assert sampler.scale_model_input(i, latents).dtype == np.float32
         result = sampler.step(i, output, latents, noise if sampler.draws_noise(i) else None)
         assert result.dtype == np.float32
         assert result.shape == SHAPE
         np.testing.assert_array_equal(latents, before)
-        np.testing.assert_array_equal(output, kept[0])
-        np.testing.assert_array_equal(noise, kept[1])
+        np.testing.assert_array_equal(output, copies[0])
+        np.testing.assert_array_equal(noise, copies[1])
         assert sampler.add_noise(i, latents, noise).dtype == np.float32
         latents = result.copy()
 
@@ -284,8 +284,8 @@ def test_steps_allocate_no_arrays(name: str, options: dict[str, Any]) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # What is left are Python's own small objects.
-    assert peak < latents.nbytes / 8, f"{peak} bytes at once, where the latents have {latents.nbytes}"
+    # Python's own small objects remain.
+    assert peak < latents.nbytes / 8, f"{peak} bytes at a time; the latents have {latents.nbytes}"
 
 
 @settings(deadline=None, max_examples=150)

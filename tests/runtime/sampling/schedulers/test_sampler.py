@@ -1,4 +1,4 @@
-"""The sampler: what it refuses, with which words, and whose memory it writes to."""
+"""The sampler: the calls that it refuses, the error texts, and the memory that it writes to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(sampler: Sampler, i: int, output: npt.NDArray[Any], sample: npt.NDArray[
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_model_output_that_is_not_finite_is_refused_by_step_component_and_tensor(name: str, bad: float) -> None:
+def test_errors_of_non_finite_model_outputs_name_step_component_and_tensor(name: str, bad: float) -> None:
     sampler = make(name)
     output = ones()
     output[1, 2, 0, 3] = bad
@@ -46,7 +46,7 @@ def test_a_model_output_that_is_not_finite_is_refused_by_step_component_and_tens
     assert f"`{tensor}`" in str(caught.value)
 
 
-def test_a_sample_or_noise_that_is_not_finite_is_refused_by_name() -> None:
+def test_errors_of_non_finite_samples_and_noise_name_them() -> None:
     bad = ones()
     bad[0] = np.nan
     with pytest.raises(NonFiniteError, match=r"step 1 of 10 .* given 60 NaN .* `sample`"):
@@ -109,7 +109,7 @@ def test_latents_and_noise_of_another_shape_are_refused() -> None:
         make().step(0, [1.0], ones(), ones())  # type: ignore[arg-type]
 
 
-def test_noise_is_wanted_exactly_where_it_is_drawn() -> None:
+def test_noise_is_required_exactly_at_the_steps_that_draw() -> None:
     with pytest.raises(UsageError, match="needs a draw of noise"):
         make().step(0, ones(), ones())
     with pytest.raises(UsageError, match="takes no noise"):
@@ -123,17 +123,17 @@ def test_noise_is_wanted_exactly_where_it_is_drawn() -> None:
 def test_multistep_methods_take_their_steps_in_order(name: str) -> None:
     sampler = make(name)
     latents = run(sampler, 0, ones(), ones())
-    with pytest.raises(UsageError, match="in order"):
+    with pytest.raises(UsageError, match=r"got step 2; expected step 1, or step 0 to start again: .* in order"):
         run(sampler, 2, ones(), latents)
     latents = run(sampler, 1, ones(), latents)
-    with pytest.raises(UsageError, match="in order"):
+    with pytest.raises(UsageError, match=r"got step 1; expected step 2, or step 0"):
         run(sampler, 1, ones(), latents)
-    with pytest.raises(UsageError, match="in order"):
+    with pytest.raises(UsageError, match=r"got step 1; expected step 0: "):
         run(make(name), 1, ones(), latents)
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-def test_step_zero_begins_anew(name: str) -> None:
+def test_step_zero_starts_a_new_trajectory(name: str) -> None:
     def trajectory(sampler: Sampler) -> npt.NDArray[np.float32]:
         latents = ones()
         for i in range(10):
@@ -146,7 +146,7 @@ def test_step_zero_begins_anew(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*schedulers.SCHEDULERS} - {*MULTISTEP}))
-def test_a_method_of_one_step_goes_on_from_any_step_as_if_it_came_from_the_start(name: str) -> None:
+def test_a_one_step_method_gives_the_same_latents_after_a_late_start(name: str) -> None:
     whole, late = make(name), make(name, first=6)
     latents = ones()
     for i in range(10):
@@ -157,13 +157,13 @@ def test_a_method_of_one_step_goes_on_from_any_step_as_if_it_came_from_the_start
 
 
 @pytest.mark.parametrize("name", MULTISTEP)
-def test_a_late_start_looks_back_at_nothing(name: str) -> None:
-    """Its first step is that of the method of order 1, whatever the order; the second uses the first."""
+def test_a_late_start_uses_no_earlier_predictions(name: str) -> None:
+    """The first step has order 1, whatever the order of the method; the second uses the first."""
     orders = (1, 2) if "sde" in name else (1, 2, 3)
     samplers = [make(name, first=6, solver_order=order) for order in orders]
     firsts = [run(sampler, 6, np.sin(ones()), ones()).copy() for sampler in samplers]
     for latents in firsts[1:]:
-        np.testing.assert_allclose(latents, firsts[0], rtol=5e-7, atol=0)  # one rounding: the rest is folded at order 1
+        np.testing.assert_allclose(latents, firsts[0], rtol=5e-7, atol=0)  # one rounding differs: order 1 is folded
     seconds = [run(sampler, 7, np.cos(ones()), firsts[0]).copy() for sampler in samplers]
     assert np.abs(seconds[0] - seconds[1]).max() > 1e-4
     np.testing.assert_array_equal(seconds[1], seconds[-1])
@@ -184,7 +184,7 @@ def test_steps_before_a_late_start_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MULTISTEP)
-def test_a_late_start_begins_anew(name: str) -> None:
+def test_the_first_step_of_a_late_start_starts_a_new_trajectory(name: str) -> None:
     sampler = make(name, first=6)
     with pytest.raises(UsageError, match="in order"):
         run(sampler, 7, ones(), ones())
@@ -201,8 +201,8 @@ def test_a_late_start_begins_anew(name: str) -> None:
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 @pytest.mark.parametrize("first", [-1, 10, 11, 10**9])
-def test_there_is_no_such_first_step(name: str, first: int) -> None:
-    with pytest.raises(SchedulerError, match=f"step {first} cannot be the first of 10"):
+def test_a_first_step_outside_the_trajectory_is_refused(name: str, first: int) -> None:
+    with pytest.raises(SchedulerError, match=f"the first step is {first}; expected a step from 0 to 9"):
         make(name, first=first)
 
 
@@ -220,14 +220,14 @@ def test_steps_outside_the_trajectory_are_refused(i: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4,), (), (0, 4, 3, 5), (1, -4)])
-def test_shapes_that_are_not_of_latents_are_refused(shape: tuple[int, ...]) -> None:
+def test_shapes_that_latents_cannot_have_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="shape"):
         schedulers.load({}, "ddpm").sampler(5, shape)
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_the_caller_may_feed_buffers_back_and_write_into_them(name: str) -> None:
-    """In place or in copies, the numbers are the same."""
+    """The numbers are the same in place and in copies."""
 
     def trajectory(copies: bool) -> npt.NDArray[np.float32]:
         sampler = make(name)
@@ -252,7 +252,7 @@ def test_a_model_may_return_its_input(name: str) -> None:
     np.testing.assert_array_equal(*results)
 
 
-def test_views_that_are_not_contiguous_are_taken() -> None:
+def test_non_contiguous_views_are_accepted() -> None:
     wide = np.arange(2 * 8 * 3 * 5, dtype=np.float32).reshape(2, 8, 3, 5) / 100
     view, copy = wide[:, 4:], wide[:, 4:].copy()
     np.testing.assert_array_equal(run(make(), 0, view, view), run(make(), 0, copy, copy))
@@ -274,10 +274,10 @@ def test_timesteps_cannot_be_written() -> None:
 def test_two_samplers_of_a_scheduler_share_nothing() -> None:
     scheduler = schedulers.load({}, "unipc")
     first, second = scheduler.sampler(5, SHAPE), scheduler.sampler(5, SHAPE)
-    kept = run(first, 0, ones(), ones()).copy()
+    latents = run(first, 0, ones(), ones()).copy()
     run(second, 0, ones() * 2, ones())
     result = run(second, 1, ones() * 2, ones())
-    assert not np.may_share_memory(result, run(first, 1, ones(), kept))
+    assert not np.may_share_memory(result, run(first, 1, ones(), latents))
 
 
 def test_tables_are_float64() -> None:
