@@ -54,7 +54,7 @@ class TestContent:
         for name, component in manifest.components.items():
             assert component.spec == PARTS[name].signature(checkpoint.components[PARTS[name].model].config)
             weights = f"{name}/weights-fp32.pdiparams"
-            assert {key: (item.precision, dict(item.files)) for key, item in component.variants.items()} == {
+            assert {key: (item.computed, dict(item.files)) for key, item in component.variants.items()} == {
                 "paddle": ("fp32", {"program": f"{name}/model.json", "params": weights}),
                 "onnx-fp32": ("fp32", {"graph": f"{name}/model-fp32.onnx", "weights": weights}),
             }

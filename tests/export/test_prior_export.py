@@ -300,7 +300,7 @@ def test_a_prior_that_cannot_be_asked_stays_in_float32(
     bundle = Bundle.open(tmp_path / "bundle")
     stored = {name: bundle.component(name).variants["onnx-fp16"] for name in measured}
     assert without not in bundle.manifest.components
-    assert {name: variant.precision for name, variant in stored.items()} == measured
+    assert {name: variant.computed for name, variant in stored.items()} == measured
     for variant in stored.values():
         unknown = variant.numerics["float32"] == [{"reason": "no run is measured", "nodes": {}}]
-        assert unknown == (variant.precision == "fp32")
+        assert unknown == (variant.computed == "fp32")

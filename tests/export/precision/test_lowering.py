@@ -279,7 +279,7 @@ class TestChoice:
             assert manifest.variants() == tuple(variants)
             for name, component in manifest.components.items():
                 lower = component.variants["onnx-fp16"]
-                assert (lower.precision, lower.files) == ("fp32", whole.components[name].variants["onnx-fp32"].files)
+                assert (lower.computed, lower.files) == ("fp32", whole.components[name].variants["onnx-fp32"].files)
             graphs = {path: entry for path, entry in manifest.files.items() if not path.endswith("/model.json")}
             assert graphs.items() <= whole.files.items()
         assert "unet stays in float32: too little" in caplog.messages
@@ -349,7 +349,7 @@ class TestPlainDecoder:
             told = numerics(plain_bundle, component, "onnx-fp16")
             assert told["trajectory"] == {"steps": 10, "height": 64, "width": 64, "scheduler": "ddpm"}
             assert told["rounding_error_db"] > precision_module.LEAST_DB["fp16"]
-            assert Bundle.open(plain_bundle).component(component).variants["onnx-fp16"].precision == "fp16"
+            assert Bundle.open(plain_bundle).component(component).variants["onnx-fp16"].computed == "fp16"
 
     def test_pictures(self, plain_bundle: Path) -> None:
         pictures = {}
