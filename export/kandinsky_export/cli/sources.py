@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 
 
-def add_source(parser: Parser, nargs: str | None = None) -> None:
+def add_source(parser: Parser) -> None:
     """Add CHECKPOINT and where it comes from."""
-    parser.add_argument(
-        "checkpoint", nargs=nargs, metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model"
-    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model")
     parser.add_argument(
         "--hub", choices=("huggingface", "paddle"), help="where a hub name is looked up (default: huggingface)"
     )

@@ -8,9 +8,7 @@ memory of the stored weights and no more.
 from __future__ import annotations
 
 import importlib.util
-import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +21,7 @@ from PIL import Image
 from kandinsky_export.graphs.rewrites.element_types import FLOAT, value_types
 from kandinsky_export.random_weights.sample_picture import sample_picture
 from kandinsky_export.random_weights.seeded import seeded_embeds
+from kandinsky_runtime.batch import seeds_for
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import (
@@ -47,8 +46,10 @@ from kandinsky_runtime.engines.registry import Selection
 from kandinsky_runtime.errors import EngineUnavailable
 from kandinsky_runtime.files import file_sha256
 from kandinsky_runtime.limits import MIN_SIZE
+from kandinsky_runtime.observers import Clock, RunObserver
 from kandinsky_runtime.prior.pipeline import STEPS as PRIOR_STEPS
 from kandinsky_runtime.prior.pipeline import PriorPipeline
+from kandinsky_runtime.sampling.noise import RunNoise
 
 Array = npt.NDArray[np.float32]
 
@@ -67,7 +68,6 @@ _PRIOR_RUNS: Mapping[str, Mapping[str, int]] = {
     "image_encoder": {"pictures": 1},
     "prior": {"steps": PRIOR_STEPS, "texts": len(PROMPTS)},
 }
-_TOKENIZER_LOG = "kandinsky_runtime.prior.tokenizer"
 _SEED = 0
 _RANGES = "ranges"
 _VARIANT = "scan"
@@ -220,8 +220,7 @@ def scan(
         else:
             GeneratePipeline(opened, geometry, PriorPipeline(opened))(strength=1.0, **settings)
         if asked := _asked(graphs, image):
-            with _without_warnings(_TOKENIZER_LOG):  # of the text that is cut off on purpose
-                PriorPipeline(opened)(asked, NEGATIVE_PROMPT if PROMPTS[0] in asked else None, seed=_SEED)
+            _run_prior(PriorPipeline(opened), asked)
         engines = {name: opened.engine(name) for name in graphs}
     trajectory = {"steps": STEPS, "height": side, "width": side, "scheduler": SCHEDULER}
     return {
@@ -235,14 +234,13 @@ def scan(
     }
 
 
-@contextmanager
-def _without_warnings(logger: str) -> Iterator[None]:
-    log = logging.getLogger(logger)
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
+def _run_prior(prior: PriorPipeline, prompts: Sequence[Any]) -> None:
+    """Make embeddings; the plan's note that the long text is cut off is not reported, because it is on purpose."""
+    plan = prior.plan(prompts, NEGATIVE_PROMPT if PROMPTS[0] in prompts else None, None, None)
+    noise = RunNoise("torch", seeds_for(_SEED, len(prompts)))
+    with prior.graphs.run():
+        samples = plan.per_sample(len(plan.prompts), 1)
+        prior.embed(plan, samples, noise.samples, RunObserver(title="prior"), Clock())
 
 
 def _takes_texts(components: Collection[str]) -> bool:

@@ -82,7 +82,7 @@ class Readiness:
             for variant, found in variants.items():
                 lines.append(f"{component:14}{variant:11}{'ready' if found.ready else 'NOT READY'}")
                 lines += [f"  {line}" for line in found.lines()]
-        return "\n".join([*lines, "ready, as far as can be told without TensorRT" if self.ready else "NOT READY"])
+        return "\n".join([*lines, "ready, as far as can be checked without TensorRT" if self.ready else "NOT READY"])
 
 
 def check_bundle(bundle: Bundle, profiles: Sequence[Profile] = (Profile(),)) -> Readiness:

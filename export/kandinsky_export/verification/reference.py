@@ -27,7 +27,7 @@ Feeds = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class EagerTrajectory:
     """One eager run.
 
     Attributes:
@@ -106,7 +106,7 @@ class Reference:
         source: NoiseSource,
         steps: int,
         guidance_scale: float,
-    ) -> Trajectory:
+    ) -> EagerTrajectory:
         """Run ppdiffusers' own inpainting pipeline, with its DDPM scheduler, on one picture.
 
         Args:
@@ -137,7 +137,7 @@ class Reference:
         source: NoiseSource,
         steps: int,
         guidance_scale: float,
-    ) -> Trajectory:
+    ) -> EagerTrajectory:
         """Run ppdiffusers' own text-to-image pipeline, with its DDPM scheduler.
 
         Args:
@@ -165,7 +165,7 @@ class Reference:
         steps: int,
         guidance_scale: float,
         **pictures: Image.Image,
-    ) -> Trajectory:
+    ) -> EagerTrajectory:
         pipeline = pipeline_class(unet=self._models["unet"], scheduler=self._scheduler, movq=self._models["movq"])
         pipeline.set_progress_bar_config(disable=True)
         width, height = size
@@ -193,7 +193,7 @@ class Reference:
                 callback_on_step_end=on_step_end,
                 **pictures,
             )
-        return Trajectory(
+        return EagerTrajectory(
             noise=recording.draws,
             unet_feeds=tuple(feeds for feeds, _ in steps_seen),
             unet_outputs=tuple(result for _, result in steps_seen),

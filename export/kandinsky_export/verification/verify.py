@@ -4,45 +4,38 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tqdm import tqdm
 
 from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.graphs.parts import PARTS
-from kandinsky_export.random_weights.sample_picture import sample_picture
-from kandinsky_export.random_weights.seeded import seeded_embeds
-from kandinsky_export.verification.decibels import decibels
-from kandinsky_export.verification.reference import Reference, Trajectory
-from kandinsky_export.verification.report import EngineFigures, Report, TrajectoryFigures
+from kandinsky_export.verification.reference import EagerTrajectory, Reference
+from kandinsky_export.verification.report import EngineFigures, Report
+from kandinsky_export.verification.trajectory import SEED, compare_trajectory, eager_trajectory, max_abs
+from kandinsky_export.verification.vectors import write_vectors
 from kandinsky_export.verification.verify_prior import PriorOracle, build_faults, prior_entry, run_prior_reference
 from kandinsky_runtime.bundle.bundle import MANIFEST, Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
-from kandinsky_runtime.decoder.output import PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.files import file_sha256, write_whole
-from kandinsky_runtime.limits import MIN_SIZE
-from kandinsky_runtime.sampling.noise import NumpyNoise, ReplayNoise
 
 Array = npt.NDArray[np.float32]
 
-GUIDANCE_SCALE = 4.0
 _PRECISION = "fp32"  # that of the reference
-_SEED = 0
 # (batch, height, width) in units of the smallest height and width that the bundle's graphs take together, and that are
 # at least `_MIN_CELLS` latent cells: a norm over fewer values makes large differences of rounding errors.
 _SHAPES = ((1, 1, 1), (2, 1, 2), (2, 2, 1), (1, 3, 1), (3, 2, 2))
@@ -57,7 +50,7 @@ class _Oracle:
 
     feeds: Mapping[str, Sequence[Mapping[str, Array]]]
     expected: Mapping[str, Sequence[Array]]
-    trajectory: Trajectory | None
+    trajectory: EagerTrajectory | None
 
 
 def verify_bundle(
@@ -67,20 +60,22 @@ def verify_bundle(
     prior: PriorCheckpoint | None = None,
     engine_names: Sequence[str] | None = None,
     steps: int = 10,
+    vectors: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Report:
     """Compare a bundle with eager ppdiffusers, in float32, and write the figures into its manifest.
 
-    Where the manifest cannot be written, a warning is logged and the report is returned all the same.
+    If the manifest cannot be written, a warning is logged and the report is returned all the same.
 
     Args:
         bundle: an opened bundle.
-        checkpoint: the one that it was made from, or the same weights in the other form.
-        prior: the same of its prior; None leaves the prior's graphs out.
+        checkpoint: the bundle's checkpoint, or the same weights in the other form.
+        prior: the same for the bundle's prior; None leaves the prior's graphs out.
         engine_names: `NAME` for float32 or `NAME:PRECISION`; None for every engine that can run the bundle here in
             float32.
-        steps: of the trajectory, 0 for none.
-        progress: show a bar.
+        steps: steps of the trajectory, 0 for no trajectory.
+        vectors: a new .npz file for the reference's inputs and outputs, see `vectors.write_vectors`; None for none.
+        progress: whether to show a bar.
 
     Raises:
         CheckpointError, BundleError: one of the two is damaged, or they are different builds of the model.
@@ -105,15 +100,19 @@ def verify_bundle(
     total = len(PARTS) + (1 if steps else 0) + len(selected)
     with tqdm(total=total, desc="verifying", disable=not progress) as bar:
         oracle = _run_reference(bundle, reference, geometry, steps, bar)
+        if vectors is not None:
+            _write_vectors(vectors, bundle, reference, geometry, oracle, prior_oracle)
         figures = {}
         for name in selected:
             bar.set_postfix_str(name)
             figures[name] = _engine_figures(bundle, name, oracle, prior_oracle, geometry)
             bar.update()
-    feeds = {**oracle.feeds, **(prior_oracle.feeds if prior_oracle else {})}
     report = Report(
         reference=f"eager ppdiffusers {version('ppdiffusers')} on paddlepaddle {version('paddlepaddle')}",
-        shapes={name: tuple(next(iter(item.values())).shape for item in items) for name, items in feeds.items()},
+        shapes={
+            name: tuple(next(iter(item.values())).shape for item in items)
+            for name, items in {**oracle.feeds, **(prior_oracle.feeds if prior_oracle else {})}.items()
+        },
         engines=figures,
     )
     if not report.passed:
@@ -188,9 +187,28 @@ def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, ste
     trajectory = None
     if steps:
         bar.set_postfix_str("ppdiffusers trajectory")
-        trajectory = _eager_trajectory(reference, geometry, steps)
+        trajectory = eager_trajectory(reference, geometry, steps)
         bar.update()
     return _Oracle(feeds, expected, trajectory)
+
+
+def _write_vectors(
+    path: str | os.PathLike[str],
+    bundle: Bundle,
+    reference: Reference,
+    geometry: Geometry,
+    oracle: _Oracle,
+    prior_oracle: PriorOracle | None,
+) -> None:
+    feeds: dict[str, Sequence[Mapping[str, Any]]] = {**oracle.feeds}
+    outputs: dict[str, Sequence[Mapping[str, Any]]] = {}
+    for name, results in oracle.expected.items():
+        (output,) = bundle.component(name).spec.outputs
+        outputs[name] = [{output.name: result} for result in results]
+    if prior_oracle is not None:
+        feeds |= prior_oracle.feeds
+        outputs |= prior_oracle.expected
+    write_vectors(path, feeds, outputs, bundle, reference, geometry)
 
 
 def _engine_figures(
@@ -209,7 +227,7 @@ def _engine_figures(
                 key: _component_error(pipeline, key, feeds, oracle.expected[key]) for key, feeds in oracle.feeds.items()
             }
             | prior_errors,
-            trajectory=None if trajectory is None else _compare_trajectory(pipeline, trajectory, geometry),
+            trajectory=None if trajectory is None else compare_trajectory(pipeline, trajectory, geometry),
         )
 
 
@@ -217,7 +235,7 @@ def _feeds(spec: GraphSpec, component: str, geometry: Geometry) -> list[dict[str
     """Made-up inputs at the shapes of `_SHAPES`; `geometry.multiple` is one of `geometry.factor`, too."""
     cells = math.lcm(geometry.multiple // geometry.factor, _MIN_CELLS)
     side = cells * geometry.factor // geometry.pixels_per_unit(component)
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     feeds = []
     for batch, height, width in _SHAPES:
         sizes = {"batch": batch, "height": height * side, "width": width * side}
@@ -238,70 +256,4 @@ def _component_error(
 ) -> float:
     engine = pipeline.engine(component)
     (output,) = engine.spec.outputs
-    return max(_max_abs(engine.run(item)[output.name], want) for item, want in zip(feeds, expected, strict=True))
-
-
-def _eager_trajectory(reference: Reference, geometry: Geometry, steps: int) -> Trajectory:
-    image, mask = _sample_picture(geometry)
-    embeds = seeded_embeds(_SEED, geometry.embed_width)
-    both = embeds["image_embeds"], embeds["negative_image_embeds"]
-    source = NumpyNoise(_SEED)
-    if not geometry.sees_kept_area:
-        return reference.generate(image.size, *both, source=source, steps=steps, guidance_scale=GUIDANCE_SCALE)
-    return reference.inpaint(image, mask, *both, source=source, steps=steps, guidance_scale=GUIDANCE_SCALE)
-
-
-def _compare_trajectory(
-    pipeline: InpaintPipeline | GeneratePipeline, eager: Trajectory, geometry: Geometry
-) -> TrajectoryFigures:
-    image, mask = _sample_picture(geometry)
-    latents: list[Array] = []
-
-    def on_step_end(_: object, __: int, ___: float, values: dict[str, Array]) -> None:
-        latents.append(values["latents"].copy())
-
-    embeds = seeded_embeds(_SEED, geometry.embed_width)
-    if isinstance(pipeline, InpaintPipeline):
-        call: Callable[..., PipelineOutput] = partial(pipeline, image=image, mask_image=mask, composite="none")
-    else:
-        call = partial(pipeline, height=image.height, width=image.width)
-    output = call(
-        image_embeds=embeds["image_embeds"],
-        negative_image_embeds=embeds["negative_image_embeds"],
-        num_inference_steps=len(eager.latents),
-        guidance_scale=GUIDANCE_SCALE,
-        scheduler="ddpm",  # the reference's, whatever the checkpoint's is
-        noise=ReplayNoise(eager.noise),
-        output_type="np",
-        callback_on_step_end=on_step_end,
-    )
-    unet = pipeline.engine("unet")
-    errors = [_max_abs(mine, want) for mine, want in zip(latents, eager.latents, strict=True)]
-    pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - 1
-    psnr = decibels(eager.image, output.images, peak=1)
-    return TrajectoryFigures(
-        steps=len(errors),
-        encoded=None
-        if eager.encoded is None
-        else _max_abs(pipeline.engine("movq_encoder").run({"image": pixels})["latents"], eager.encoded),
-        unet=tuple(
-            _max_abs(unet.run(feeds)["noise_pred"], want)
-            for feeds, want in zip(eager.unet_feeds, eager.unet_outputs, strict=True)
-        ),
-        latents=tuple(errors),
-        latents_relative=tuple(
-            error / float(np.abs(want).max()) for error, want in zip(errors, eager.latents, strict=True)
-        ),
-        image=_max_abs(output.images, eager.image),
-        psnr=psnr if math.isfinite(psnr) else None,
-    )
-
-
-def _sample_picture(geometry: Geometry) -> tuple[Image.Image, Image.Image]:
-    """A picture and its mask, of a size that neither side pads."""
-    side = math.lcm(MIN_SIZE, geometry.multiple, geometry.factor**2)  # ppdiffusers rounds up to factor²
-    return sample_picture(width=2 * side, height=side)
-
-
-def _max_abs(got: Array, want: Array) -> float:
-    return float(np.abs(got - want).max())
+    return max(max_abs(engine.run(item)[output.name], want) for item, want in zip(feeds, expected, strict=True))

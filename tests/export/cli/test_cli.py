@@ -50,7 +50,8 @@ class TestHelp:
             "vendors = {'paddle', 'ppdiffusers', 'paddle2onnx', 'onnx', 'numpy', 'onnxruntime', 'huggingface_hub'}\n"
             "sys.exit(', '.join(vendors & set(sys.modules)) or 0)"
         )
-        for arguments in (["--help"], ["bundle", "--help"], ["verify", "--help"], ["checkpoint", "--help"], []):
+        commands = ("bundle", "check", "checkpoint", "verify")
+        for arguments in (["--help"], *([command, "--help"] for command in commands), []):
             subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True)
 
     def test_it_comes_at_once(self) -> None:
@@ -65,7 +66,7 @@ class TestHelp:
             assert err == ""
         assert min(seconds) < 0.5
 
-    @pytest.mark.parametrize("command", ["checkpoint", "bundle", "verify"])
+    @pytest.mark.parametrize("command", ["checkpoint", "bundle", "verify", "check"])
     def test_every_command_shows_an_example(self, command: str, capfd: Captured) -> None:
         status, out, err = run(command, "--help", capfd=capfd)
         assert status == 0
@@ -103,11 +104,16 @@ class TestWrongArguments:
             (["bundle", "{checkpoint}", "--out", "{checkpoint}"], "exists; choose another place"),
             (["bundle", "{checkpoint}", "--out", "{checkpoint}", "--overwrite"], "has no manifest.json in it"),
             (["verify", "{bundle}"], "CHECKPOINT"),
-            (["verify", "{bundle}", "{checkpoint}", "--steps", "-1"], "no whole number of 0 or more"),
-            (["verify", "{bundle}", "{checkpoint}", "--steps", "many"], "no whole number of 0 or more"),
+            (["verify", "{bundle}", "{checkpoint}", "--steps", "-1"], "expected a whole number of 0 or more"),
+            (["verify", "{bundle}", "{checkpoint}", "--steps", "many"], "expected a whole number of 0 or more"),
             (["verify", "{bundle}", "{checkpoint}", "--steps", "1001"], "the checkpoint's scheduler has 1000"),
             (["verify", "{bundle}", "owner/name", "--plot", "x.png", "--steps", "0"], "--plot draws the trajectory"),
             (["verify", "{bundle}", "owner/name", "--plot", "missing/x.png"], "missing"),
+            (["verify", "{bundle}", "owner/name", "--vectors", "x.npy"], "expected a file name that ends in .npz"),
+            (["verify", "{bundle}", "owner/name", "--vectors", "missing/x.npz"], "create missing first"),
+            (["verify", "{bundle}", "{checkpoint}", "--tensorrt"], "use k22-export check BUNDLE"),
+            (["check"], "BUNDLE"),
+            (["check", "{bundle}", "--height", "tall"], "--height is 'tall'; expected MIN:OPT:MAX"),
             (["verify", "{bundle}", "owner/name", "--engines", "paddle:int4"], "int4"),
             (["verify", "{bundle}", "owner/name", "--engines", "tensorflow"], "there is no engine 'tensorflow'"),
             (["verify", "{bundle}", "owner/name", "--engines", ","], "name an engine to verify"),

@@ -386,31 +386,25 @@ def broken_bundle(micro_bundle: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_checkpoint_is_needed_without_it(micro_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["verify", str(micro_bundle)])
-    assert "CHECKPOINT" in capsys.readouterr().err
-
-
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    status = main(["verify", *map(str, args)])
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    status = main(["check", *map(str, args)])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
 
 
 def test_command(micro_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("--height", "512:768:1024", "--width", "512", "--batch", "1:2:8")
-    status, out, err = run(capsys, micro_bundle, "--tensorrt", *sizes)
+    status, out, err = run(capsys, micro_bundle, *sizes)
     assert (status, err) == (0, "")
     assert "  at --height 512:768:1024 --width 512 --batch 1:2:8\n" in out
     assert [line.split() for line in out.splitlines() if line.startswith(COMPONENTS)] == [
         [component, "onnx-fp32", "ready"] for component in COMPONENTS
     ]
-    assert out.endswith("ready, as far as can be told without TensorRT\n")
+    assert out.endswith("ready, as far as can be checked without TensorRT\n")
 
 
-def test_command_where_it_is_not_ready(broken_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, broken_bundle, "--tensorrt", "--json")
+def test_command_if_a_graph_is_not_ready(broken_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, broken_bundle, "--json")
     data = json.loads(out)
     assert status == 1
     assert not data["ready"]
@@ -420,24 +414,23 @@ def test_command_where_it_is_not_ready(broken_bundle: Path, capsys: pytest.Captu
     }  # fmt: skip
     reasons = data["graphs"]["unet"]["onnx-fp32"]["reasons"]
     assert "the operator is not supported (by the table for TensorRT 10.15)" in reasons
-    _, out, _ = run(capsys, broken_bundle, "--tensorrt")
+    _, out, _ = run(capsys, broken_bundle)
     assert "unet          onnx-fp32  NOT READY\n" in out
     assert out.endswith("\nNOT READY\n")
 
 
-@pytest.mark.parametrize(
-    ("args", "text"),
-    [
-        (["--tensorrt", "--height", "tall"], "--height is 'tall'; expected MIN:OPT:MAX"),
-        (["somewhere", "--tensorrt"], "--tensorrt checks the graphs alone; leave out checkpoint"),
-        (["--tensorrt", "--plot", "p.png"], "--tensorrt checks the graphs alone; leave out plot"),
-        (["--height", "512", "checkpoint"], "--height, --width and --batch go with --tensorrt"),
-    ],
-)
-def test_arguments(args: list[str], text: str, micro_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, micro_bundle, *args)
+def test_a_wrong_size(micro_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, micro_bundle, "--height", "tall")
     assert (status, out) == (2, "")
-    assert err.startswith(f"k22-export: error: {text}")
+    assert err.startswith("k22-export: error: --height is 'tall'; expected MIN:OPT:MAX")
+
+
+@pytest.mark.parametrize("arguments", [["--tensorrt"], ["--tensorrt", "checkpoint"]])
+def test_the_old_spelling_names_the_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", "bundle", *arguments])
+    message = "k22-export verify: error: --tensorrt is now a command of its own: use k22-export check BUNDLE;"
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_a_bundle_without_onnx(micro_bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""The tolerances of all tests: one table, with the reason for the size of each.
+
+Float32 has 24 binary digits: near 1 its numbers are 1.2e-7 apart (one unit in the last place). A tolerance that is
+"relative" is compared with the size of what is expected, either by numpy's `rtol` or by a factor at its use.
+`tests/test_tolerances.py` refuses a number that is written at its use in place of a name from here.
+"""
+
+from __future__ import annotations
+
+
+class Tolerance(float):
+    """A largest difference, and the reason for its size."""
+
+    reason: str
+
+    def __new__(cls, value: float, reason: str) -> Tolerance:
+        self = super().__new__(cls, value)
+        self.reason = reason
+        return self
+
+
+# Whole models
+GRAPH = Tolerance(1e-4, "a whole graph in float32: engines sum in different orders, which leaves 1e-6 to 1e-5")
+TRAJECTORY = Tolerance(
+    1e-3, "a whole trajectory in float32: the differences of its steps add up; the project's promise"
+)
+TRAJECTORY_STEP = Tolerance(1e-5, "relative, latents during three steps of the tiny model: a graph's differences")
+PRIOR_GRAPH = Tolerance(2e-5, "one layer of each of a prior's models: fewer sums than a whole graph has")
+PRIOR_EMBEDS = Tolerance(1e-4, "the prior's loop of 25 steps against diffusers; each step limits the embeddings")
+DIFFUSERS_FIXTURE = Tolerance(1e-2, "the tolerance of diffusers' own test of the same nine numbers")
+
+# Parts of a graph
+REWRITTEN = Tolerance(1e-4, "a rewritten convolution or norm in a whole graph: the sums are taken in another order")
+REWRITTEN_KERNEL = Tolerance(1e-5, "sums of a few weights in another order")
+REWRITTEN_RELATIVE = Tolerance(1e-5, "relative, one rewritten product: its sum is taken in another order")
+FUSED = Tolerance(1e-5, "one fused attention or norm in float32: other sums, and numpy's 1e-7 relative")
+FUSED_NORM = Tolerance(1e-6, "one fused norm of few values: two or three roundings of numbers about 1")
+SAME_ARITHMETIC = Tolerance(1e-6, "the same arithmetic in rows or blocks: only the order of a few sums differs")
+TWO_ROUNDINGS = Tolerance(3e-7, "relative, a product and a sum: two roundings of 1.2e-7 and numpy's own")
+BF16_ROUNDING = Tolerance(4e-3, "relative, bf16 has 8 digits: one unit in the last place is at most 2^-8 = 3.9e-3")
+EMPTY_PICTURE = Tolerance(1e-5, "one layer of the picture encoder, run layer by layer against run whole")
+MASK_CELLS = Tolerance(1.2e-7, "one unit in the last place: a mask's cells are 0 and 1 in both")
+
+# Steps and schedulers
+STEP = Tolerance(2e-5, "one step by hand against a scheduler's own order of operations, on latents up to about 10")
+LATENTS = Tolerance(
+    2e-5, "latents of a few steps against the same formulas in float64: some ten roundings of values to 10"
+)
+PIXELS = Tolerance(1e-5, "pixels of [0, 1] decoded from such latents")
+SAME_RUN = Tolerance(2e-6, "the same run in another batch or through another door: only the order of few sums differs")
+PUT_BACK = Tolerance(1e-6, "kept latents after the mask's two products: two roundings of values about 1")
+GOLDEN_STEP = Tolerance(2e-5, "relative, recorded latents of diffusers: torch and numpy round differently in each step")
+GOLDEN_FORWARD = Tolerance(5e-6, "relative, noise added once: a few roundings")
+EULER_ZERO_SNR = Tolerance(
+    2e-4,
+    "relative; latents start at sigma 4096 and drop to 5 in one step: float32 rounds at 2.4e-4 there. The sigmas come"
+    " from square roots in which torch (MKL) and numpy differ in the last bit",
+)
+FRACTIONAL_TIMESTEP = Tolerance(1.3e-4, "float32 near 1000 resolves 6e-5, and torch's last bit is not numpy's")
+CLEAN = Tolerance(5e-5, "the clean sample, recovered through all steps without noise")
+CLEAN_RELATIVE = Tolerance(
+    2e-3, "relative, the same at the largest noise, where the signal has lost nine binary digits"
+)
+CLEAN_SMALL = Tolerance(1e-5, "values about 0 of the same")
+ONE_DIVISION = Tolerance(1e-6, "relative, a product and the division that undoes it")
+ONE_ROUNDING = Tolerance(5e-7, "relative, one rounding: the rest is folded into the coefficients at order 1")
+SIGMA_OF_TIMESTEP = Tolerance(2e-3, "relative, sigmas of timesteps that were rounded to whole numbers")
+COEFFICIENTS = Tolerance(1e-4, "a step from the printed coefficients, which are rounded to float32")
+GUIDED = Tolerance(1e-5, "guidance of values up to 10 times a scale of up to 10, in another order")
+INTERVAL = Tolerance(1e-5, "relative, a run whose guided steps change nothing against one without guidance")
+INTERVAL_STEP = Tolerance(2e-5, "relative, latents of a few steps against the same formulas in float64")
+TILES = Tolerance(1e-6, "relative, tiles that are joined by weights which sum to 1")
+TILED_PICTURE = Tolerance(1e-5, "pixels of [0, 1] from such tiles")
+
+# Pictures and random numbers
+PICTURE_TO_EIGHT_BIT = Tolerance(1e-4, "pixels of 0 to 255 through [-1, 1] and back in float32")
+CLIP_PIXELS = Tolerance(1e-5, "normalised pixels: a product, a difference and a quotient of numbers about 1")
+JPEG = Tolerance(2, "colours of 0 to 255, a flat JPEG")
+JPEG_COLOUR = Tolerance(3, "colours of 0 to 255, a JPEG that is converted from another colour space")
+JPEG_CORNER = Tolerance(12, "colours of 0 to 255, the corners of a small JPEG: its blocks ring there")
+TORCH_NORMALS = Tolerance(
+    1e-6, "torch's logarithm, sine and cosine differ from numpy's in the last bit or two; 4.8e-7 seen"
+)
