@@ -92,7 +92,7 @@ def clean(model: onnx.ModelProto) -> None:
     inline_equal_branches(model)
     constants_to_initializers(model)
     fold_constants(model)
-    while remove_no_ops(model):
+    while remove_no_ops(model).rewritten:
         pass  # the shapes of more values are known without the ones removed
     name_outputs_at_source(model)
     remove_dead_nodes(model)

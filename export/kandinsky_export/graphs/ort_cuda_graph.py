@@ -1,4 +1,4 @@
-"""A second graph beside each ONNX graph, over the same weights: with the operators of ONNX Runtime's CUDA provider."""
+"""A second graph for each ONNX graph, over the same weights, with the operators of ONNX Runtime's CUDA provider."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_cuda_graphs(folder: Path, components: Mapping[str, Component]) -> dict[
 
 def fuse(model: onnx.ModelProto) -> int:
     """Put the provider's operators in; the number of them."""
-    fused = fuse_attention(model) + fuse_group_norm(model)
+    fused = fuse_attention(model).rewritten + fuse_group_norm(model).rewritten
     if fused:
         model.opset_import.add(domain=DOMAIN, version=1)
         remove_dead_nodes(model)
@@ -57,7 +57,7 @@ def fuse(model: onnx.ModelProto) -> int:
 
 
 def _write(folder: Path, graph: str) -> str | None:
-    """The path of the second graph in the bundle; None where there is nothing to fuse."""
+    """The path of the second graph in the bundle; None if there is nothing to fuse."""
     model = onnx.load(folder / graph, load_external_data=False)
     if not fuse(model):
         return None

@@ -19,6 +19,8 @@ from kandinsky_export.bundle_export import export_bundle
 from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.graphs.ort_cuda_graph import fuse, with_cuda_graphs
 from kandinsky_export.graphs.rewrites.fused_attention import DOMAIN, fuse_attention
+from kandinsky_export.graphs.rewrites.fused_group_norm import fuse_group_norm
+from kandinsky_export.graphs.rewrites.outcome import Outcome, Refusal
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.engines.onnxruntime.cuda import GRAPH_ROLE
 from kandinsky_runtime.errors import UsageError
@@ -65,13 +67,13 @@ def attention_graph(*, parts: int = 2, **changes: Any) -> onnx.ModelProto:
         nodes.append(helper.make_node("Concat", names, [kind], axis=2))
         return kind
 
-    nodes.append(helper.make_node("Transpose", [joined("k")], ["kT"], perm=[0, 1, 3, 2]))
+    nodes.append(helper.make_node("Transpose", [joined("k")], ["kT"], perm=changes.get("keys", [0, 1, 3, 2])))
     nodes.append(helper.make_node("MatMul", [split("x", "q"), "kT"], ["product"]))
-    nodes.append(helper.make_node("Mul", ["product", "scale"], ["scores"]))
+    nodes.append(helper.make_node("Mul", [changes.get("scores", "product"), "scale"], ["scores"]))
     nodes.append(helper.make_node("Softmax", ["scores"], ["shares"], name="softmax", axis=-1))
     nodes.append(helper.make_node("MatMul", ["shares", joined("v")], ["heads"]))
-    nodes.append(helper.make_node("Transpose", ["heads"], ["tokens"], perm=[0, 2, 1, 3]))
-    nodes.append(helper.make_node("Reshape", ["tokens", "join"], ["y"]))
+    nodes.append(helper.make_node("Transpose", ["heads"], ["tokens"], perm=changes.get("heads", [0, 2, 1, 3])))
+    nodes.append(helper.make_node(changes.get("joining", "Reshape"), ["tokens", "join"], ["y"]))
     if changes.get("shares_read_twice"):
         nodes.append(helper.make_node("Identity", ["shares"], ["also"]))
     constants = [
@@ -92,23 +94,23 @@ def norm_graph(*, silu: bool, epsilon: float = 1e-5, groups: int = 2, **changes:
     """A group norm of a map with 6 channels, as the exporter leaves it."""
     rng = np.random.default_rng(1)
     nodes = [
-        helper.make_node("Reshape", ["x", "groups"], ["rows"]),
+        helper.make_node(changes.get("source", "Reshape"), ["x", "groups"], ["rows"]),
         helper.make_node("InstanceNormalization", ["rows", "ones", "zeros"], ["normal"], epsilon=epsilon),
-        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Shape", [changes.get("shape_of", "x")], ["shape"]),
         helper.make_node("Reshape", ["normal", "shape"], ["map"]),
         helper.make_node("Unsqueeze", ["weight", "axes"], ["weight3"]),
         helper.make_node("Unsqueeze", ["bias", "axes"], ["bias3"]),
         helper.make_node("Mul", ["map", "weight3"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "bias3"], ["norm" if silu else "y"]),
+        helper.make_node(changes.get("shift", "Add"), ["scaled", "bias3"], ["norm" if silu else "y"]),
     ]
     if silu:
         nodes += [helper.make_node("Sigmoid", ["norm"], ["gate"]), helper.make_node("Mul", ["norm", "gate"], ["y"])]
     ones = changes.get("ones", np.ones(groups, np.float32))
     constants = {
-        "groups": np.array([0, groups, -1]),
+        "groups": changes.get("split", np.array([0, groups, -1])),
         "ones": ones,
         "zeros": np.zeros(groups, np.float32),
-        "axes": np.array([1, 2]),
+        "axes": changes.get("axes", np.array([1, 2])),
         "weight": rng.standard_normal(6).astype(np.float32),
         "bias": rng.standard_normal(6).astype(np.float32),
     }
@@ -143,11 +145,24 @@ def test_attention(parts: int) -> None:
     np.testing.assert_allclose(run(model, feeds), wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"perm": [0, 2, 3, 1]}, {"shares_read_twice": True}])
-def test_other_attention_is_left_alone(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"perm": [0, 2, 3, 1]},
+            "its query is not split into heads by Reshape (0, 0, N, D) and Transpose [0, 2, 1, 3]",
+        ),
+        ({"shares_read_twice": True}, "its weights are not read by one product with the values alone"),
+        ({"keys": [0, 1, 2, 3]}, "its keys are transposed by [0, 1, 2, 3]; expected [0, 1, 3, 2]"),
+        ({"heads": [0, 1, 2, 3]}, "its heads are transposed by [0, 1, 2, 3]; expected [0, 2, 1, 3]"),
+        ({"scores": "x"}, "its scores are not a product of queries and keys"),
+        ({"joining": "Expand"}, "its heads are not joined by one Reshape alone"),
+    ],
+)
+def test_other_attention_is_left_as_it_is(changes: dict[str, Any], reason: str) -> None:
     model = attention_graph(**changes)
     before = model.SerializeToString()
-    assert fuse_attention(model) == 0
+    assert fuse_attention(model) == Outcome(0, [Refusal("softmax", reason)])
     assert model.SerializeToString() == before
 
 
@@ -164,9 +179,21 @@ def test_group_norm(silu: bool, groups: int, epsilon: float) -> None:
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
-def test_other_norms_are_left_alone() -> None:
-    model = norm_graph(silu=False, ones=np.array([1.0, 2.0], np.float32))
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ones": np.array([1.0, 2.0], np.float32)}, "it has a scale or a bias of its own; expected 1 and 0"),
+        ({"split": np.array([1, 2, -1])}, "its input is reshaped to [1, 2, -1]; expected [0, groups, -1]"),
+        ({"axes": np.array([0, 1])}, "its scale is not a weight (C) read as (C, 1, 1)"),
+        ({"source": "Expand"}, "its input is not split into groups by a Reshape"),
+        ({"shape_of": "rows"}, "its output is not reshaped to the shape of its input, by one Reshape alone"),
+        ({"shift": "Sub"}, "its output is not scaled by one Mul and shifted by one Add alone"),
+    ],
+)
+def test_other_norms_are_left_as_they_are(changes: dict[str, Any], reason: str) -> None:
+    model = norm_graph(silu=False, **changes)
     before = model.SerializeToString()
+    assert fuse_group_norm(model) == Outcome(0, [Refusal("normal", reason)])
     assert fuse(model) == 0
     assert model.SerializeToString() == before
 
@@ -211,6 +238,8 @@ def test_attention_of_the_unet(tiny_bundle: Path) -> None:
         for tensor in bundle.component("unet").spec.inputs
     }
     wanted = run(model, feeds)
-    assert fuse_attention(model) > 0
+    outcome = fuse_attention(model)
+    assert outcome.rewritten > 0
+    assert outcome.refusals == []
     model.opset_import.add(domain=DOMAIN, version=1)
     np.testing.assert_allclose(run(model, feeds), wanted, atol=1e-5)

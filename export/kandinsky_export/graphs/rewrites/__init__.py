@@ -1,4 +1,5 @@
-"""Graph rewrites, one per file: each takes an ONNX model, changes it in place and returns how often it did.
+"""Graph rewrites, one per file: each takes an ONNX model, changes it in place and returns its `Outcome`.
 
-`values` has what they share: which values nodes read, in their subgraphs too, and how to let them read others.
+A rewrite has three parts: a pattern that finds candidates, checks that may refuse a candidate with a reason, and the
+rewrite itself. `outcome` has what they return, `values` which values nodes read, in their subgraphs too.
 """

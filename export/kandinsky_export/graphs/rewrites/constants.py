@@ -1,24 +1,30 @@
-"""Constant nodes → initializers, and none that nothing reads."""
+"""Constant nodes → initializers, without those that nothing reads."""
 
 from __future__ import annotations
 
 import onnx
 
+from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require_inner
 from kandinsky_export.graphs.rewrites.values import drop_nodes, values_read
 
 
-def constants_to_initializers(model: onnx.ModelProto) -> int:
+def constants_to_initializers(model: onnx.ModelProto) -> Outcome:
     """Move the tensors of `Constant` nodes to the graph's initializers and drop what no node reads.
 
     A constant that is a graph output stays a node: the output keeps its producer. So do constants inside subgraphs.
     """
     graph = model.graph
     outputs = {value.name for value in graph.output}
-    moved = [
-        node
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value" and node.output[0] not in outputs
-    ]
+    outcome, moved = Outcome(), []
+    for node in graph.node:
+        if node.op_type != "Constant" or node.attribute[0].name != "value":
+            continue
+        try:
+            require_inner(node, outputs)
+        except Refused as refusal:
+            outcome.refuse(node, refusal)
+        else:
+            moved.append(node)
     for node in moved:
         tensor = graph.initializer.add()
         tensor.CopyFrom(node.attribute[0].t)
@@ -28,4 +34,5 @@ def constants_to_initializers(model: onnx.ModelProto) -> int:
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    return len(moved)
+    outcome.rewritten = len(moved)
+    return outcome

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import onnx
 
+from kandinsky_export.graphs.rewrites.outcome import Outcome
 from kandinsky_export.graphs.rewrites.values import drop_nodes, values_read
 
 
-def remove_dead_nodes(model: onnx.ModelProto) -> int:
+def remove_dead_nodes(model: onnx.ModelProto) -> Outcome:
     """Drop every node that no graph output depends on; the nodes are in topological order, as ONNX demands."""
     graph = model.graph
     needed = {value.name for value in graph.output}
@@ -18,4 +19,4 @@ def remove_dead_nodes(model: onnx.ModelProto) -> int:
         else:
             needed |= values_read([node])
     drop_nodes(graph, dropped)
-    return len(dropped)
+    return Outcome(len(dropped))

@@ -6,18 +6,22 @@ shapes that are known. TensorRT has no float64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
 from kandinsky_export.graphs.rewrites.values import drop_nodes, subgraphs
 
 _MAX_ELEMENTS = 16384
-# Their results differ from run to run, or they only move what is a constant already.
-_NOT_FOLDED = frozenset({"Constant", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
+_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
 
 
-def fold_constants(model: onnx.ModelProto) -> int:
+def fold_constants(model: onnx.ModelProto) -> Outcome:
     """Compute each node whose inputs are constants of the graph, and store its results as constants.
 
     Weights in another file are not read. A node that makes a graph output stays, and so does one with a graph inside
@@ -28,22 +32,41 @@ def fold_constants(model: onnx.ModelProto) -> int:
     constants = {
         tensor.name: tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL
     }
-    dropped = []
+    stored = {tensor.name for tensor in graph.initializer} - constants.keys()
+    outcome, dropped = Outcome(), []
     for node in graph.node:
-        read = [name for name in node.input if name]
-        if not read or not constants.keys() >= set(read) or not outputs.isdisjoint(node.output):
+        read = {name for name in node.input if name}
+        if not read or not read <= constants.keys() | stored:
             continue
-        if node.op_type in _NOT_FOLDED or subgraphs(node):
-            continue
-        feeds = {name: numpy_helper.to_array(constants[name]) for name in read}
-        results = ReferenceEvaluator(node, opsets={item.domain: item.version for item in model.opset_import}).run(
-            None, feeds
-        )
-        if any(result.size > _MAX_ELEMENTS for result in results):
+        try:
+            results = _check(node, read & stored, outputs, constants, model)
+        except Refused as refusal:
+            outcome.refuse(node, refusal)
             continue
         for name, result in zip(node.output, results, strict=True):
             constants[name] = numpy_helper.from_array(result, name)
             graph.initializer.append(constants[name])
         dropped.append(node)
     drop_nodes(graph, dropped)
-    return len(dropped)
+    outcome.rewritten = len(dropped)
+    return outcome
+
+
+def _check(
+    node: onnx.NodeProto,
+    stored: set[str],
+    outputs: set[str],
+    constants: Mapping[str, onnx.TensorProto],
+    model: onnx.ModelProto,
+) -> Sequence[npt.NDArray[Any]]:
+    """The results of a node that reads constants alone."""
+    require(not stored, f"it reads weights in another file: {', '.join(sorted(stored))}")
+    require_inner(node, outputs)
+    require(node.op_type not in _RANDOM, f"{node.op_type} has another result in every run")
+    require(not subgraphs(node), f"{node.op_type} has a graph inside it")
+    feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
+    opsets = {item.domain: item.version for item in model.opset_import}
+    results: Sequence[npt.NDArray[Any]] = ReferenceEvaluator(node, opsets=opsets).run(None, feeds)
+    largest = max(result.size for result in results)
+    require(largest <= _MAX_ELEMENTS, f"its result has {largest} elements; at most {_MAX_ELEMENTS} are stored")
+    return results

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
+from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
 from kandinsky_export.graphs.rewrites.values import values_read
 
 DOMAIN = "com.microsoft"
@@ -45,10 +46,21 @@ class _Graph:
         return found[0] if self.reads.count(value) == 1 and found[0].op_type == kind else None
 
 
-def fuse_attention(model: onnx.ModelProto) -> int:
+@dataclass(frozen=True)
+class _Match:
+    """An attention: its softmax, the node that joins the heads, the tokens of each input, heads and scale."""
+
+    softmax: onnx.NodeProto
+    joined: onnx.NodeProto
+    parts: Mapping[str, list[str]]
+    heads: int
+    scale: float
+
+
+def fuse_attention(model: onnx.ModelProto) -> Outcome:
     """Replace each attention whose heads are split by Reshape and Transpose, over tokens joined in any number of parts.
 
-    What does not look like that is left alone. Dead nodes stay behind.
+    Another attention is left as it is. Dead nodes stay behind.
     """
     graph = model.graph
     known = _Graph(
@@ -56,54 +68,75 @@ def fuse_attention(model: onnx.ModelProto) -> int:
         {item.name: item for item in graph.initializer if item.data_location != onnx.TensorProto.EXTERNAL},
         [name for node in graph.node for name in values_read([node])] + [value.name for value in graph.output],
     )
+    outcome = Outcome()
     fused: dict[int, list[onnx.NodeProto]] = {}
     for softmax in graph.node:
-        if softmax.op_type == "Softmax" and (found := _fused(known, softmax)) is not None:
-            joined, nodes = found
-            fused[id(joined)] = nodes
+        if softmax.op_type != "Softmax":
+            continue
+        try:
+            match = _check(known, softmax)
+        except Refused as refusal:
+            outcome.refuse(softmax, refusal)
+        else:
+            fused[id(match.joined)] = _nodes(match)
     nodes = [new for node in graph.node for new in fused.get(id(node), [node])]
     if fused:
         del graph.node[:]
         graph.node.extend(nodes)
-    return len(fused)
+    outcome.rewritten = len(fused)
+    return outcome
 
 
-def _fused(known: _Graph, softmax: onnx.NodeProto) -> tuple[onnx.NodeProto, list[onnx.NodeProto]] | None:
-    """The node that joins the heads, and what takes its place."""
+def _check(known: _Graph, softmax: onnx.NodeProto) -> _Match:
+    """The attention around a softmax."""
     scores, scale = _unscaled(known, softmax.input[0])
     product = known.made(scores, "MatMul")
+    if product is None:
+        raise Refused("its scores are not a product of queries and keys")
     context = known.reader(softmax, "MatMul")
-    if product is None or context is None or context.input[0] != softmax.output[0]:
-        return None
+    if context is None or context.input[0] != softmax.output[0]:
+        raise Refused("its weights are not read by one product with the values alone")
     query, query_scale = _unscaled(known, product.input[0])
     keys = known.made(product.input[1], "Transpose")
+    if keys is None or _perm(keys) != [0, 1, 3, 2]:
+        raise Refused(f"its keys are transposed by {_perm(keys)}; expected [0, 1, 3, 2]")
     transposed = known.reader(context, "Transpose")
-    joined = None if transposed is None else known.reader(transposed, "Reshape")
-    if keys is None or _perm(keys) != [0, 1, 3, 2] or joined is None or _perm(transposed) != _TO_HEADS:
-        return None
-    parts = [_parts(known, name) for name in (query, keys.input[0], context.input[1])]
-    heads = {number for part in parts for _, number in part}
-    if not all(parts) or len(parts[0]) != 1 or len(heads) != 1:
-        return None
+    if transposed is None or _perm(transposed) != _TO_HEADS:
+        raise Refused(f"its heads are transposed by {_perm(transposed)}; expected {_TO_HEADS}")
+    joined = known.reader(transposed, "Reshape")
+    if joined is None:
+        raise Refused("its heads are not joined by one Reshape alone")
+    sources = {"query": query, "key": keys.input[0], "value": context.input[1]}
+    parts = {what: _parts(known, value) for what, value in sources.items()}
+    for what, found in parts.items():
+        require(bool(found), f"its {what} is not split into heads by Reshape (0, 0, N, D) and Transpose {_TO_HEADS}")
+    require(len(parts["query"]) == 1, f"its query is joined of {len(parts['query'])} parts; expected 1")
+    heads = {number for found in parts.values() for _, number in found}
+    require(len(heads) == 1, f"its parts have {sorted(heads)} heads; expected one number")
+    names = {what: [name for name, _ in found] for what, found in parts.items()}
+    return _Match(softmax, joined, names, heads.pop(), scale * query_scale)
+
+
+def _nodes(match: _Match) -> list[onnx.NodeProto]:
+    """The nodes that take the place of the one that joins the heads."""
     nodes, inputs = [], []
-    for what, part in zip(("query", "key", "value"), parts, strict=True):
-        names = [name for name, _ in part]
+    for what, names in match.parts.items():
         if len(names) > 1:
-            name = f"{softmax.output[0]}/{what}"
+            name = f"{match.softmax.output[0]}/{what}"
             nodes.append(onnx.helper.make_node("Concat", names, [name], name=name, axis=1))
             names = [name]
         inputs += names
     nodes.append(
         onnx.helper.make_node(
-            "MultiHeadAttention", inputs, [joined.output[0]], name=f"{softmax.name}/fused", domain=DOMAIN,
-            num_heads=heads.pop(), scale=scale * query_scale,
+            "MultiHeadAttention", inputs, [match.joined.output[0]], name=f"{match.softmax.name}/fused", domain=DOMAIN,
+            num_heads=match.heads, scale=match.scale,
         )
     )  # fmt: skip
-    return joined, nodes
+    return nodes
 
 
 def _unscaled(known: _Graph, value: str) -> tuple[str, float]:
-    """What a value is before it is multiplied by a number, and the number."""
+    """A value before its multiplication by a number, and the number; the value itself and 1 without one."""
     node = known.made(value, "Mul")
     if node is not None:
         for name, other in (tuple(node.input), tuple(node.input)[::-1]):
@@ -113,7 +146,7 @@ def _unscaled(known: _Graph, value: str) -> tuple[str, float]:
 
 
 def _parts(known: _Graph, value: str) -> list[tuple[str, int]]:
-    """The tokens that a value (B, N, S, D) is made of along S, and the number of heads of each; empty if it is not."""
+    """The tokens that are joined along S to a value (B, N, S, D), with the heads of each; empty for another value."""
     join = known.made(value, "Concat")
     if join is not None:
         if onnx.helper.get_node_attr_value(join, "axis") not in (2, -2):

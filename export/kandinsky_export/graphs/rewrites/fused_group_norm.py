@@ -13,12 +13,13 @@ import onnx
 from onnx import numpy_helper
 
 from kandinsky_export.graphs.rewrites.fused_attention import DOMAIN
+from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
 from kandinsky_export.graphs.rewrites.values import values_read
 
 
 @dataclass(frozen=True)
 class _Match:
-    """Input and output of a norm, its weights, and what it does."""
+    """A group norm: input, last node, weights, number of groups, epsilon, and whether SiLU follows."""
 
     source: str
     last: onnx.NodeProto
@@ -29,21 +30,28 @@ class _Match:
     silu: bool
 
 
-def fuse_group_norm(model: onnx.ModelProto) -> int:
+def fuse_group_norm(model: onnx.ModelProto) -> Outcome:
     """Replace each group norm of a feature map (B, C, h, w); casts around its statistics go with it.
 
-    What does not look like that is left alone. Dead nodes stay behind.
+    Another norm is left as it is. Dead nodes stay behind.
     """
-    finder = _Finder(model.graph)
+    finder, outcome = _Finder(model.graph), Outcome()
     fused: dict[int, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type == "InstanceNormalization" and (match := finder.match(node)) is not None:
+        if node.op_type != "InstanceNormalization":
+            continue
+        try:
+            match = finder.check(node)
+        except Refused as refusal:
+            outcome.refuse(node, refusal)
+        else:
             fused[id(match.last)] = _nodes(match)
     nodes = [new for node in model.graph.node for new in fused.get(id(node), [node])]
     if fused:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
-    return len(fused)
+    outcome.rewritten = len(fused)
+    return outcome
 
 
 def _nodes(match: _Match) -> list[onnx.NodeProto]:
@@ -72,23 +80,27 @@ class _Finder:
         self._constants = {item.name: item for item in stored}
         self._weights = {item.name for item in graph.initializer if len(item.dims) == 1}
 
-    def match(self, norm: onnx.NodeProto) -> _Match | None:
+    def check(self, norm: onnx.NodeProto) -> _Match:
         """The group norm around an InstanceNormalization."""
         split = self._before(norm.input[0], "Reshape")
-        groups = None if split is None else self._array(split.input[1])
-        if split is None or groups is None or len(groups) != 3 or groups[0] != 0 or groups[2] != -1:
-            return None
+        if split is None:
+            raise Refused("its input is not split into groups by a Reshape")
+        groups = self._array(split.input[1])
+        if groups is None or len(groups) != 3 or groups[0] != 0 or groups[2] != -1:
+            raise Refused(f"its input is reshaped to {groups}; expected [0, groups, -1]")
         count = int(groups[1])
-        if self._array(norm.input[1]) != [1.0] * count or self._array(norm.input[2]) != [0.0] * count:
-            return None
+        weights = self._array(norm.input[1]), self._array(norm.input[2])
+        require(weights == ([1.0] * count, [0.0] * count), "it has a scale or a bias of its own; expected 1 and 0")
         joined = self._after(norm, "Reshape")
-        scaled = None if joined is None else self._after(joined, "Mul")
+        if joined is None or not self._is_shape_of(joined.input[1], split):
+            raise Refused("its output is not reshaped to the shape of its input, by one Reshape alone")
+        scaled = self._after(joined, "Mul")
         shifted = None if scaled is None else self._after(scaled, "Add")
-        if joined is None or scaled is None or shifted is None or not self._is_shape_of(joined.input[1], split):
-            return None
+        if scaled is None or shifted is None:
+            raise Refused("its output is not scaled by one Mul and shifted by one Add alone")
         scale, bias = self._weight(scaled), self._weight(shifted)
         if scale is None or bias is None:
-            return None
+            raise Refused(f"its {'scale' if scale is None else 'bias'} is not a weight (C) read as (C, 1, 1)")
         silu = self._silu(shifted)
         return _Match(
             split.input[0],

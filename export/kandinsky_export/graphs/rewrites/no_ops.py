@@ -10,30 +10,38 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
 from kandinsky_export.graphs.rewrites.values import drop_nodes, read_instead
 
 _NEUTRAL = {"Add": 0.0, "Mul": 1.0}
 
 
-def remove_no_ops(model: onnx.ModelProto) -> int:
+def remove_no_ops(model: onnx.ModelProto) -> Outcome:
     """Connect the readers of each node that changes nothing to what the node reads, and drop the node.
 
-    A node whose result is a graph output stays: the output keeps its name and its producer. So does x + 0 where the
-    zero may widen the shape of x. Weights that are not attached yet, or lie in another file, are not needed.
+    A node whose result is a graph output stays: the output keeps its name and its producer. So does x + 0 if the zero
+    may widen the shape of x. Weights that are not attached yet, or are in another file, are not needed.
     """
     graph = model.graph
     known = _known(model)
     outputs = {value.name for value in graph.output}
     source: dict[str, str] = {}
-    dropped = []
+    outcome, dropped = Outcome(), []
     for node in graph.node:
         read_instead([node], source)
-        kept = _passed_through(node, known)
-        if kept is not None and node.output[0] not in outputs:
+        try:
+            kept = _passed_through(node, known)
+            if kept is None:
+                continue
+            require_inner(node, outputs)
+        except Refused as refusal:
+            outcome.refuse(node, refusal)
+        else:
             source[node.output[0]] = kept
             dropped.append(node)
     drop_nodes(graph, dropped)
-    return len(dropped)
+    outcome.rewritten = len(dropped)
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,11 @@ def _known(model: onnx.ModelProto) -> _Known:
 
 
 def _passed_through(node: onnx.NodeProto, known: _Known) -> str | None:
-    """The input that the node returns unchanged, or None."""
+    """The input that the node returns unchanged, or None if it computes something.
+
+    Raises:
+        Refused: the node looks like x + 0 or x · 1, but may change the shape of x.
+    """
     if node.op_type == "Identity":
         return str(node.input[0])
     if node.op_type == "Cast":
@@ -77,8 +89,11 @@ def _passed_through(node: onnx.NodeProto, known: _Known) -> str | None:
 
 
 def _is_neutral(name: str, number: float, value: str, known: _Known) -> bool:
-    """Whether a constant is `number` once, and leaves the shape of `value` as it is."""
+    """Whether a constant is `number`, once; refuses one that may change the shape of `value`."""
     constant = known.constants.get(name)
-    if constant is None or constant.size != 1 or constant.item() != number or value in known.constants:
+    if constant is None or constant.size != 1 or constant.item() != number:
         return False
-    return constant.ndim == 0 or known.ranks.get(value, 0) >= 1
+    require(value not in known.constants, f"both operands are constants: {value} and {name}")
+    fits = constant.ndim == 0 or known.ranks.get(value, 0) >= 1
+    require(fits, f"{name} may widen the shape of {value}, whose rank is {known.ranks.get(value, 'unknown')}")
+    return True

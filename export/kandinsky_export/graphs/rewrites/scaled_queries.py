@@ -7,15 +7,29 @@ attention asks for it). A scale that is a power of two, as for heads of 16 and 6
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import onnx
 
+from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
 from kandinsky_export.graphs.rewrites.values import values_read
 
 
-def scale_queries(model: onnx.ModelProto) -> int:
+@dataclass(frozen=True)
+class _Match:
+    """Softmax(Mul(MatMul(q, k), scale)), whose products nothing else reads."""
+
+    softmax: onnx.NodeProto
+    scaling: onnx.NodeProto
+    product: onnx.NodeProto
+    scale: str
+
+
+def scale_queries(model: onnx.ModelProto) -> Outcome:
     """Turn each Softmax(Mul(MatMul(q, k), scale)) into Softmax(MatMul(Mul(q, scale), k)).
 
-    Only where the scale is one number, a constant of the graph, and nothing else reads the product or its multiple.
+    The scale must be one number, a constant of the graph, and nothing else may read the product or its multiple.
     """
     graph = model.graph
     numbers = {
@@ -25,28 +39,52 @@ def scale_queries(model: onnx.ModelProto) -> int:
     }
     made_by = {name: node for node in graph.node for name in node.output}
     reads = [name for node in graph.node for name in values_read([node])] + [value.name for value in graph.output]
-    nodes, count = list(graph.node), 0
+    outcome, nodes = Outcome(), list(graph.node)
     for softmax in graph.node:
-        scaling = made_by.get(softmax.input[0]) if softmax.op_type == "Softmax" else None
-        if scaling is None or scaling.op_type != "Mul":
+        if softmax.op_type != "Softmax":
             continue
-        scales = [name for name in scaling.input if name in numbers]
-        products = [name for name in scaling.input if name not in numbers]
-        product = made_by.get(products[0]) if len(scales) == len(products) == 1 else None
-        if product is None or product.op_type != "MatMul":
-            continue
-        if reads.count(product.output[0]) != 1 or reads.count(scaling.output[0]) != 1:
-            continue
-        scaled = f"{product.input[0]}/scaled_for/{product.name}"
-        nodes.remove(scaling)
-        nodes.insert(
-            nodes.index(product),
-            onnx.helper.make_node("Mul", [product.input[0], scales[0]], [scaled], name=scaling.name),
-        )
-        product.input[0] = scaled
-        softmax.input[0] = product.output[0]
-        count += 1
-    if count:
+        try:
+            match = _check(softmax, made_by, numbers, reads)
+        except Refused as refusal:
+            outcome.refuse(softmax, refusal)
+        else:
+            _rewrite(nodes, match)
+            outcome.rewritten += 1
+    if outcome.rewritten:
         del graph.node[:]
         graph.node.extend(nodes)
-    return count
+    return outcome
+
+
+def _check(
+    softmax: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], numbers: set[str], reads: list[str]
+) -> _Match:
+    scaling = made_by.get(softmax.input[0])
+    if scaling is None or scaling.op_type != "Mul":
+        raise Refused(f"its scores come from {_kind(scaling)}; expected Mul")
+    scales = [name for name in scaling.input if name in numbers]
+    products = [name for name in scaling.input if name not in numbers]
+    require(len(scales) == len(products) == 1, f"{len(scales)} factors of its scores are single numbers; expected 1")
+    product = made_by.get(products[0])
+    if product is None or product.op_type != "MatMul":
+        raise Refused(f"its scores are multiples of the result of {_kind(product)}; expected MatMul")
+    for what, node in (("product", product), ("multiple", scaling)):
+        count = reads.count(node.output[0])
+        require(count == 1, f"the {what} {node.output[0]} is read {count} times; expected once")
+    return _Match(softmax, scaling, product, scales[0])
+
+
+def _rewrite(nodes: list[onnx.NodeProto], match: _Match) -> None:
+    product = match.product
+    scaled = f"{product.input[0]}/scaled_for/{product.name}"
+    nodes.remove(match.scaling)
+    nodes.insert(
+        nodes.index(product),
+        onnx.helper.make_node("Mul", [product.input[0], match.scale], [scaled], name=match.scaling.name),
+    )
+    product.input[0] = scaled
+    match.softmax.input[0] = product.output[0]
+
+
+def _kind(node: onnx.NodeProto | None) -> str:
+    return "an input or a weight" if node is None else str(node.op_type)

@@ -16,6 +16,7 @@ from kandinsky_export.errors import ExportError
 from kandinsky_export.graphs.rewrites.element_types import lower_element_types
 from kandinsky_export.graphs.rewrites.folded_constants import fold_constants
 from kandinsky_export.graphs.rewrites.opset import raise_opset
+from kandinsky_export.graphs.rewrites.outcome import Refusal
 from kandinsky_export.graphs.rewrites.scaled_queries import scale_queries
 from kandinsky_export.graphs.rewrites.simulated_rounding import simulate_rounding
 from kandinsky_export.graphs.rounding import rounded
@@ -73,17 +74,24 @@ class TestFoldedConstants:
         made = model(nodes, {**bounds, "rate": np.float32(-0.5)})
         x = RNG.standard_normal((2, 1, 8)).astype(np.float32)
         want = run(made, x=x)
-        assert fold_constants(made) == 4
+        assert fold_constants(made).rewritten == 4
         assert ops(made) == ["Mul"]
         np.testing.assert_allclose(run(made, x=x), want, rtol=3e-7)
 
+    def refused(self, made: onnx.ModelProto) -> list[str]:
+        before = made.SerializeToString()
+        outcome = fold_constants(made)
+        assert outcome.rewritten == 0
+        assert made.SerializeToString() == before
+        return [refusal.reason for refusal in outcome.refusals]
+
     def test_what_depends_on_an_input_stays(self) -> None:
         made = model([helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Reshape", ["x", "s"], ["y"])])
-        assert fold_constants(made) == 0
+        assert self.refused(made) == []
 
     def test_a_graph_output_keeps_its_producer(self) -> None:
         made = model([helper.make_node("Neg", ["c"], ["y"])], {"c": np.zeros((1, 1, 1), np.float32)})
-        assert fold_constants(made) == 0
+        assert self.refused(made) == ["it makes `y`, an output of the graph"]
 
     def test_weights_elsewhere_are_not_read(self) -> None:
         made = model(
@@ -91,12 +99,17 @@ class TestFoldedConstants:
             {"w": np.zeros((1, 1, 1), np.float32)},
         )
         made.graph.initializer[0].data_location = TensorProto.EXTERNAL
-        assert fold_constants(made) == 0
+        assert self.refused(made) == ["it reads weights in another file: w"]
 
     def test_what_would_grow_stays(self) -> None:
         nodes = [helper.make_node("Expand", ["c", "shape"], ["e"]), helper.make_node("Add", ["x", "e"], ["y"])]
         made = model(nodes, {"c": np.float32([1]), "shape": np.int64([1, 130, 130])})
-        assert fold_constants(made) == 0
+        assert self.refused(made) == ["its result has 16900 elements; at most 16384 are stored"]
+
+    def test_random_numbers_stay(self) -> None:
+        nodes = [helper.make_node("RandomNormalLike", ["c"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])]
+        made = model(nodes, {"c": np.zeros((1, 1, 1), np.float32)})
+        assert self.refused(made) == ["RandomNormalLike has another result in every run"]
 
 
 class TestScaledQueries:
@@ -121,7 +134,7 @@ class TestScaledQueries:
         made = self.attention(product=product)
         q, k = (RNG.standard_normal((2, 5, 8)).astype(np.float32) for _ in "qk")
         want = run(made, q=q, k=k)
-        assert scale_queries(made) == 1
+        assert scale_queries(made).rewritten == 1
         assert ops(made) == ["Transpose", "Mul", "MatMul", "Softmax"]
         np.testing.assert_array_equal(run(made, q=q, k=k), want)
 
@@ -129,7 +142,7 @@ class TestScaledQueries:
         made = self.attention(scale=np.float32([0.3535]))
         q, k = (RNG.standard_normal((2, 5, 8)).astype(np.float32) for _ in "qk")
         want = run(made, q=q, k=k)
-        assert scale_queries(made) == 1
+        assert scale_queries(made).rewritten == 1
         np.testing.assert_allclose(run(made, q=q, k=k), want, rtol=1e-5)
 
     def test_scores_beyond_fp16_are_within_it_afterwards(self) -> None:
@@ -141,20 +154,32 @@ class TestScaledQueries:
         assert np.isfinite(run(made, q=q, k=k)).all()  # 80,000 before the scale
 
     @pytest.mark.parametrize(
-        "changes",
+        ("changes", "reason"),
         [
-            {"scale": np.ones((5, 5), np.float32)},
-            {"outputs": ("y", "p")},
-            {"outputs": ("y", "m")},
-            {"product": ["p", "p"]},
+            ({"scale": np.ones((5, 5), np.float32)}, "0 factors of its scores are single numbers; expected 1"),
+            ({"outputs": ("y", "p")}, "the product p is read 2 times; expected once"),
+            ({"outputs": ("y", "m")}, "the multiple m is read 2 times; expected once"),
+            ({"product": ["p", "p"]}, "0 factors of its scores are single numbers; expected 1"),
+            ({"product": ["scale", "scale"]}, "2 factors of its scores are single numbers; expected 1"),
+            ({"product": ["t", "scale"]}, "its scores are multiples of the result of Transpose; expected MatMul"),
+            ({"product": ["q", "scale"]}, "its scores are multiples of the result of an input or a weight; expected"),
         ],
-        ids=["one scale for each score", "the product is read", "its multiple is read", "no scale"],
     )
-    def test_refusals(self, changes: dict[str, Any]) -> None:
+    def test_refusals(self, changes: dict[str, Any], reason: str) -> None:
         made = self.attention(**changes)
         before = made.SerializeToString()
-        assert scale_queries(made) == 0
+        outcome = scale_queries(made)
+        assert outcome.rewritten == 0
+        (refusal,) = outcome.refusals
+        assert refusal.node == "Softmax.3"
+        assert refusal.reason.startswith(reason)
         assert made.SerializeToString() == before
+
+    def test_a_softmax_without_a_scale(self) -> None:
+        made = model([helper.make_node("Softmax", ["x"], ["y"], name="softmax")])
+        assert scale_queries(made).refusals == [
+            Refusal("softmax", "its scores come from an input or a weight; expected Mul")
+        ]
 
 
 class TestOpset:

@@ -1,4 +1,7 @@
-"""Each graph rewrite: before and after compute the same, and every refusal leaves the graph as it was."""
+"""The rewrites that clean a converted graph: the graph computes the same afterwards, and a refusal changes nothing.
+
+Covers `constants`, `dead_nodes`, `equal_branches`, `no_ops`, `outcome`, `output_names` and `values`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from kandinsky_export.graphs.rewrites.constants import constants_to_initializers
 from kandinsky_export.graphs.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.graphs.rewrites.equal_branches import inline_equal_branches
 from kandinsky_export.graphs.rewrites.no_ops import remove_no_ops
+from kandinsky_export.graphs.rewrites.outcome import Outcome
 from kandinsky_export.graphs.rewrites.output_names import name_outputs_at_source
 from kandinsky_export.graphs.rewrites.values import read_instead, values_read
 
@@ -26,7 +30,7 @@ X = np.random.default_rng(3).standard_normal((2, 3)).astype(np.float32)
 
 Node: TypeAlias = onnx.NodeProto
 Arrays = dict[str, npt.NDArray[Any]]
-Rewrite = Callable[[onnx.ModelProto], int]
+Rewrite = Callable[[onnx.ModelProto], Outcome]
 
 
 def model(
@@ -66,7 +70,7 @@ def applied(rewrite: Rewrite, made: onnx.ModelProto, feeds: Arrays | None = None
     """How often `rewrite` did something, after checking that the graph is whole and computes the same, bit for bit."""
     feeds = {"x": X} if feeds is None else feeds
     before, count_before = run(made, feeds), len(made.graph.node)
-    count = rewrite(made)
+    count = rewrite(made).rewritten
     onnx.checker.check_model(made, full_check=True)
     for got, want in zip(run(made, feeds), before, strict=True):
         np.testing.assert_array_equal(got, want)
@@ -76,9 +80,13 @@ def applied(rewrite: Rewrite, made: onnx.ModelProto, feeds: Arrays | None = None
     return count
 
 
-def refused(rewrite: Rewrite, made: onnx.ModelProto) -> bool:
+def refused(rewrite: Rewrite, made: onnx.ModelProto) -> list[str]:
+    """The reasons of the refusals, after checking that the graph did not change; none if there was no candidate."""
     before = made.SerializeToString()
-    return rewrite(made) == 0 and made.SerializeToString() == before
+    outcome = rewrite(made)
+    assert outcome.rewritten == 0
+    assert made.SerializeToString() == before
+    return [refusal.reason for refusal in outcome.refusals]
 
 
 def node(op: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> Node:
@@ -144,40 +152,45 @@ class TestNoOps:
         assert [list(item.input) for item in made.graph.node] == [["x", "x"], ["d", "x"]]
 
     @pytest.mark.parametrize(
-        ("work", "constants"),
+        ("work", "constants", "reasons"),
         [
-            (node("Cast", ["x"], "i", to=TensorProto.DOUBLE), {}),
-            (node("Add", ["x", "c"], "i"), {"c": np.ones((), np.float32)}),
-            (node("Mul", ["x", "c"], "i"), {"c": np.zeros((), np.float32)}),
-            (node("Sub", ["c", "x"], "i"), {"c": np.zeros((), np.float32)}),
-            (node("Add", ["x", "c"], "i"), {"c": np.zeros(3, np.float32)}),  # may widen
-            (node("Add", ["x", "c"], "i"), {"c": np.zeros((1, 1, 1), np.float32)}),  # a higher rank
-            (node("Add", ["c", "e"], "i"), {"c": np.zeros((), np.float32), "e": np.zeros((), np.float32)}),
-            (node("Add", ["x", "x"], "i"), {}),
+            (node("Cast", ["x"], "i", to=TensorProto.DOUBLE), {}, []),
+            (node("Add", ["x", "c"], "i"), {"c": np.ones((), np.float32)}, []),
+            (node("Mul", ["x", "c"], "i"), {"c": np.zeros((), np.float32)}, []),
+            (node("Sub", ["c", "x"], "i"), {"c": np.zeros((), np.float32)}, []),
+            (node("Add", ["x", "c"], "i"), {"c": np.zeros(3, np.float32)}, []),  # more than one number
+            (node("Add", ["x", "c"], "i"), {"c": np.zeros((1, 1, 1), np.float32)}, []),  # a higher rank than vectors
+            (
+                node("Add", ["c", "e"], "i"),
+                {"c": np.zeros((), np.float32), "e": np.zeros((), np.float32)},
+                ["both operands are constants: c and e"],
+            ),
+            (node("Add", ["x", "x"], "i"), {}, []),
         ],
-        ids=lambda item: "" if isinstance(item, dict) else f"{item.op_type} {' '.join(item.input)}",
+        ids=lambda item: f"{item.op_type} {' '.join(item.input)}" if isinstance(item, Node) else "",
     )
-    def test_work_stays(self, work: Node, constants: Arrays) -> None:
-        made = model([work, node("Cast", ["i"], "y", to=FLOAT)], constants)
-        assert refused(remove_no_ops, made)
+    def test_work_stays(self, work: Node, constants: Arrays, reasons: list[str]) -> None:
+        made = model([work, node("Neg", ["i"], "y")], constants)
+        assert refused(remove_no_ops, made) == reasons
 
     def test_a_zero_that_widens_a_scalar_stays(self) -> None:
         nodes = [node("ReduceSum", ["x"], "s", keepdims=0), node("Add", ["s", "zero"], "i"), node("Neg", ["i"], "y")]
         made = model(nodes, {"zero": np.zeros(1, np.float32)}, rank=1)
-        assert refused(remove_no_ops, made)
+        assert refused(remove_no_ops, made) == ["zero may widen the shape of s, whose rank is 0"]
         assert run(made, {"x": X})[0].shape == (1,)
 
     def test_a_zero_beside_a_value_of_unknown_rank_stays(self) -> None:
         nodes = [node("Reshape", ["x", "shape"], "r"), node("Add", ["r", "zero"], "i"), node("Neg", ["i"], "y")]
         inputs = [("x", FLOAT, ["a", "b"]), ("shape", INT64, ["n"])]
-        assert refused(remove_no_ops, model(nodes, {"zero": np.zeros(1, np.float32)}, inputs=inputs))
+        made = model(nodes, {"zero": np.zeros(1, np.float32)}, inputs=inputs)
+        assert refused(remove_no_ops, made) == ["zero may widen the shape of r, whose rank is unknown"]
         scalar = model(nodes, {"zero": np.zeros((), np.float32)}, inputs=inputs)
         assert applied(remove_no_ops, scalar, {"x": X, "shape": np.array([3, 2])}) == 1
 
     @pytest.mark.parametrize("idle", [node("Identity", ["h"], "y"), node("Mul", ["h", "one"], "y")])
     def test_one_that_makes_a_graph_output_stays(self, idle: Node) -> None:
         made = model([node("Exp", ["x"], "h"), idle], {"one": np.ones((), np.float32)})
-        assert refused(remove_no_ops, made)
+        assert refused(remove_no_ops, made) == ["it makes `y`, an output of the graph"]
 
     @pytest.mark.parametrize("depth", [1, 2])
     def test_values_that_branches_read(self, depth: int) -> None:
@@ -195,7 +208,7 @@ class TestNoOps:
 
     def test_no_ops_inside_branches_stay(self) -> None:
         then, other = branch([node("Identity", ["x"], "t")], ["t"]), branch([node("Neg", ["x"], "e")], ["e"])
-        assert refused(remove_no_ops, model([if_node(then, other, "y")], inputs=CONDITION))
+        assert refused(remove_no_ops, model([if_node(then, other, "y")], inputs=CONDITION)) == []
 
     @pytest.mark.parametrize("attached", [False, True])
     def test_weights_are_not_needed(self, attached: bool) -> None:
@@ -212,7 +225,7 @@ class TestNoOps:
         made.graph.initializer.remove(next(item for item in made.graph.initializer if item.name == "weight"))
         if attached:
             attach_weights(made, {"weight": (3, 2)}, {"weight": Placement(1 << 33, 24)}, "no such file")
-        assert remove_no_ops(made) == (3 if attached else 2)  # the rank of `m` follows from the weight's
+        assert remove_no_ops(made).rewritten == (3 if attached else 2)  # the rank of `m` follows from the weight's
         if attached:
             del made.graph.initializer[-1].external_data[:]
             made.graph.initializer[-1].CopyFrom(numpy_helper.from_array(X.T.copy(), "weight"))
@@ -249,34 +262,40 @@ class TestEqualBranches:
         assert values_read(made.graph.node) == {"condition", "x"}
 
     @pytest.mark.parametrize(
-        ("then", "other"),
+        ("then", "other", "reason"),
         [
-            ([node("Identity", ["x"], "t")], [node("Identity", ["h"], "e")]),
-            ([node("Neg", ["x"], "t")], [node("Neg", ["x"], "e")]),
-            ([node("Identity", ["x"], "t")], [node("Neg", ["x"], "e")]),
+            (
+                [node("Identity", ["x"], "t")],
+                [node("Identity", ["h"], "e")],
+                "its branches return different values: h and x",
+            ),
+            ([node("Neg", ["x"], "t")], [node("Neg", ["x"], "e")], "its branch branch computes Neg"),
+            ([node("Identity", ["x"], "t")], [node("Neg", ["x"], "e")], "its branch branch computes Neg"),
         ],
     )
-    def test_other_branches_stay(self, then: list[Node], other: list[Node]) -> None:
+    def test_other_branches_stay(self, then: list[Node], other: list[Node], reason: str) -> None:
         choice = if_node(branch(then, ["t"]), branch(other, ["e"]), "i")
         nodes = [node("Exp", ["x"], "h"), choice, node("Neg", ["i"], "y")]
-        assert refused(inline_equal_branches, model(nodes, inputs=CONDITION))
+        assert refused(inline_equal_branches, model(nodes, inputs=CONDITION)) == [reason]
 
     def test_branches_in_another_order_stay(self) -> None:
         then = branch([node("Identity", ["x"], "t1"), node("Identity", ["h"], "t2")], ["t1", "t2"])
         other = branch([node("Identity", ["h"], "e1"), node("Identity", ["x"], "e2")], ["e1", "e2"])
         nodes = [node("Exp", ["x"], "h"), if_node(then, other, "a", "b"), node("Sub", ["a", "b"], "y")]
-        assert refused(inline_equal_branches, model(nodes, inputs=CONDITION))
+        reasons = refused(inline_equal_branches, model(nodes, inputs=CONDITION))
+        assert reasons == ["its branches return different values: h, x and x, h"]
 
     def test_values_of_their_own_stay_even_under_one_name(self) -> None:
         """The same name in two branches is two values."""
         then = branch([node("Identity", ["k"], "t")], ["t"], {"k": np.zeros(1, np.float32)})
         other = branch([node("Identity", ["k"], "e")], ["e"], {"k": np.ones(1, np.float32)})
         made = model([if_node(then, other, "i"), node("Add", ["x", "i"], "y")], inputs=CONDITION)
-        assert refused(inline_equal_branches, made)
+        assert refused(inline_equal_branches, made) == ["its branch branch has values of its own"]
 
     def test_one_that_makes_a_graph_output_stays(self) -> None:
         same = [branch([node("Identity", ["x"], name)], [name]) for name in "pq"]
-        assert refused(inline_equal_branches, model([if_node(*same, "y")], inputs=CONDITION))
+        reasons = refused(inline_equal_branches, model([if_node(*same, "y")], inputs=CONDITION))
+        assert reasons == ["it makes `y`, an output of the graph"]
 
 
 class TestConstants:
@@ -305,15 +324,15 @@ class TestConstants:
             branch([node("Constant", [], name, value=numpy_helper.from_array(np.float32(3)))], [name]) for name in "pq"
         )
         made = model([if_node(then, other, "i"), node("Add", ["x", "i"], "y")], inputs=CONDITION)
-        assert refused(constants_to_initializers, made)
+        assert refused(constants_to_initializers, made) == []
 
     def test_one_that_is_a_graph_output_stays(self) -> None:
         made = model([node("Constant", [], "y", value=numpy_helper.from_array(np.float32(3)))])
-        assert refused(constants_to_initializers, made)
+        assert refused(constants_to_initializers, made) == ["it makes `y`, an output of the graph"]
 
     def test_other_kinds_stay(self) -> None:
         made = model([node("Constant", [], "c", value_float=2.0), node("Add", ["x", "c"], "y")])
-        assert refused(constants_to_initializers, made)
+        assert refused(constants_to_initializers, made) == []
 
 
 class TestDeadNodes:
@@ -335,7 +354,7 @@ class TestDeadNodes:
         if depth == 2:
             then, other = branch([if_node(then, other, "deep")], ["deep"]), branch([node("Abs", ["x"], "s")], ["s"])
         made = model([node("Exp", ["x"], "h"), if_node(then, other, "y")], inputs=CONDITION)
-        assert refused(remove_dead_nodes, made)
+        assert refused(remove_dead_nodes, made) == []
 
     def test_omitted_inputs_and_outputs_keep_nothing_alive(self) -> None:
         nodes = [
@@ -368,17 +387,18 @@ class TestOutputNames:
         ]
 
     @pytest.mark.parametrize(
-        "nodes",
+        ("nodes", "kept"),
         [
-            [node("Identity", ["x"], "y"), node("Exp", ["x"], "z")],  # an input keeps its name
-            [node("Identity", ["c"], "y"), node("Exp", ["x"], "z")],  # so does a weight
-            [node("Exp", ["x"], "z"), node("Identity", ["z"], "y")],  # and another output
-            [node("Identity", ["x"], "h"), node("Exp", ["h"], "y"), node("Neg", ["h"], "z")],  # not an output
+            ([node("Identity", ["x"], "y"), node("Exp", ["x"], "z")], "x"),  # an input keeps its name
+            ([node("Identity", ["c"], "y"), node("Exp", ["x"], "z")], "c"),  # so does a weight
+            ([node("Exp", ["x"], "z"), node("Identity", ["z"], "y")], "z"),  # and another output
+            ([node("Identity", ["x"], "h"), node("Exp", ["h"], "y"), node("Neg", ["h"], "z")], None),  # no candidate
         ],
     )
-    def test_others_stay(self, nodes: list[Node]) -> None:
+    def test_others_stay(self, nodes: list[Node], kept: str | None) -> None:
         made = model(nodes, {"c": np.ones(1, np.float32)}, outputs=("y", "z"))
-        assert refused(name_outputs_at_source, made)
+        reason = f"{kept} is an input, a weight or another output of the graph and keeps its name"
+        assert refused(name_outputs_at_source, made) == ([] if kept is None else [reason])
 
 
 class TestTogether:
@@ -400,7 +420,12 @@ class TestTogether:
 
     def test_all_of_them(self) -> None:
         made = self.graph()
-        assert applied(lambda item: clean(item) or 1, made) == 1  # type: ignore[func-returns-value]
+
+        def all_of_them(item: onnx.ModelProto) -> Outcome:
+            clean(item)
+            return Outcome(1)
+
+        assert applied(all_of_them, made) == 1
         assert ops(made) == ["Reshape", "MatMul"]
         assert [item.name for item in made.graph.initializer] == ["shape", "weight"]
 
