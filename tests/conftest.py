@@ -1,6 +1,6 @@
-"""What the tests share: checkpoints with made-up weights and a bundle, made once when a test asks for them.
+"""Fixtures of all tests: checkpoints with random weights (seeded) and their bundles, made at their first use.
 
-Many tests read them: copy what is to be changed. Nothing here loads a vendor's library before.
+Many tests read them, so copy a file before changing it. No vendor's library is loaded before the first use.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import pytest
 
 from tests.skip_report import pytest_terminal_summary as pytest_terminal_summary
 
-# Before MKL is loaded: sums in the same order wherever operands lie in memory. Without it, Paddle Inference and
-# eager mode, which run the same kernels, differ by 2e-6 on a processor with AVX-512.
+# Set before MKL is loaded: the order of sums must not depend on the alignment of operands. Otherwise Paddle Inference
+# and eager mode, which run the same kernels, differ by 2e-6 on a processor with AVX-512.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the cache folder of whoever runs the tests out of them."""
+    """Replace the user's cache folder by an empty one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -29,7 +29,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C interrupt the tests and their processes, also where a shell started them in the background."""
+    """Let Ctrl-C interrupt the tests and their processes, even if a shell started them in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

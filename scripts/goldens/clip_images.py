@@ -1,4 +1,4 @@
-"""Golden pixel values: pictures of all modes and shapes, and what transformers' CLIPImageProcessor makes of them.
+"""Golden pixel values: the output of transformers' CLIPImageProcessor for pictures of all modes and shapes.
 
     python scripts/goldens/clip_images.py tests/golden        with torch, diffusers and transformers
 
@@ -51,7 +51,7 @@ def picture(mode: str, height: int, width: int) -> Image.Image:
 
 
 def cases() -> dict[str, tuple[dict[str, Any], Image.Image]]:
-    """Config and picture by name."""
+    """The config and picture of each case, by name."""
     made = {f"RGB {height}x{width}": (SMALL, picture("RGB", height, width)) for height, width in SIZES}
     made |= {f"{mode} 45x38": (SMALL, picture(mode, 45, 38)) for mode in MODES}
     made |= {f"cropped {height}x{width}": (CROPPED, picture("RGB", height, width)) for height, width in SIZES[:4]}
@@ -62,7 +62,7 @@ def cases() -> dict[str, tuple[dict[str, Any], Image.Image]]:
 
 
 def run(golden: Path) -> None:
-    """Process every picture with the processor over Pillow."""
+    """Process every picture with the processor that uses Pillow."""
     import transformers
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

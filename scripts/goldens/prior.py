@@ -3,8 +3,8 @@
     python -m scripts.goldens.prior checkpoints FOLDER            with the exporter's environment
     python -m scripts.goldens.prior run FOLDER tests/golden       with torch, diffusers and transformers
 
-The second writes prior.npz. The tests import the cases and the pictures from here, so that both sides run the same.
-Sample number i of a case draws from `torch.Generator("cpu").manual_seed(SEED + i)`, its embedding first and then its
+The second command writes prior.npz. The tests import the cases and the pictures from here, so that both sides run the
+same. Sample i of a case draws from `torch.Generator("cpu").manual_seed(SEED + i)`: first its embedding, then its
 picture.
 """
 
@@ -33,7 +33,7 @@ BAD = "low quality, blurry"
 
 @dataclass(frozen=True)
 class PriorCase:
-    """Prompts and what is asked of the prior, by the reference's names."""
+    """Prompts and options of the prior, by their names in diffusers."""
 
     prompt: Sequence[str] = (SHORT,)
     negative_prompt: Sequence[str] | None = None
@@ -43,15 +43,15 @@ class PriorCase:
 
     @property
     def samples(self) -> int:
-        """How many embeddings come out."""
+        """The number of embeddings."""
         return len(self.prompt) * self.num_images_per_prompt
 
 
 @dataclass(frozen=True)
 class MixCase:
-    """A weighted mix of texts and pictures (names of `PICTURES`), one sample.
+    """A weighted mix of texts and pictures (names of `PICTURES`), with one sample.
 
-    The reference has two negative prompts here, of the texts' runs and of the result; they are the same one.
+    diffusers has two negative prompts here, one for the runs of the texts and one for the result. Both are the same.
     """
 
     parts: Sequence[str]
@@ -61,15 +61,15 @@ class MixCase:
     guidance_scale: float = 4.0
 
     def prompt(self) -> list[str | Image.Image]:
-        """The parts, pictures in place of their names."""
+        """The parts, with pictures in place of their names."""
         return [PICTURES[part]() if part in PICTURES else part for part in self.parts]
 
 
 @dataclass(frozen=True)
 class PictureCase:
-    """A picture from a prompt: inpainting, or with the plain decoder, an `image` or none, made of noise or another.
+    """A picture from a prompt: inpainting; or with the plain decoder, from noise or from another picture (`image`).
 
-    `height` and `width` are the reference's; image-to-image takes one for the other there.
+    `height` and `width` are the options of diffusers, whose image-to-image pipeline swaps them.
     """
 
     decoder: str
@@ -147,8 +147,8 @@ def write_checkpoints(folder: Path) -> None:
         write_sample_checkpoint(folder / decoder, decoder=decoder, seed=SEED, form="diffusers")
 
 
-class _Reference:
-    """diffusers' pipelines over the checkpoints, and what they return."""
+class _Diffusers:
+    """diffusers' pipelines with the checkpoints, and their outputs."""
 
     def __init__(self, checkpoints: Path) -> None:
         import diffusers
@@ -191,7 +191,7 @@ class _Reference:
         return pipeline
 
     def generators(self, case: PriorCase | MixCase) -> Any:
-        """One for each sample; for its negative prompt, which is a row of the batch, it is the same one again."""
+        """A generator for each sample. A negative prompt is a row of the batch, with the same generator."""
         import torch
 
         samples = case.samples if isinstance(case, PriorCase) else 1
@@ -201,7 +201,7 @@ class _Reference:
         return made if case.negative_prompt is None else made * 2
 
     def embeddings(self, case: PriorCase) -> dict[str, npt.NDArray[Any]]:
-        """What the prior makes of a case."""
+        """The prior's output for a case."""
         output = self.prior(
             **_prompts(case),
             num_inference_steps=case.num_inference_steps,
@@ -212,7 +212,7 @@ class _Reference:
         return _arrays(output) | {"input_ids": ids.input_ids, "attention_mask": ids.attention_mask}
 
     def mixed(self, case: MixCase, generator: Any) -> Any:
-        """What the prior makes of a mix."""
+        """The prior's output for a mix."""
         return self.prior.interpolate(
             case.prompt(),
             list(case.weights),
@@ -224,7 +224,7 @@ class _Reference:
         )
 
     def picture(self, case: PictureCase) -> dict[str, npt.NDArray[Any]]:
-        """Latents after every step, and the picture."""
+        """The latents after every step, and the picture."""
         latents: list[npt.NDArray[Any]] = []
 
         def on_step_end(_: Any, __: int, ___: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class _Reference:
         if case.strength is not None:
             options["strength"] = case.strength
         pipeline = self.combined(case)
-        if isinstance(case.prior, MixCase):  # the combined pipelines take no mixes
+        if isinstance(case.prior, MixCase):  # the combined pipelines do not support mixes
             mixed = self.mixed(case.prior, generator)
             images = pipeline.decoder_pipe(
                 image_embeds=mixed.image_embeds, negative_image_embeds=mixed.negative_image_embeds, **options
@@ -279,16 +279,16 @@ def run(checkpoints: Path, golden: Path) -> None:
     """Run diffusers' pipelines on every case."""
     import torch
 
-    reference = _Reference(checkpoints)
-    arrays: dict[str, npt.NDArray[Any]] = {"versions": np.array([*reference.versions, torch.__version__])}
+    pipelines = _Diffusers(checkpoints)
+    arrays: dict[str, npt.NDArray[Any]] = {"versions": np.array([*pipelines.versions, torch.__version__])}
     with torch.no_grad():
         results = {
-            **{f"prior/{name}": reference.embeddings(case) for name, case in PRIOR_CASES.items()},
+            **{f"prior/{name}": pipelines.embeddings(case) for name, case in PRIOR_CASES.items()},
             **{
-                f"mix/{name}": _arrays(reference.mixed(case, reference.generators(case)))
+                f"mix/{name}": _arrays(pipelines.mixed(case, pipelines.generators(case)))
                 for name, case in MIX_CASES.items()
             },
-            **{f"picture/{name}": reference.picture(case) for name, case in PICTURE_CASES.items()},
+            **{f"picture/{name}": pipelines.picture(case) for name, case in PICTURE_CASES.items()},
         }
     for name, result in results.items():
         arrays |= {f"{name}/{key}": array for key, array in result.items()}

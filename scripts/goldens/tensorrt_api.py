@@ -1,8 +1,8 @@
-"""Write down what the Python bindings of TensorRT and of the CUDA runtime offer: names and signatures, no code.
+"""Write the names and signatures of the Python bindings of TensorRT and of the CUDA runtime to a table.
 
-The tests build their stand-ins for both from this table, so that a call which the vendor's own bindings would not take
-fails on a machine that has neither. Run it where the two can be imported, once for each version; no GPU is needed, and
-the bindings' signatures do not depend on the libraries behind them:
+The tests build fakes of both from this table, so that a call that the vendor's bindings would refuse fails on a machine
+without them. Run the script once for each version, on a machine that can import both. No GPU is needed, and the
+signatures do not depend on the libraries behind the bindings:
 
     python scripts/goldens/tensorrt_api.py tests/golden/tensorrt_api.json
 """
@@ -32,7 +32,7 @@ CUDA_ENUMS = ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode")
 
 
 def tensorrt_table(library: Any) -> dict[str, Any]:
-    """Methods with their signatures, properties ("r" or "rw"), and the members of enumerations."""
+    """The methods with their signatures, the properties ("r" or "rw"), and the members of enumerations."""
     return {
         "classes": {name: _class(getattr(library, name)) for name in CLASSES},
         "enums": {name: sorted(getattr(library, name).__members__) for name in ENUMS},
@@ -40,7 +40,7 @@ def tensorrt_table(library: Any) -> dict[str, Any]:
 
 
 def cuda_table(cudart: Any) -> dict[str, Any]:
-    """Arguments of each function, and the members of enumerations."""
+    """The arguments of each function, and the members of enumerations."""
     return {
         "functions": {name: _arguments(getattr(cudart, name)) for name in FUNCTIONS},
         "enums": {name: sorted(getattr(cudart, name).__members__) for name in CUDA_ENUMS},
@@ -51,7 +51,7 @@ def _class(vendor: type) -> dict[str, Any]:
     methods, properties = {}, {}
     for name, member in vars(vendor).items():
         if name.startswith(("__", "add_")) and name not in ("__init__", "add_optimization_profile"):
-            continue  # what builds a network layer by layer is the ONNX parser's
+            continue  # the project builds networks with the ONNX parser, not layer by layer
         if isinstance(member, property):
             properties[name] = "rw" if member.fset else "r"
         elif found := re.findall(rf"^(?:[0-9]+\. )?{re.escape(name)}(\(self: .*)$", member.__doc__ or "", re.MULTILINE):
@@ -68,7 +68,7 @@ def _arguments(function: Any) -> list[str]:
 
 
 def main(path: Path) -> None:
-    """Add the versions that can be imported here to the table."""
+    """Add the versions that can be imported on this machine to the table."""
     table = json.loads(path.read_text()) if path.exists() else {"tensorrt": {}, "cuda": {}}
     try:
         import tensorrt

@@ -1,10 +1,10 @@
-"""Golden token ids: 1,000 strings and what transformers' CLIPTokenizer makes of them with CLIP's real vocabulary.
+"""Golden token ids: the output of transformers' CLIPTokenizer for 1,000 strings, with CLIP's real vocabulary.
 
     python scripts/goldens/tokens.py tests/golden             with torch, diffusers and transformers
-    python scripts/goldens/tokens.py tests/golden BPE_FILE    the vocabulary too
+    python scripts/goldens/tokens.py tests/golden BPE_FILE    also the vocabulary
 
-The first writes tokens.json.gz. The second also writes clip_merges.txt.xz, from which the tests make both of the
-tokenizer's files. BPE_FILE is CLIP's bpe_simple_vocab_16e6.txt.gz, as in the Python package open_clip_torch.
+The first command writes tokens.json.gz. The second also writes clip_merges.txt.xz, from which the tests make both files
+of the tokenizer. BPE_FILE is CLIP's bpe_simple_vocab_16e6.txt.gz, as in the Python package open_clip_torch.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "pad_token": "!",
     },
 }
-"""The tokenizer's settings in the forms that published checkpoints have them. The first takes every string, the others
-those with special tokens or exclamation marks."""
+"""The tokenizer's settings in the forms of published checkpoints. The first is run on every string, the others on
+strings with special tokens or exclamation marks."""
 
 _STRINGS = json.loads(Path(__file__).with_name("strings.json").read_text())
 WORDS, ALPHABETS = _STRINGS["words"].split(), _STRINGS["alphabets"]
@@ -61,7 +61,7 @@ TEXTS = (
 
 
 def texts() -> list[str]:
-    """The strings: made by hand, prompts of words, letters of one script, of several, and any Unicode."""
+    """The strings: written by hand, prompts of words, letters of one script or of several, and any Unicode."""
     generator = random.Random(SEED)
     found = dict.fromkeys(TEXTS)
     makers = _prompts(generator), _scripts(generator), _mixtures(generator), _anything(generator)
@@ -92,21 +92,21 @@ def _anything(generator: random.Random) -> Iterator[str]:
     while True:
         points = (generator.randrange(generator.choice((0x250, 0x3000, 0x11_0000))) for _ in range(60))
         characters = (chr(point) for point in points if not 0xD800 <= point < 0xE000)
-        yield "".join(letter for letter in characters if _known_for_long(letter))
+        yield "".join(letter for letter in characters if _in_old_unicode(letter))
 
 
-def _known_for_long(letter: str) -> bool:
-    """Whether a character is one since Unicode 3.2: of newer ones a library may not know whether they are letters."""
+def _in_old_unicode(letter: str) -> bool:
+    """Whether a character dates from Unicode 3.2 or before; libraries may classify newer characters differently."""
     return unicodedata.ucd_3_2_0.category(letter) == unicodedata.category(letter) != "Cn"
 
 
 def special(text: str) -> bool:
-    """Whether the settings of `CONFIGS` make a difference to a string."""
+    """Whether the settings of `CONFIGS` change the ids of a string."""
     return "!" in text or "oftext" in text.lower()
 
 
 def write_vocabulary(merges: str, folder: Path) -> None:
-    """Write CLIP's vocab.json and merges.txt: tokens are bytes, bytes that end a word, then what each merge makes."""
+    """Write CLIP's vocab.json and merges.txt: tokens are bytes, bytes that end a word, and the results of merges."""
     symbols = byte_symbols()
     ends = (symbol + WORD_END for symbol in symbols)
     joined = (line.replace(" ", "") for line in merges.splitlines()[1:])
@@ -117,19 +117,19 @@ def write_vocabulary(merges: str, folder: Path) -> None:
 
 
 def read_merges(golden: Path) -> str:
-    """merges.txt, as kept among the golden files."""
+    """The content of merges.txt, from the golden files."""
     return lzma.decompress((golden / "clip_merges.txt.xz").read_bytes()).decode()
 
 
-def keep_merges(bpe: Path, golden: Path) -> None:
-    """Keep merges.txt, which is the beginning of CLIP's BPE file."""
+def store_merges(bpe: Path, golden: Path) -> None:
+    """Store merges.txt, which is the beginning of CLIP's BPE file."""
     lines = gzip.decompress(bpe.read_bytes()).decode().splitlines()
     merges = "\n".join(["#version: 0.2", *lines[1 : MERGES + 1]]) + "\n"
     (golden / "clip_merges.txt.xz").write_bytes(lzma.compress(merges.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
 def run(golden: Path) -> None:
-    """Tokenize the strings as diffusers' prior pipeline does."""
+    """Tokenize the strings as in diffusers' prior pipeline."""
     import transformers
 
     strings = texts()
@@ -141,7 +141,8 @@ def run(golden: Path) -> None:
             sizes = [(folder / file).stat().st_size for file in ("vocab.json", "merges.txt")]
             if sizes != [VOCABULARY_BYTES, MERGES_BYTES]:
                 raise SystemExit(
-                    f"vocab.json and merges.txt have {sizes} bytes, the published ones not: wrong BPE file"
+                    f"vocab.json and merges.txt have {sizes} bytes; expected {[VOCABULARY_BYTES, MERGES_BYTES]}: use"
+                    " CLIP's BPE file"
                 )
             tokenizer_config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
             tokens = {
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("bpe", type=Path, nargs="?")
     args = parser.parse_args()
     if args.bpe:
-        keep_merges(args.bpe, args.golden)
+        store_merges(args.bpe, args.golden)
     run(args.golden)
 
 

@@ -3,8 +3,8 @@
     python scripts/goldens/trajectories.py checkpoints FOLDER            with the exporter's environment
     python scripts/goldens/trajectories.py run FOLDER tests/golden       with torch and diffusers
 
-The second writes trajectories.npz and the fixture's checkpoint. The tests import the cases and the picture from here,
-so that both sides run the same.
+The second command writes trajectories.npz and the fixture's checkpoint. The tests import the cases and the picture from
+here, so that both sides run the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WIDTH, HEIGHT = 128, 64
 
 @dataclass(frozen=True)
 class Case:
-    """A build of the model, as what differs from the tiny configs."""
+    """A variant of the model, given by its differences from the tiny configs."""
 
     unet: Mapping[str, Any] = field(default_factory=dict)
     movq: Mapping[str, Any] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Case:
 
     @property
     def changes(self) -> dict[str, Mapping[str, Any]]:
-        """For `write_sample_checkpoint`."""
+        """The argument `changes` of `write_sample_checkpoint`."""
         return {"unet": self.unet, "movq": self.movq, "scheduler": self.scheduler}
 
 
@@ -84,7 +84,7 @@ def picture() -> Image.Image:
 
 
 def mask() -> Image.Image:
-    """White over a rectangle off the middle."""
+    """A white rectangle away from the middle."""
     values = np.zeros((HEIGHT, WIDTH), np.uint8)
     values[HEIGHT // 4 : HEIGHT // 4 * 3, WIDTH // 8 : WIDTH // 2] = 255
     return Image.fromarray(values)
@@ -117,7 +117,7 @@ def fixture_inputs() -> dict[str, Any]:
 FIXTURE_SLICE = np.array(
     [0.50775903, 0.49527195, 0.48824543, 0.50192237, 0.48644906, 0.49373814, 0.4780598, 0.47234827, 0.48327848]
 )
-"""What that test expects of image[0, -3:, -3:, -1], within 1e-2."""
+"""The expected image[0, -3:, -3:, -1] in that test, within 1e-2."""
 
 
 def write_checkpoints(folder: Path) -> None:
@@ -166,7 +166,7 @@ def run_cases(checkpoints: Path, golden: Path) -> None:
 
 
 def write_fixture(folder: Path) -> None:
-    """Write the published test's models as a checkpoint: their weights are what torch draws with the seed 0."""
+    """Write the published test's models as a checkpoint; torch draws their weights with seed 0."""
     import diffusers
     import torch
 
@@ -205,7 +205,10 @@ def write_fixture(folder: Path) -> None:
     output = pipeline(**inputs, generator=torch.Generator("cpu").manual_seed(0), output_type="np").images
     error = np.abs(output[0, -3:, -3:, -1].ravel() - FIXTURE_SLICE).max()
     if error > 1e-2:
-        raise SystemExit(f"the rebuilt fixture is {error:.3f} from the published slice; its models have changed")
+        raise SystemExit(
+            f"the rebuilt fixture differs by {error:.3f} from the published slice; expected at most 0.01: diffusers'"
+            " models have changed"
+        )
     pipeline.save_pretrained(folder)
 
 

@@ -1,4 +1,4 @@
-"""Arrays and files that other programs made; `scripts/regen_goldens` makes them again."""
+"""Golden arrays and files, made by other programs; `scripts/regen_goldens` remakes them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What serving costs: the size of the runtime with one engine, and what importing it loads."""
+"""The size of the runtime with one engine, and the modules that its import loads."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ VENDORS = ("paddle", "ppdiffusers", "onnx", "onnxruntime", "openvino", "tensorrt
 
 
 def closure(name: str, extras: set[str]) -> set[str]:
-    """The distributions that installing `name[extras]` brings here, by their normalised names."""
+    """The distributions that `name[extras]` requires on this machine, by their normalised names."""
     found: set[str] = set()
     waiting = [(name, extras)]
     while waiting:
-        current, asked = waiting.pop()
+        current, current_extras = waiting.pop()
         key = canonicalize_name(current)
         if key in found:
             continue
         found.add(key)
         for requirement in map(Requirement, metadata.requires(key) or []):
             if requirement.marker is None or any(
-                requirement.marker.evaluate({"extra": extra}) for extra in asked | {""}
+                requirement.marker.evaluate({"extra": extra}) for extra in current_extras | {""}
             ):
                 waiting.append((requirement.name, requirement.extras))
     return found
@@ -34,12 +34,12 @@ def closure(name: str, extras: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("extras", [{"ort"}, {"ort", "prompt"}], ids=["engine", "engine and prompts"])
 def test_runtime_with_an_engine_is_small(extras: set[str]) -> None:
-    brought = closure("kandinsky22-deploy", extras)
-    assert {"numpy", "pillow", "tqdm", "onnxruntime"} <= brought
-    assert ("tokenizers" in brought) == ("prompt" in extras)
+    required = closure("kandinsky22-deploy", extras)
+    assert {"numpy", "pillow", "tqdm", "onnxruntime"} <= required
+    assert ("tokenizers" in required) == ("prompt" in extras)
     sizes = {
         name: sum(path.stat().st_size for file in metadata.files(name) or [] if (path := file.locate()).is_file())
-        for name in brought
+        for name in required
     }
     assert sum(sizes.values()) < MAX_MEGABYTES * 1e6, sizes
 
@@ -51,7 +51,7 @@ def test_import_loads_no_vendor(module: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_import_loads_nothing_that_it_does_not_need_yet() -> None:
+def test_import_loads_no_dependency_before_its_first_use() -> None:
     code = "import sys, kandinsky_runtime; print({'numpy', 'PIL', 'tqdm'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

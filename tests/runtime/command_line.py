@@ -1,4 +1,4 @@
-"""What tests of the command line share: what a command leaves on the terminal and in the folder."""
+"""Shared by tests of the command line: the output of a command, and the files in its folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 
 class Result(NamedTuple):
+    """The exit status and the output of a command."""
+
     status: int
     out: str
     err: str
@@ -17,7 +19,7 @@ K22 = Callable[..., Result]
 
 
 def files() -> set[str]:
-    """The files of the current folder, without those of the fixtures."""
+    """The files in the current folder, without those of the fixtures."""
     return {
         str(path) for path in Path().rglob("*") if path.is_file() and path.parts[0] not in ("cache", "site-packages")
     }

@@ -48,7 +48,7 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) ->
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """The folder of a sound bundle for the fake engine."""
+    """The folder of a valid bundle for the fake engine."""
     return fake_bundle.write(tmp_path / "bundle")
 
 
@@ -82,19 +82,19 @@ def tensorrt(cuda: FakeCuda, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
 
 @pytest.fixture
 def gpu_bundle(tmp_path: Path) -> Path:
-    """The folder of a sound bundle for the fake of TensorRT, in float32 and fp16."""
+    """The folder of a valid bundle for the fake of TensorRT, in float32 and fp16."""
     return fake_bundle.write_onnx(tmp_path / "gpu_bundle")
 
 
 @pytest.fixture
 def prior_bundle(tmp_path: Path) -> Path:
-    """The folder of a sound bundle for inpainting, with a prior."""
+    """The folder of a valid bundle for inpainting, with a prior."""
     return fake_bundle.write(tmp_path / "prior-bundle", fake_bundle.with_prior())
 
 
 @pytest.fixture
 def plain_bundle(tmp_path: Path) -> Path:
-    """The folder of a sound bundle of a plain decoder, with a prior."""
+    """The folder of a valid bundle of a plain decoder, with a prior."""
     return fake_bundle.write(tmp_path / "plain-bundle", fake_bundle.with_prior(plain=True))
 
 
@@ -119,7 +119,7 @@ def generator(plain_bundle: Path, fake_engine: type[FakeEngine]) -> Iterator[Gen
 
 @pytest.fixture
 def k22(folder: Path, capsys: pytest.CaptureFixture[str]) -> K22:
-    """Run a command in this process; `folder` is the test module's own fixture, the current folder."""
+    """Run a command in this process. The test module defines the fixture `folder`, the current folder."""
 
     def run(*args: object) -> Result:
         try:
@@ -133,7 +133,7 @@ def k22(folder: Path, capsys: pytest.CaptureFixture[str]) -> K22:
 
 @pytest.fixture
 def refused(k22: K22, fake_engine: type[FakeEngine]) -> Callable[..., str]:
-    """Run a command that is refused: one sentence, no traceback, nothing on stdout, nothing written."""
+    """Run a command that must be refused: one line on stderr, nothing on stdout, no new file. Returns the line."""
 
     def run(*args: object, status: int = 2) -> str:
         before = files()

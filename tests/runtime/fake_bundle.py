@@ -87,7 +87,7 @@ class FakeEngine(Engine):
     loaded: ClassVar[list[str]] = []
     released: ClassVar[list[str]] = []
     alter: ClassVar[Callable[[str, int, Outputs], Outputs]] = staticmethod(lambda component, run, outputs: outputs)
-    """Changes what a component returns in its run of that number, from 0."""
+    """Changes the outputs of a component in a run, given by its index."""
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
         assert files["graph"].read_text() == f"{self.component} graph"
@@ -108,10 +108,10 @@ class FakeEngine(Engine):
 
 def unet(sample: np.ndarray, timestep: np.ndarray, image_embeds: np.ndarray) -> Outputs:
     latents = sample[:, :CHANNELS]
-    kept, keep = (sample[:, CHANNELS:-1], sample[:, -1:]) if sample.shape[1] > CHANNELS else (0, 0)
+    original, keep = (sample[:, CHANNELS:-1], sample[:, -1:]) if sample.shape[1] > CHANNELS else (0, 0)
     level = (timestep / np.float32(1000))[:, None, None, None]
     steer = image_embeds.sum(axis=1)[:, None, None, None]
-    noise = np.float32(0.5) * latents + np.float32(0.25) * (kept + keep) + np.float32(0.1) * steer * level
+    noise = np.float32(0.5) * latents + np.float32(0.25) * (original + keep) + np.float32(0.1) * steer * level
     return {"noise_pred": np.concatenate([noise, np.tanh(latents)], axis=1)}
 
 
@@ -146,9 +146,9 @@ def prior(
     text_hidden_states: np.ndarray,
     text_mask: np.ndarray,
 ) -> Outputs:
-    seen = (text_mask[:, :, None] * text_hidden_states).sum(axis=1)  # (B, D)
+    states = (text_mask[:, :, None] * text_hidden_states).sum(axis=1)  # (B, D)
     level = (timestep / np.float32(1000))[:, None]
-    steer = np.float32(0.5) * text_embeds + np.float32(0.2) * seen[:, :1] + level
+    steer = np.float32(0.5) * text_embeds + np.float32(0.2) * states[:, :1] + level
     return {"predicted_image_embeds": np.tanh(np.float32(0.3) * latents + steer)}
 
 
@@ -247,7 +247,7 @@ def manifest(
     tasks: tuple[str, ...] = (INPAINT,),
     prior: PriorEntry | None = None,
 ) -> Manifest:
-    """A manifest whose graphs are the files that `write` writes. `variants`: the precision of each."""
+    """A manifest of the files that `write` writes. `variants` has the precision of each variant."""
     specs = specs or signatures()
     paths = [path_of(name) for name in specs]
     paths += [] if prior is None else [VOCABULARY_FILE, MERGES_FILE, CONSTANTS_FILE]
@@ -285,7 +285,7 @@ def content(component: str) -> bytes:
 
 
 def contents(*paths: str) -> list[tuple[str, bytes]]:
-    """The content of the bundle's files at these paths."""
+    """The paths and contents of the bundle's files at these paths."""
     others = {
         VOCABULARY_FILE: json.dumps(VOCABULARY).encode(),
         MERGES_FILE: b"#version: 0.2\na t</w>\nh at</w>\n",
@@ -313,7 +313,7 @@ def write(folder: Path, described: Manifest | None = None) -> Path:
 
 
 def write_onnx(folder: Path, precisions: tuple[str, ...] = ("fp32", "fp16")) -> Path:
-    """Write a bundle of ONNX variants, each a graph and a weights file of its own."""
+    """Write a bundle of ONNX variants, each with a graph file and a weights file."""
     described = manifest()
     files: dict[str, FileEntry] = {}
     components = {}

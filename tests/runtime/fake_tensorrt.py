@@ -27,7 +27,7 @@ class FakeTensorRT:
     """The library. `failures` maps "parse", "build", "load", "refit", "context" or "run" to the text that is logged."""
 
     def __init__(
-        self, cuda: FakeCuda, version: str = vendor_api.TENSORRT_VERSIONS[-1], says: str | None = None
+        self, cuda: FakeCuda, version: str = vendor_api.TENSORRT_VERSIONS[-1], reports: str | None = None
     ) -> None:
         self.cuda = cuda
         self.failures: dict[str, str] = {}
@@ -37,7 +37,7 @@ class FakeTensorRT:
         self.contexts = 0
         self.timing_caches: list[bytes] = []
         self.module = self._module(vendor_api.TABLE["tensorrt"][version])
-        self.module.__version__ = says or version
+        self.module.__version__ = reports or version
 
     def _module(self, table: dict[str, Any]) -> types.ModuleType:
         module = types.ModuleType("tensorrt")
@@ -82,7 +82,7 @@ def _method(name: str, signatures: list[str], behaviour: dict[str, Callable[...,
         if act is None:
             if name.endswith("__init__"):
                 return None
-            raise NotImplementedError(f"the stand-in does not do {name}")
+            raise NotImplementedError(f"the fake of TensorRT does not implement {name}")
         return act(*args, **kwargs)
 
     return call

@@ -1,4 +1,7 @@
-"""The fake prior's embeddings, recomputed the plain way: one text after the other, without padding or batches."""
+"""The fake prior's embeddings, recomputed in the simplest way: text by text, without padding or batches.
+
+Legend: E embedding width
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 
 
 def ids_of(text: str) -> list[int]:
-    """The tokens of words of letters: all but the ends "hat" and "at" are single letters."""
+    """The token ids of words of letters: tokens are single letters, except "hat" and "at" at the end of a word."""
     tokens = []
     for word in text.lower().split():
         end = next((end for end in ("hat", "at") if word.endswith(end)), word[-1])
@@ -25,7 +28,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def encoded(text: str) -> dict[str, np.ndarray]:
-    """What the prior is given of a text, each with a batch of one."""
+    """The text inputs of the prior for one text, each with a batch of one."""
     ids = np.array([ids_of(text)])
     pool = np.zeros(ids.shape, np.float32)
     pool[0, -1] = 1
@@ -33,19 +36,19 @@ def encoded(text: str) -> dict[str, np.ndarray]:
 
 
 def picture_embedding(pixels: np.ndarray) -> np.ndarray:
-    """Of a picture (8, 8, 3) of 8-bit values, (1, E)."""
+    """The embedding (1, E) of an 8-bit picture (8, 8, 3)."""
     assert pixels.shape == (SIDE, SIDE, 3)
     values = ((pixels / 255).astype(np.float32) - MEAN) / STD
     return fake_bundle.image_encoder(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))["image_embeds"]
 
 
 def draws(noise: NoiseSource, rows: int = 1, steps: int = STEPS) -> np.ndarray:
-    """The noise of one run of the prior, (steps, rows, E): first latents, then each step's but the last's."""
+    """The noise of one run of the prior, (steps, rows, E): first latents, then the noise of each step but the last."""
     return np.stack([noise.draw((rows, WIDTH)) for _ in range(steps)])
 
 
 def denoised(text: str, negative: str, noise: np.ndarray, scale: float = 4.0) -> np.ndarray:
-    """The embedding (1, E) that noise (steps, E) becomes."""
+    """The embedding (1, E) that the prior makes from noise (steps, E)."""
     steps = len(noise)
     sampler = schedulers.load(UNCLIP).sampler(steps, (1, WIDTH))
     latents = noise[:1]
@@ -62,7 +65,7 @@ def denoised(text: str, negative: str, noise: np.ndarray, scale: float = 4.0) ->
 def embedding(
     text: str, negative: str | None = None, source: NoiseSource | None = None, steps: int = STEPS, scale: float = 4.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding and negative embedding of one prompt, each (1, E); without a source from the noise of seed 5."""
+    """The embedding and negative embedding of one prompt, each (1, E). The default noise has seed 5."""
     noise = draws(source or TorchNoise(5), 1 if negative is None else 2, steps)
     away = "" if negative is None else negative
     made = denoised(text, away, noise[:, 0], scale)

@@ -63,7 +63,7 @@ def check_call(name: str, signatures: list[str], args: tuple[Any, ...], kwargs: 
 
 
 def _fits(value: Any, annotation: str) -> bool:
-    """Whether the bindings would convert a value to this type. For types outside the table, no plain value is."""
+    """Whether the bindings would convert a value to this type; no plain value converts to a type outside the table."""
     known: dict[str, Callable[[Any], bool]] = {
         "str": lambda item: isinstance(item, str),
         "bool": lambda item: isinstance(item, bool),
