@@ -54,8 +54,8 @@ class ClipImageProcessor:
     Attributes:
         shortest_edge: the scaled length of the shorter edge, in pixels.
         crop: S, in pixels; at most `shortest_edge`.
-        resample: the filter of Pillow.
-        rescale_factor: the factor of 8-bit values.
+        resample: Pillow's resampling filter.
+        rescale_factor: the factor by which 8-bit values are multiplied.
         mean, std: the mean and standard deviation of rescaled red, green and blue.
     """
 

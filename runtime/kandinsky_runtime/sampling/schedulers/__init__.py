@@ -1,4 +1,4 @@
-"""Denoising methods, from the config that diffusers stores beside a checkpoint.
+"""Denoising methods, from the config that diffusers stores with a checkpoint.
 
     scheduler = load(config, "dpm++")             the method, with checked options
     sampler = scheduler.sampler(50, shape)        one trajectory: coefficients and buffers

@@ -1,4 +1,4 @@
-"""The options of a scheduler, read from the config that diffusers stores beside a checkpoint.
+"""The options of a scheduler, read from the config that diffusers stores with a checkpoint.
 
 There are four kinds of options:
   - The scheduler reads it. It is checked here and nowhere else.
@@ -19,7 +19,7 @@ from typing import Any
 from kandinsky_runtime.errors import SchedulerError
 
 Check = Callable[[Any], Any]
-"""Returns the checked value of an option; raises ValueError with a description of what was expected."""
+"""Returns the checked value of an option; raises ValueError with the expected values."""
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 LEARNED_VARIANCES = ("learned", "learned_range")

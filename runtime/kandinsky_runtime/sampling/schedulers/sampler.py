@@ -95,8 +95,8 @@ class Sampler:
     def sigma(self, i: int) -> float:
         """The noise level σ of step i's latents: the noise's standard deviation divided by the signal's scale.
 
-        It is infinite if there is no signal. σ is that of Karras et al. 2022, arXiv:2206.00364, which equals
-        √((1 - ᾱ) / ᾱ) for a DDPM schedule.
+        σ is that of Karras et al. 2022, arXiv:2206.00364. It equals √((1 - ᾱ) / ᾱ) for a DDPM schedule, and is infinite
+        if there is no signal.
         """
         self._check_index(i)
         signal, spread = self._forward[i]

@@ -1,7 +1,7 @@
 """UnCLIP: DDPM on the cosine schedule, the scheduler of the prior.
 
 The process is DDPM's (Ho et al. 2020, arXiv:2006.11239) with the betas of Nichol & Dhariwal 2021 (arXiv:2102.09672)
-eq. 17, recomputed for skipped timesteps as in section 4 there. The prior is that of Ramesh et al. 2022
+eq. 17. The betas are recomputed for skipped timesteps, as in section 4 there. The prior is that of Ramesh et al. 2022
 (arXiv:2204.06125).
 """
 
