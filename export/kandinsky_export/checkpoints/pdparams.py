@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_export.checkpoints.pickle_machine import PickledArray, PickleMachine, PickleRefused, describe, is_shape
+from kandinsky_export.checkpoints.pickle_machine import PickleMachine, PickleRefused
+from kandinsky_export.checkpoints.pickled_values import PickledArray, describe, is_shape
 from kandinsky_export.errors import CheckpointError
 from kandinsky_runtime.errors import TensorError
 
@@ -32,7 +33,7 @@ NAME_TABLE = "StructuredToParameterName@@"
 SPLIT_TABLE = "UnpackBigParamInfor@@"
 
 _MAX_FAULTS = 20  # in one message
-_SAVE_ANEW = "save the model's state_dict() alone with paddle.save"
+_SAVE_AGAIN = "save the model's state_dict() alone with paddle.save"
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -52,10 +53,10 @@ def read_pdparams(path: str | os.PathLike[str]) -> Tensors:
     try:
         root = PickleMachine(data).run()
     except PickleRefused as refused:
-        fault = f"{refused}; nothing in the file was run: fetch it again, or {_SAVE_ANEW}"
+        fault = f"{refused}; nothing in the file was run: fetch it again, or {_SAVE_AGAIN}"
         raise CheckpointError(file_name, [fault]) from None
     if not isinstance(root, dict):
-        raise CheckpointError(file_name, [f"it holds {describe(root)}, not a state dict: {_SAVE_ANEW}"])
+        raise CheckpointError(file_name, [f"it holds {describe(root)}, not a state dict: {_SAVE_AGAIN}"])
     faults: list[str] = []
     root.pop(NAME_TABLE, None)
     splits = root.pop(SPLIT_TABLE, {})
@@ -103,14 +104,14 @@ def _arrays(root: dict[str, object], faults: list[str]) -> Tensors:
             case PickledArray(array=np.ndarray() as array) | (str(), PickledArray(array=np.ndarray() as array)):
                 tensors[name] = array
             case _:
-                faults.append(f"{name[:80]!r} holds {describe(value)}, not an array: {_SAVE_ANEW}")
+                faults.append(f"{name[:80]!r} holds {describe(value)}, not an array: {_SAVE_AGAIN}")
     return tensors
 
 
 def _join_split_tensors(tensors: Tensors, splits: object, file_size: int, faults: list[str]) -> None:
     """Replace the parts of every split tensor by the tensor."""
     if not isinstance(splits, dict):
-        faults.append(f"{SPLIT_TABLE!r} holds {describe(splits)}, not a dict: {_SAVE_ANEW}")
+        faults.append(f"{SPLIT_TABLE!r} holds {describe(splits)}, not a dict: {_SAVE_AGAIN}")
         return
     joined_bytes = 0
     for name, split in splits.items():
@@ -118,7 +119,7 @@ def _join_split_tensors(tensors: Tensors, splits: object, file_size: int, faults
         joined_bytes += sum(part.nbytes for part in parts)
         # Genuine parts have bytes of their own. Parts that share theirs could be joined to any size.
         if not parts or name in tensors or joined_bytes > file_size:
-            faults.append(f"the parts of the split tensor {name[:80]!r} do not fit together: {_SAVE_ANEW}")
+            faults.append(f"the parts of the split tensor {name[:80]!r} do not fit together: {_SAVE_AGAIN}")
             continue
         tensors[name] = np.concatenate(parts).reshape(split["OriginShape"])
         tensors[name].flags.writeable = False

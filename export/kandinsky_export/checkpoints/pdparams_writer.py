@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_export.checkpoints.pdparams import NAME_TABLE, SPLIT_TABLE
-from kandinsky_export.checkpoints.pickle_machine import DTYPES, MAX_NAME_BYTES
+from kandinsky_export.checkpoints.pickled_values import DTYPES, MAX_NAME_BYTES
 from kandinsky_runtime.errors import TensorError
 
 Thunk = Callable[[], npt.NDArray[Any]]

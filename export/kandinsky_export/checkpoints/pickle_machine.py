@@ -19,113 +19,33 @@ import mmap
 import pickletools
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_export.checkpoints.pickled_values import (
+    DTYPES,
+    MAX_DIMENSIONS,
+    MAX_NAME_BYTES,
+    SYMBOLS,
+    BytesSpan,
+    PickledArray,
+    PickledDtype,
+    Symbol,
+    TextSpan,
+    describe,
+    is_shape,
+)
+
 # A tensor takes at most 45 opcodes: Kandinsky's UNet, with 724 tensors, takes under 33,000.
 MAX_OPCODES = 2**17
-# Longer text is not decoded unless it stands for bytes, as it does in protocol 2.
-MAX_NAME_BYTES = 1024
-MAX_DIMENSIONS = 32  # numpy 1.26's own limit; numpy 2 has 64, Paddle 9
-
-# By numpy's code. A bfloat16 tensor arrives as uint16, which Paddle has no tensors of.
-DTYPES = {code: np.dtype(f"<{code}") for code in ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "u2", "b1")}
-
 _OPCODE_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 _PROTOCOLS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class PickleRefused(Exception):
     """Why, and at which byte, the machine refused a file; `read_pdparams` makes a CheckpointError of it."""
-
-
-class Symbol(Enum):
-    """A global that a genuine file names."""
-
-    RECONSTRUCT = "numpy.core.multiarray._reconstruct"
-    NDARRAY = "numpy.ndarray"
-    DTYPE = "numpy.dtype"
-    ENCODE = "_codecs.encode"
-    TUPLE = "tuple"
-    BYTES = "bytes"
-
-
-_SYMBOLS = {
-    ("numpy.core.multiarray", "_reconstruct"): Symbol.RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): Symbol.RECONSTRUCT,
-    ("numpy", "ndarray"): Symbol.NDARRAY,
-    ("numpy", "dtype"): Symbol.DTYPE,
-    ("_codecs", "encode"): Symbol.ENCODE,
-    ("builtins", "tuple"): Symbol.TUPLE,
-    ("__builtin__", "tuple"): Symbol.TUPLE,
-    ("__builtin__", "bytes"): Symbol.BYTES,  # how protocol 2 writes b"", the payload of an empty tensor
-}
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class BytesSpan:
-    """Bytes that stay in the file."""
-
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class TextSpan:
-    """Text too long for a name, left undecoded in the file."""
-
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class PickledDtype:
-    """A dtype, known by its code; the file states its byte order separately."""
-
-    dtype: np.dtype[Any]
-
-
-@dataclass(eq=False, slots=True)
-class PickledArray:
-    """An array, which the file first announces and gives shape, dtype and bytes later."""
-
-    array: npt.NDArray[Any] | None = None
-
-
-_KINDS: dict[type, str] = {
-    type(None): "None",
-    BytesSpan: "bytes",
-    TextSpan: "text",
-    str: "text",
-    int: "an int",
-    PickledDtype: "a dtype",
-    PickledArray: "an array",
-}
-
-
-def describe(value: object) -> str:
-    """Name the kind of a machine value, for an error message."""
-    if isinstance(value, Symbol):
-        return f"the global {value.value}"
-    if isinstance(value, PickledArray) and value.array is None:
-        return "an array without shape and bytes"
-    return _KINDS.get(type(value), f"a {type(value).__name__}")
-
-
-def is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
-    """Tell whether `value` is a tuple of at most 32 non-negative ints."""
-    return (
-        isinstance(value, tuple)
-        and len(value) <= MAX_DIMENSIONS
-        and all(type(size) is int and size >= 0 for size in value)
-    )
 
 
 class PickleMachine:
@@ -320,13 +240,13 @@ class PickleMachine:
         self._push_symbol(module, name)
 
     def _push_symbol(self, module: str, name: str) -> None:
-        symbol = _SYMBOLS.get((module, name))
+        symbol = SYMBOLS.get((module, name))
         if symbol is None:
             raise self._refused(f"the global {f'{module}.{name}'[:80]!r} has no place in a state dict")
         self._push(symbol)
 
     def _reduce(self) -> None:
-        """Stand in for the calls that rebuild arrays."""
+        """Do what the calls that rebuild arrays would do, without calling anything."""
         arguments, function = self._pop_tuple(), self._pop()
         result: object
         match function, arguments:
