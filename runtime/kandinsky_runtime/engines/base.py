@@ -20,6 +20,7 @@ from kandinsky_runtime.bundle.precision import PRECISIONS, Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, TensorSpec
 from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.engines import records
+from kandinsky_runtime.engines.cpu_quota import available_cpus
 from kandinsky_runtime.engines.cuda import cuda_index
 from kandinsky_runtime.engines.records import BuildRecord
 from kandinsky_runtime.errors import (
@@ -40,7 +41,8 @@ class EngineOptions:
 
     Attributes:
         device: the device's name for the engine: "cpu" for each, "cuda" or "cuda:N" for an NVIDIA GPU.
-        threads: the number of threads within one operation; None for every core that the process may use.
+        threads: the number of threads within one operation; None for every core that the process may use, within the
+            CPU quota of its container.
         precision: the precision to compute in, one of the engine's; its name is enough.
 
     Raises:
@@ -64,7 +66,8 @@ class EngineOptions:
         """The number of threads that the library is to use."""
         if self.threads is not None:
             return int(self.threads)
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return available_cpus(cores)
 
 
 class Engine(ABC):
