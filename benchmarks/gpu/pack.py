@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/pack.py BUNDLE CHECKPOINT OUT.tar.gz [--seed 0]
 
-BUNDLE is the bundle of CHECKPOINT, a checkpoint with made-up weights (`k22-export checkpoint --size full --seed N`).
+BUNDLE is the bundle of CHECKPOINT, a checkpoint with random weights (`k22-export checkpoint --size full --seed N`).
 There:
 
     tar xf OUT.tar.gz && cd k22-gpu && python run.py

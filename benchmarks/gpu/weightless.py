@@ -1,7 +1,7 @@
-"""A bundle without the values of its weights, where these are made up: what is left of 5 GB are a few MB.
+"""A bundle without the values of its weights, if they are random: a few MB are left of 5 GB.
 
-A tensor's values depend on (seed, name) only (`kandinsky_export.random_weights.seeded`), so that a note of where they go is enough to
-have them back, to the bit. All other bytes of a weights file are kept as they are.
+A tensor's values depend on (seed, name) only (`kandinsky_export.random_weights.seeded`). Its place in the file is
+enough to restore it bit for bit. All other bytes of a weights file are kept as they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoint → bundle: trace, convert, write the weights once, describe it all, and let it appear whole."""
+"""Checkpoint → bundle: trace, convert, write the weights once, write the manifest; the bundle appears whole."""
 
 from __future__ import annotations
 
@@ -67,23 +67,23 @@ def export_bundle(
     Args:
         checkpoint: an opened checkpoint.
         out: the new folder.
-        name: what the manifest calls the checkpoint.
-        variants: of `kandinsky_export.variants.VARIANTS`.
-        prior: an opened prior, whose graphs, tokenizer and constants the bundle gets, too.
-        prior_name: what the manifest calls the prior.
-        without: graphs of the prior that are left out, of `PRIOR_COMPONENTS`.
-        cuda_graphs: also write the ONNX graphs with the operators of ONNX Runtime's CUDA provider.
-        overwrite: replace `out`.
-        progress: show bars.
+        name: the checkpoint's name in the manifest.
+        variants: names from `kandinsky_export.variants.VARIANTS`.
+        prior: an opened prior, whose graphs, tokenizer and constants are added to the bundle; None for none.
+        prior_name: the prior's name in the manifest.
+        without: graphs of the prior to leave out, from `PRIOR_COMPONENTS`.
+        cuda_graphs: whether to write also the ONNX graphs with the operators of ONNX Runtime's CUDA provider.
+        overwrite: whether to replace `out`.
+        progress: whether to show bars.
 
     Returns:
         The manifest that was written.
 
     Raises:
         CheckpointError: lists every config value and tensor that does not fit, the prior to the decoder included.
-        EngineUnavailable: fp16 or bf16 is asked for, and a library that the trajectory needs is not installed.
+        EngineUnavailable: a library that fp16 and bf16 variants need is not installed.
         ExportError: a graph could not be traced, converted or written.
-        UsageError: unknown variants, `out` exists, or `without` names what no prior has.
+        UsageError: unknown variants, an existing `out`, or an unknown graph in `without`.
     """
     variants = check_variants(variants)
     if cuda_graphs and not any(name.startswith("onnx") for name in variants):
@@ -149,7 +149,7 @@ def _check_scheduler(checkpoint: Checkpoint) -> None:
             schedulers.load(checkpoint.scheduler, "ddpm")
         except SchedulerError as unusable:
             raise CheckpointError(str(checkpoint.root), [str(unusable)]) from unusable
-        _log.warning("%s: a run of this bundle has to name one", error)
+        _log.warning("%s: a run of this bundle must name a scheduler", error)
 
 
 def _geometry(signatures: Mapping[str, GraphSpec], subject: str) -> Geometry:
@@ -206,7 +206,7 @@ def _add_lower_variant(
     prior: PriorEntry | None,
     progress: bool,
 ) -> None:
-    """Write `onnx-fp16` or `onnx-bf16` of every component; one that stays in float32 has its float32 files for it."""
+    """Write `onnx-fp16` or `onnx-bf16` of every component; a component that stays in float32 gets its float32 files."""
     precision = LOWER_VARIANTS[variant]
     total = sum(_float32_bytes(draft.shapes) for draft in drafts.values()) // 2
     with _bytes_bar(total, f"{precision} weights", progress) as bar:
@@ -226,7 +226,7 @@ def _in_order(component: Component, variants: Sequence[str]) -> Component:
 
 
 def _write_float32_graph(folder: Path, draft: Draft) -> Variant:
-    """Write a component's float32 ONNX graph, and its weights where nothing has needed them yet."""
+    """Write a component's float32 ONNX graph, and its weights if they are not written yet."""
     graph, params = folder / "model-fp32.onnx", folder / PARAMS
     if not params.exists():
         place_weights(draft.model, write_params(params, draft.weights), params.name)

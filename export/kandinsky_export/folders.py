@@ -1,8 +1,8 @@
 """Folders and files that appear whole or not at all.
 
-A folder grows as a hidden sibling, `.NAME.partial-XXXXXXXX`, and is renamed when it is whole; a folder that it replaces
-waits beside it, with `-old` behind the name, until then. An advisory lock on the sibling, which ends with its process
-however that ends, tells a folder that somebody is writing from one that a killed process left behind.
+A folder is written as a hidden sibling, `.NAME.partial-XXXXXXXX`, and renamed when it is whole. A folder that it
+replaces is renamed to the same name with `-old` at its end until then. The process that writes a sibling holds an
+advisory lock on it. A sibling without a lock was left behind by a killed process.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _OLD = "-old"
 def new_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling of `target` to fill; it takes the target's name when the block ends without an error.
 
-    What it holds is flushed to disk before it is renamed. An error or an interrupt removes it; a killed process leaves
-    it behind, and the next call for the same target removes it then.
+    Its content is flushed to disk before it is renamed. An error or an interrupt removes it. A killed process leaves it
+    behind, and the next call for the same target removes it.
 
     Args:
         target: the folder to make.
         marker: a file that every folder of this kind has; only such a folder is ever replaced.
-        overwrite: replace `target` where it exists.
+        overwrite: whether to replace `target` if it exists.
 
     Raises:
-        UsageError: `target` cannot be meant, see `check_target`, or another process made it during the block.
+        UsageError: an invalid `target`, see `check_target`, or another process made it during the block.
         ExportError: the disk is full, or the folder cannot be written.
     """
     with _disk_errors_explained(target):
@@ -55,27 +55,27 @@ def check_target(target: Path, *, marker: str, overwrite: bool) -> None:
     """Refuse a target folder before any work is done for it; see `new_folder`.
 
     Raises:
-        UsageError: its parent is missing, it is the current folder or around it, it exists and `overwrite` is false,
+        UsageError: its parent is missing, it is or contains the current folder, it exists and `overwrite` is false,
             or it has content of another kind.
-        ExportError: the file system does not let it be looked at.
+        ExportError: the folder cannot be read.
     """
     with _disk_errors_explained(target):
         place = target.resolve()
         if not place.parent.is_dir():
-            raise UsageError(f"{place.parent} is no folder; make it first")
+            raise UsageError(f"{place.parent} is not a folder; create it first")
         if Path.cwd().is_relative_to(place):
-            raise UsageError(f"{target} is the current folder or around it; choose another place")
+            raise UsageError(f"{target} is or contains the current folder; choose another folder")
         content = _content(place)
         if content and not overwrite:
-            raise UsageError(f"{target} exists; choose another place, or replace it with --overwrite")
+            raise UsageError(f"{target} exists; choose another folder, or replace it with --overwrite")
         if content and marker not in content:
-            raise UsageError(f"{target} has no {marker} in it, so it is not replaced; choose another place")
+            raise UsageError(f"{target} has no {marker} in it, so it is not replaced; choose another folder")
 
 
 def _content(place: Path) -> set[str]:
-    """The names in a folder; none where nothing is, and one that is empty for a file.
+    """The names in a folder; none if it does not exist, and one empty name for a file.
 
-    It looks again where another process replaced the folder meanwhile.
+    It reads again if another process replaced the folder in the meantime.
     """
     while True:
         try:
@@ -101,7 +101,7 @@ def _disk_errors_explained(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _partial_sibling(place: Path) -> Iterator[Path]:
-    """A new folder beside `place`, locked while the block runs, and removed after it if it is still there."""
+    """A new folder next to `place`, locked while the block runs, and removed after it if it is still there."""
     token = secrets.token_hex(4)
     unlocked = place.with_name(f".{place.name}.new-{token}")
     partial = place.with_name(f".{place.name}{_PARTIAL}{token}")
@@ -117,7 +117,7 @@ def _partial_sibling(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder for the block; false where somebody else has, or the file system has no locks."""
+    """Lock a folder for the block; false if another process holds its lock, or the file system has no locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -131,12 +131,12 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _swap(partial: Path, place: Path, *, overwrite: bool) -> None:
-    """Rename `partial` to `place`, which may exist; where that fails, what was there before is put back."""
+    """Rename `partial` to `place`, which may exist; if that fails, the old folder is put back."""
     old = partial.with_name(partial.name + _OLD)
     try:
         while not _renamed(partial, place):
             if not overwrite:
-                raise UsageError(f"{place} was made by another process meanwhile; it stays as it is")
+                raise UsageError(f"{place} was made by another process in the meantime; add --overwrite to replace it")
             shutil.rmtree(old, ignore_errors=True)
             with suppress(FileNotFoundError):  # another process replaces it, too
                 place.rename(old)
@@ -160,7 +160,7 @@ def _renamed(folder: Path, place: Path) -> bool:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """Remove what killed processes left beside `place`, and put back a folder that one of them was replacing."""
+    """Remove what killed processes left next to `place`, and put back a folder that one of them was replacing."""
     for path in place.parent.glob(f".{glob.escape(place.name)}{_PARTIAL}*"):
         with suppress(OSError), _locked(path) as free:
             if not free:

@@ -1,4 +1,4 @@
-"""What a prior adds to a bundle besides its graphs: the tokenizer's files, its configs, and a few arrays."""
+"""The parts of a prior in a bundle besides its graphs: the tokenizer's files, its configs, and a few arrays."""
 
 from __future__ import annotations
 
@@ -90,15 +90,15 @@ def write_prior_entry(
 
 
 def prior_tasks(components: Collection[str]) -> tuple[str, ...]:
-    """What a bundle with these components makes embeddings of: of prompts, of pictures."""
+    """The tasks of a bundle with these components: embeddings of prompts, embeddings of pictures."""
     needs = {PROMPT: {"text_encoder", "prior"}, PICTURE_PROMPT: {"image_encoder"}}
     return tuple(task for task, parts in needs.items() if parts <= set(components))
 
 
 def empty_picture_embeds(model: Any, tensors: Thunks, progress: bool = False) -> Array:
-    """What the image encoder makes of `pixel_values` that are all zero, (1, E).
+    """The image encoder's output for `pixel_values` that are all zero, (1, E).
 
-    The first layer stands in for each of them in turn, so that memory holds one layer and not the model.
+    The first layer takes the values of each layer in turn, so that memory holds one layer and not the model.
 
     Args:
         model: an image encoder whose parameters are declared; those outside of its layers get their values.

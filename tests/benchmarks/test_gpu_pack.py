@@ -1,4 +1,4 @@
-"""The pack for a GPU machine: everything but made-up weights, which come back to the bit."""
+"""The pack for a GPU machine: everything but random weights, which come back bit for bit."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ BUILDS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_builds_of_the_model(build: str, tmp_path: Path) -> None:
-    """Beside those that the parity tests run whole trajectories of."""
+    """In addition to those whose whole trajectories the parity tests run."""
     write_sample_checkpoint(tmp_path / "checkpoint", changes=BUILDS[build])
     checkpoint = Checkpoint.open(tmp_path / "checkpoint")
     export_bundle(checkpoint, tmp_path / "bundle", name=build)
@@ -355,7 +355,7 @@ class TestTarget:
     ) -> None:
         shutil.copytree(micro_bundle, tmp_path / "out")
         (tmp_path / "out" / "extra").touch()
-        with pytest.raises(UsageError, match="out exists; choose another place, or replace it with --overwrite"):
+        with pytest.raises(UsageError, match="out exists; choose another folder, or replace it with --overwrite"):
             export_bundle(Checkpoint.open(micro_checkpoint), tmp_path / "out", name="micro")
         export_bundle(Checkpoint.open(micro_checkpoint), tmp_path / "out", name="new", overwrite=True)
         assert Bundle.open(tmp_path / "out").manifest.source["name"] == "new"
@@ -532,10 +532,10 @@ class TestProcesses:
         assert Bundle.open(parent / "alone").manifest.files == Bundle.open(parent / "two").manifest.files
 
     def test_two_at_once(self, processes: tuple[Path, dict[str, str]]) -> None:
-        """Either may be the first to have it ready; the other says so and leaves it alone."""
+        """Either may be the first to finish; the other reports it and leaves the folder as it is."""
         parent, said = processes
         answers = {said["first of two"], said["second of two"]}
-        assert answers == {"done", f"{parent / 'two'} was made by another process meanwhile; it stays as it is"}
+        assert answers == {"done", f"{parent / 'two'} was made by another process in the meantime; add --overwrite to replace it"}
         winner = next(name for name in ("first of two", "second of two") if said[name] == "done")
         bundle = Bundle.open(parent / "two")
         bundle.check_content()

@@ -120,16 +120,16 @@ class TestRefusals:
 
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_its_parent_is_missing(self, overwrite: bool, parent: Path) -> None:
-        assert self.refused(parent / "a" / "b", overwrite=overwrite) == f"{parent / 'a'} is no folder; make it first"
+        assert self.refused(parent / "a" / "b", overwrite=overwrite) == f"{parent / 'a'} is not a folder; create it first"
         (parent / "a").touch()
-        assert self.refused(parent / "a" / "b", overwrite=overwrite) == f"{parent / 'a'} is no folder; make it first"
+        assert self.refused(parent / "a" / "b", overwrite=overwrite) == f"{parent / 'a'} is not a folder; create it first"
 
     @pytest.mark.parametrize("target", [".", "..", "/", "../parent"])
     def test_it_is_where_we_are(self, target: str, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (parent / "here").mkdir()
         (parent / MARKER).touch()
         monkeypatch.chdir(parent)
-        assert "is the current folder or around it" in self.refused(Path(target), overwrite=True)
+        assert "is or contains the current folder" in self.refused(Path(target), overwrite=True)
 
     def test_it_cannot_be_looked_at(self, parent: Path) -> None:
         with pytest.raises(ExportError, match="cannot write .*File name too long"):
@@ -267,7 +267,7 @@ class TestKilled:
         assert names(parent) == ["new", "other"]
 
     def test_file_systems_without_locks(self, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nothing can be told of what lies there, so it stays; new folders are made all the same."""
+        """The leftovers cannot be judged, so they stay; new folders are made nevertheless."""
 
         def unsupported(*_: object) -> None:
             raise OSError(errno.ENOTSUP, "Operation not supported")
@@ -285,7 +285,7 @@ class TestTwoAtOnce:
                 (folder / MARKER).write_text("second")
                 make(parent / "new", "first")
 
-        with pytest.raises(UsageError, match="was made by another process meanwhile"):
+        with pytest.raises(UsageError, match="was made by another process in the meantime"):
             second()
         assert content_of(parent / "new") == "first"
         assert names(parent) == ["new"]

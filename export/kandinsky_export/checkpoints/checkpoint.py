@@ -40,8 +40,8 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Component:
-    """One model of a checkpoint: its config, and where its weights are."""
+class ModelFiles:
+    """One model of a checkpoint: its config, and the path of its weights."""
 
     config: dict[str, Any]
     form: Form
@@ -59,7 +59,7 @@ class Checkpoint:
     """
 
     root: Path
-    components: Mapping[str, Component]
+    components: Mapping[str, ModelFiles]
     scheduler: dict[str, Any]
 
     @classmethod
@@ -137,10 +137,10 @@ def _turned(read: Callable[[], Array]) -> Callable[[], Array]:
 
 @contextmanager
 def read_folder(root: Path) -> Iterator[None]:
-    """Say in one sentence why a checkpoint's folder cannot be read.
+    """Report in one sentence why a checkpoint's folder cannot be read.
 
     Raises:
-        CheckpointError: there is no such folder, or the file system does not let it be read.
+        CheckpointError: there is no such folder, or it cannot be read.
     """
     try:
         if not root.is_dir():
@@ -150,7 +150,7 @@ def read_folder(root: Path) -> Iterator[None]:
         raise CheckpointError(str(root), [f"cannot be read ({error})"]) from error
 
 
-def read_models(root: Path, stems: Mapping[str, str], variant: str | None, faults: list[str]) -> dict[str, Component]:
+def read_models(root: Path, stems: Mapping[str, str], variant: str | None, faults: list[str]) -> dict[str, ModelFiles]:
     """The models of a checkpoint that have weights; `faults` takes every config and weight file that is missing.
 
     Args:
@@ -163,12 +163,12 @@ def read_models(root: Path, stems: Mapping[str, str], variant: str | None, fault
     for name, stem in stems.items():
         config = read_config(root / name / "config.json", faults)
         if found := _find_weights(root / name, stem, variant, faults):
-            components[name] = Component(config, *found)
+            components[name] = ModelFiles(config, *found)
     return components
 
 
 def read_config(path: Path, faults: list[str]) -> dict[str, Any]:
-    """A JSON object of a checkpoint; empty where `faults` takes the reason why there is none."""
+    """A JSON object of a checkpoint; empty if it cannot be read; `faults` takes the reason."""
     where = path.relative_to(path.parent.parent)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -83,7 +83,7 @@ def widen_bf16(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def _map_file(file_name: str) -> mmap.mmap:
     try:
-        # Asked before it is opened, because opening a named pipe would wait for its writer.
+        # Checked before it is opened: opening a named pipe would wait for its writer.
         status = Path(file_name).stat()
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(file_name, ["this is a folder or a device: give the .pdparams file itself"])

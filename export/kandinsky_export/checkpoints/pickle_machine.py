@@ -3,7 +3,7 @@
 A pickle is a program. This machine knows only the opcodes and the globals that a state dict needs; a global is a
 `Symbol`, recognised by name and never imported or called, and whatever else turns up is refused with its byte offset.
 
-What a hostile file can cost is bounded. Tensor bytes stay in the memory map: the machine notes where they lie. A
+The cost of a hostile file is bounded. Tensor bytes stay in the memory map: the machine notes their place. A
 declared length is compared with the bytes that are left before anything is done with it. Nothing recurses into a
 value, so nesting, sharing and cycles cost nothing. The number of opcodes is limited, and one opcode makes one small
 object; the exception, text that stands for bytes (protocol 2), is turned into bytes at most once.
@@ -103,7 +103,7 @@ class PickleMachine:
     # Bytes of the file
 
     def _skip(self, count: int) -> int:
-        """Step over `count` bytes and return where they begin."""
+        """Step over `count` bytes and return their first position."""
         start = self._position
         end, what = (len(self._data), "file") if self._frame_end is None else (self._frame_end, "frame")
         if count > end - start:
@@ -149,7 +149,7 @@ class PickleMachine:
     def _pop_tuple(self) -> tuple[object, ...]:
         value = self._pop()
         if not isinstance(value, tuple):
-            raise self._refused(f"{describe(value)} stands where a tuple belongs")
+            raise self._refused(f"got {describe(value)}; expected a tuple")
         return value
 
     def _pop_to_mark(self) -> list[object]:
@@ -302,7 +302,7 @@ class PickleMachine:
             raise self._refused("the shape of an array is larger than any memory")
         needed = math.prod(shape) * dtype.itemsize
         if needed != len(content):
-            raise self._refused(f"an array has {len(content):,} bytes where its shape and dtype need {needed:,}")
+            raise self._refused(f"an array has {len(content):,} bytes; its shape and dtype need {needed:,}")
         buffer, offset = (self._data, content.start) if isinstance(content, BytesSpan) else (content, 0)
         return np.ndarray(shape, dtype, buffer, offset, order="F" if fortran_order else "C")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_export.checkpoints.checkpoint import Checkpoint, read_config, read_folder, read_models
-from kandinsky_export.checkpoints.tokenizer_files import Tokenizer, read_tokenizer
+from kandinsky_export.checkpoints.tokenizer_files import TokenizerFiles, read_tokenizer
 from kandinsky_export.errors import CheckpointError
 
 # Each model and how the name of its safetensors file begins: transformers' models have another than diffusers'.
@@ -18,7 +18,7 @@ WEIGHT_STEMS: Mapping[str, str] = {
     "prior": "diffusion_pytorch_model",
 }
 PRIOR_MODELS = tuple(WEIGHT_STEMS)
-# Folders of the checkpoint, as a hub is asked for them.
+# Folders of the checkpoint, as they are requested from a hub.
 PRIOR_FOLDERS = (*PRIOR_MODELS, "tokenizer", "image_processor")
 
 _IMAGE_PROCESSOR = Path("image_processor", "preprocessor_config.json")
@@ -30,12 +30,12 @@ class PriorCheckpoint(Checkpoint):
 
     Attributes:
         components: "text_encoder", "image_encoder" and "prior".
-        scheduler: the prior's.
-        tokenizer: its files and config.
+        scheduler: the config of the prior's scheduler.
+        tokenizer: the tokenizer's files and config.
         image_processor: the config of the picture encoder's preprocessing.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: TokenizerFiles
     image_processor: dict[str, Any]
 
     @classmethod

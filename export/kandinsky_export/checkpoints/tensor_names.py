@@ -1,4 +1,4 @@
-"""Names that libraries gave to a model's tensors before they took today's."""
+"""Older names of a model's tensors, and the current ones."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PADDLENLP_PREFIXES = {
 _PADDLENLP_LAYER_PARTS = {"linear1": "mlp.fc1", "linear2": "mlp.fc2", "norm1": "layer_norm1", "norm2": "layer_norm2"}
 _PADDLENLP_LAYER = re.compile(r"(text_model|vision_model)\.transformer\.layers\.(\d+)\.(.+)\.(weight|bias)$")
 
-# Counts from 0 on that transformers before 4.31 stored beside the weights.
+# The numbers 0, 1, 2 … that transformers before 4.31 stored with the weights.
 _POSITION_IDS = re.compile(r"(text_model|vision_model)\.embeddings\.position_ids$")
 
 
 def current_names(stored: Iterable[str], expected: Container[str]) -> dict[str, str]:
-    """Stored name → the name that the model expects, for every tensor that means something.
+    """Stored name → the name that the model expects, for every tensor of the model.
 
     A name that the model expects, or that no rule leads to an expected one, stays as it is.
     """

@@ -23,13 +23,13 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerFiles:
     """A tokenizer's files.
 
     Attributes:
         paths: by role, the files that a bundle takes over.
         read: every file that was read.
-        config: `model_max_length` and the special tokens, CLIP's where the files do not name them. A token is a string,
+        config: `model_max_length` and the special tokens, CLIP's if the files do not name them. A token is a string,
             or an object with its `content` and flags, which say how it is found in a text.
         size: one more than the largest id.
     """
@@ -40,8 +40,8 @@ class Tokenizer:
     size: int
 
 
-def read_tokenizer(folder: Path, faults: list[str]) -> Tokenizer | None:
-    """The tokenizer in `folder`, or None where a file is missing or of no use; `faults` takes every reason.
+def read_tokenizer(folder: Path, faults: list[str]) -> TokenizerFiles | None:
+    """The tokenizer in `folder`, or None if a file is missing or unusable; `faults` takes every reason.
 
     Raises:
         OSError: a file is there and cannot be read.
@@ -61,11 +61,13 @@ def read_tokenizer(folder: Path, faults: list[str]) -> Tokenizer | None:
         ]
     if len(faults) > known:
         return None
-    return Tokenizer(paths, (*paths.values(), *(folder / name for name in there)), config, 1 + max(vocabulary.values()))
+    return TokenizerFiles(
+        paths, (*paths.values(), *(folder / name for name in there)), config, 1 + max(vocabulary.values())
+    )
 
 
 def _read_vocabulary(path: Path, faults: list[str]) -> dict[str, int]:
-    """Token → id; empty where it has a fault."""
+    """Token → id; empty if it has a fault."""
     known = len(faults)
     content = _read_object(path, faults)
     ids = list(content.values())

@@ -1,4 +1,4 @@
-"""Tensors in weight files: their shapes and dtypes now, their values one at a time when asked for."""
+"""Tensors in weight files: shapes and dtypes at once, values one tensor at a time when they are read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StoredTensor:
         shape: as stored.
         dtype: as the file names it.
         is_float: whether it holds floating-point numbers that can be read.
-        read: its values as float32 in an array of their own, read anew at each call; raises CheckpointError where they
+        read: returns its values as a new float32 array, read again at each call; raises CheckpointError if they
             cannot be read any more, or are not finite.
     """
 

@@ -27,15 +27,16 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--cuda-graphs",
         action="store_true",
-        help="also write each ONNX graph with the operators of ONNX Runtime's CUDA provider (small, same weights)",
+        help="write also a second graph for each ONNX graph, with the operators of ONNX Runtime's CUDA provider; it is"
+        " small and reads the same weights",
     )
     parser.add_argument(
         "--without",
         type=names,
         default=(),
         metavar="NAMES",
-        help="graphs of the prior to leave out, separated by commas: image_encoder where no picture is a prompt,"
-        " text_encoder and prior where the prompts are fixed (k22 embed writes them to a file)",
+        help="graphs of the prior to leave out, separated by commas: image_encoder if no prompt is a picture,"
+        " text_encoder and prior if the prompts are fixed and k22 embed has written them to a file (default: none)",
     )
     add_out(parser)
     parser.add_argument(
@@ -43,7 +44,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         type=names,
         default=DEFAULT_VARIANTS,
         metavar="NAMES",
-        help=f"which forms, separated by commas: {', '.join(VARIANTS)} (default: {','.join(DEFAULT_VARIANTS)})",
+        help=f"forms of each graph, separated by commas: {', '.join(VARIANTS)} (default: {','.join(DEFAULT_VARIANTS)})",
     )
     add_common_options(parser)
     parser.set_defaults(run=_bundle)

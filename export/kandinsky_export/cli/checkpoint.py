@@ -14,33 +14,38 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "checkpoint",
-        help="write a checkpoint with made-up weights",
-        description="Write a checkpoint with the right names, shapes and dtypes, and seeded values that depend on the"
-        " seed and the tensor's name only. It comes with image embeddings that fit it, image_embeds.npz.",
+        help="write a checkpoint with random weights (seeded)",
+        description="Write a checkpoint with the published names, shapes and dtypes and random weights, which"
+        " depend on the seed and the tensor's name only. The file image_embeds.npz has image embeddings for it.",
         epilog="examples:\n  k22-export checkpoint --size tiny --seed 0 --format diffusers --out tiny\n"
         "  k22-export checkpoint --prior --format diffusers --out tiny-prior",
     )
     parser.add_argument(
-        "--size", choices=("tiny", "full"), default="tiny", help="tiny: 16 MB (default); full: 5.3 GB, a prior 14.3 GB"
+        "--size",
+        choices=("tiny", "full"),
+        default="tiny",
+        help="tiny: 16 MB; full: 5.3 GB, or 14.3 GB with --prior (default: tiny)",
     )
     parser.add_argument(
         "--decoder",
         choices=("inpaint", "plain"),
-        help="inpaint (default), or plain for text-to-image and image-to-image",
+        help="inpaint, or plain for text-to-image and image-to-image (default: inpaint)",
     )
-    parser.add_argument("--prior", action="store_true", help="make a prior instead: encoders, prior and tokenizer")
+    parser.add_argument(
+        "--prior", action="store_true", help="write a prior instead of a decoder: encoders, prior and tokenizer"
+    )
     parser.add_argument(
         "--vocabulary",
         type=Path,
         metavar="DIR",
-        help="of a prior: a folder with vocab.json and merges.txt (default: a small vocabulary made here)",
+        help="with --prior: a folder with vocab.json and merges.txt (default: a small vocabulary)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the values (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
     parser.add_argument(
         "--format",
         choices=("ppdiffusers", "diffusers"),
         default="ppdiffusers",
-        help=".pdparams (default) or .safetensors",
+        help="ppdiffusers writes .pdparams files, diffusers .safetensors files (default: ppdiffusers)",
     )
     add_out(parser)
     add_common_options(parser)
@@ -50,10 +55,12 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 def _checkpoint(args: argparse.Namespace) -> int:
     if args.prior:
         if args.decoder is not None:
-            raise UsageError("--decoder and --prior make different checkpoints: give one of them")
+            raise UsageError("got --decoder and --prior, which make different checkpoints: give one of them")
         return _prior_checkpoint(args)
     if args.vocabulary is not None:
-        raise UsageError("--vocabulary goes with --prior: a decoder has no tokenizer")
+        raise UsageError(
+            "--vocabulary goes with --prior, because a decoder has no tokenizer: add --prior, or leave it out"
+        )
     from kandinsky_export.random_weights.sample_checkpoint import EMBEDS, write_sample_checkpoint
 
     write_sample_checkpoint(

@@ -1,4 +1,4 @@
-"""What several commands take and write."""
+"""Options and output that several commands share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kandinsky_runtime.cli_support import Parser
 
 def add_out(parser: Parser) -> None:
     """Add the new folder."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to create")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The items of a list with commas."""
+    """The items of a list that commas separate."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 

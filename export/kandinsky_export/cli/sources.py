@@ -18,21 +18,31 @@ def add_source(parser: Parser) -> None:
     """Add CHECKPOINT and where it comes from."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model")
     parser.add_argument(
-        "--hub", choices=("huggingface", "paddle"), help="where a hub name is looked up (default: huggingface)"
+        "--hub", choices=("huggingface", "paddle"), help="the hub of CHECKPOINT and PRIOR (default: huggingface)"
     )
-    parser.add_argument("--revision", help="of CHECKPOINT's hub name (Hugging Face only)")
-    parser.add_argument("--weights", metavar="VARIANT", help="variant of CHECKPOINT's weight files, such as fp16")
+    parser.add_argument("--revision", help="branch, tag or commit of CHECKPOINT (Hugging Face only; default: main)")
+    parser.add_argument(
+        "--weights",
+        metavar="VARIANT",
+        help="variant of CHECKPOINT's weight files, such as fp16 (default: the plain files)",
+    )
 
 
 def add_prior(parser: Parser) -> None:
     """Add the prior of CHECKPOINT."""
     parser.add_argument("--prior", metavar="PRIOR", help="the prior that goes with CHECKPOINT: a folder or a hub name")
-    parser.add_argument("--prior-revision", metavar="REVISION", help="of PRIOR's hub name (Hugging Face only)")
-    parser.add_argument("--prior-weights", metavar="VARIANT", help="variant of PRIOR's weight files, such as fp16")
+    parser.add_argument(
+        "--prior-revision", metavar="REVISION", help="branch, tag or commit of PRIOR (Hugging Face only; default: main)"
+    )
+    parser.add_argument(
+        "--prior-weights",
+        metavar="VARIANT",
+        help="variant of PRIOR's weight files, such as fp16 (default: the plain files)",
+    )
 
 
 def open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
-    """The checkpoint, fetched if need be, and what to call it: its hub name or its folder's name."""
+    """The checkpoint, fetched if need be, and its name: the hub name or the folder's name."""
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
     _check_hub_options(args)
@@ -41,7 +51,7 @@ def open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
 
 
 def open_prior(args: argparse.Namespace) -> tuple[PriorCheckpoint | None, str]:
-    """The prior, fetched if need be, and what to call it; None where none is asked for."""
+    """The prior, fetched if need be, and its name; None without --prior."""
     if args.prior is None:
         return None, ""
     from kandinsky_export.checkpoints.prior_checkpoint import PRIOR_FOLDERS, PriorCheckpoint
@@ -51,15 +61,21 @@ def open_prior(args: argparse.Namespace) -> tuple[PriorCheckpoint | None, str]:
 
 
 def _check_hub_options(args: argparse.Namespace) -> None:
-    """Refuse options of a hub or of a prior where there is none."""
+    """Refuse options of a hub or of a prior without one."""
     if args.prior is None and (args.prior_revision or args.prior_weights):
-        raise UsageError("--prior-revision and --prior-weights go with --prior")
+        raise UsageError("--prior-revision and --prior-weights go with --prior: add --prior, or leave them out")
     if args.revision and not _is_hub_name(args.checkpoint):
-        raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
+        raise UsageError(
+            f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}: leave them out"
+        )
     if args.prior_revision and not _is_hub_name(args.prior):
-        raise UsageError(f"--hub and --prior-revision go with a hub name, not with the folder {args.prior}")
+        raise UsageError(
+            f"--hub and --prior-revision go with a hub name, not with the folder {args.prior}: leave them out"
+        )
     if args.hub and not any(_is_hub_name(name) for name in (args.checkpoint, args.prior) if name is not None):
-        raise UsageError(f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}")
+        raise UsageError(
+            f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}: leave them out"
+        )
 
 
 def _is_hub_name(name: str) -> bool:
@@ -71,10 +87,10 @@ def _is_hub_name(name: str) -> bool:
 def _fetched(
     args: argparse.Namespace, name: str, revision: str | None, variant: str | None, **options: Any
 ) -> tuple[Path, str]:
-    """The folder of a checkpoint, fetched with `options` if `name` is a hub's, and what to call it."""
+    """The folder of a checkpoint, fetched with `options` if `name` is a hub name, and its name."""
     if not _is_hub_name(name):
         return Path(name), Path(name).resolve().name
-    import kandinsky_export.vendors  # noqa: F401 (one that is missing is told before gigabytes are fetched)
+    import kandinsky_export.vendors  # noqa: F401 (a missing one is reported before gigabytes are fetched)
     from kandinsky_export.hub import fetch_checkpoint
 
     root = fetch_checkpoint(

@@ -41,9 +41,9 @@ class _Architecture:
     """How a model is built from its config.
 
     Attributes:
-        model: its class.
-        faults: what is wrong with a config that has its defaults.
-        settings: the class whose arguments are the settings: the model's own, or that of its config.
+        model: the model's class.
+        faults: a function from a config with its defaults to its faults.
+        settings: the class whose arguments are the settings: the model's, or its config's.
     """
 
     model: type[Any]
@@ -63,11 +63,11 @@ _MODELS: Mapping[str, _Architecture] = {
     "image_encoder": _Architecture(CLIPVisionModelWithProjection, image_encoder_config_faults, CLIPVisionConfig),
     "prior": _Architecture(PriorTransformer, prior_config_faults, PriorTransformer),
 }
-# What transformers and PaddleNLP write into a config beside the settings.
+# Keys that transformers and PaddleNLP add to the settings of a config.
 _NO_SETTINGS = frozenset(
     {"architectures", "dtype", "model_type", "paddlenlp_version", "torch_dtype", "transformers_version"}
 )
-# What ppdiffusers and Paddle raise for a config of which they can make no model.
+# The errors of ppdiffusers and Paddle for a config without a model.
 _BUILD_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 
 _log = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ def build_models(configs: Mapping[str, Config], subject: str) -> dict[str, Any]:
     `config` has every setting, those that the given config leaves to ppdiffusers included.
 
     Args:
-        configs: of the models, by "unet", "movq", "text_encoder", "image_encoder" and "prior".
-        subject: how errors name the checkpoint.
+        configs: the models' configs, by "unet", "movq", "text_encoder", "image_encoder" and "prior".
+        subject: the checkpoint's name in errors.
 
     Raises:
         CheckpointError: lists every setting that is not that of a Kandinsky 2.2 model, of all configs.
@@ -112,8 +112,8 @@ def _complete(name: str, config: Config) -> dict[str, Any]:
     parameters = inspect.signature(_MODELS[name].settings.__init__).parameters
     defaults = {key: item.default for key, item in parameters.items() if item.default is not inspect.Parameter.empty}
     unknown = [key for key in config if key not in {*defaults, *_NO_SETTINGS} and not key.startswith("_")]
-    if meant := [key for key in unknown if config[key] not in (None, False)]:
-        _log.warning("%s config: ppdiffusers does not know %s; left out", name, ", ".join(meant))
+    if dropped := [key for key in unknown if config[key] not in (None, False)]:
+        _log.warning("%s config: ppdiffusers does not know the settings %s: they are ignored", name, ", ".join(dropped))
     return defaults | {key: value for key, value in config.items() if key in defaults}
 
 

@@ -18,7 +18,7 @@ from kandinsky_export.vendors import Attention, UNet2DConditionModel, VQModel, p
 Tensor = Any  # paddle.Tensor; paddle ships no type information
 Config = Mapping[str, Any]
 
-# What the forwards below rely on; a config with another value would trace to a graph that computes something else.
+# Values that the forwards below rely on: with another one, the traced graph would compute something else.
 _UNET_REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "addition_embed_type": ("image",),
     "encoder_hid_dim_type": ("image_proj",),

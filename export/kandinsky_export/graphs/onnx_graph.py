@@ -37,13 +37,13 @@ def convert(program: Path, signature: GraphSpec) -> onnx.ModelProto:
         ExportError: the converter failed, or the graph's inputs and outputs are not the signature's.
     """
     try:
-        with _captured_stdout() as said:
+        with _captured_stdout() as printed:
             converted = _run_converter(program)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ExportError(f"paddle2onnx cannot convert {program.name}: {reason}") from error
     if not converted:
-        raise ExportError(f"paddle2onnx cannot convert {program.name}: {' '.join(said)}")
+        raise ExportError(f"paddle2onnx cannot convert {program.name}: {' '.join(printed)}")
     model = onnx.load_from_string(converted)
     _name_tensors(model, signature)
     return model
@@ -57,7 +57,7 @@ def attach_weights(
     Args:
         model: the weightless graph, changed in place.
         shapes: of each weight, by name.
-        placements: where the file has each weight.
+        placements: the place of each weight in the file.
         location: the file's path relative to the ONNX file.
 
     Raises:
@@ -74,7 +74,7 @@ def attach_weights(
 
 
 def place_weights(model: onnx.ModelProto, placements: Mapping[str, Placement], location: str) -> None:
-    """Let every external initializer point to where the file `location` has it."""
+    """Point every external initializer to its place in the file `location`."""
     for tensor in external_weights(model):
         placed = placements[tensor.name]
         del tensor.external_data[:]
@@ -83,12 +83,12 @@ def place_weights(model: onnx.ModelProto, placements: Mapping[str, Placement], l
 
 
 def external_weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """The initializers whose values lie in another file."""
+    """The initializers whose values are in another file."""
     return [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def clean(model: onnx.ModelProto) -> None:
-    """Remove what the converter leaves behind. Attach the weights first: their shapes prove more of it idle."""
+    """Remove nodes without effect. Attach the weights first: their shapes show more such nodes."""
     inline_equal_branches(model)
     constants_to_initializers(model)
     fold_constants(model)

@@ -31,7 +31,7 @@ _PADDING = b"\x7a"  # field 15, bytes: unknown to Paddle and skipped
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a tensor's values lie in the file, in bytes."""
+    """The place of a tensor's values in the file, in bytes."""
 
     offset: int
     length: int
@@ -48,7 +48,7 @@ def write_params(
         bar: advances by the bytes written.
 
     Returns:
-        Where each tensor's values lie: on a page's boundary those of 64 KiB and more, on 64 bytes the smaller ones.
+        The place of each tensor's values. Tensors of 64 KiB and more begin on a page, smaller ones on 64 bytes.
 
     Raises:
         OSError: the file cannot be written.

@@ -29,7 +29,7 @@ Config = Mapping[str, Any]
 # Added to the scores of tokens that must not be seen: their weights are exactly 0, in half precision, too.
 MASKED = -1e4
 
-# What the forwards below rely on; a config with another value would trace to a graph that computes something else.
+# Values that the forwards below rely on: with another one, the traced graph would compute something else.
 _CLIP_ACTIVATIONS = ("gelu", "quick_gelu")
 _CLIP_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim")
 _PRIOR_REQUIRED: Mapping[str, tuple[Any, ...]] = {
@@ -131,7 +131,7 @@ class ImageEncoderGraph(paddle.nn.Layer):  # type: ignore[misc]
 
 
 class PriorGraph(paddle.nn.Layer):  # type: ignore[misc]
-    """One step of the prior: what it makes of noisy embeddings, as an estimate of the clean ones.
+    """One step of the prior: its estimate of the clean embeddings, from noisy ones.
 
     `latents` (B, E), `timestep` (B), `text_embeds` (B, E), `text_hidden_states` (B, T, D), `text_mask` (B, T), 1 for
     text and 0 for padding → `predicted_image_embeds` (B, E).
@@ -206,7 +206,7 @@ def _clip_attention(attention: Any, hidden: Tensor, mask: Tensor | None) -> Tens
 
 
 def causal_mask(tokens: Tensor) -> Tensor:
-    """(1, T, T): `MASKED` for every token after the one that looks."""
+    """(1, T, T): `MASKED` for every later token."""
     positions = paddle.arange(tokens)
     later = positions.unsqueeze(0) > positions.unsqueeze(1)
     return later.cast("float32").unsqueeze(0) * MASKED

@@ -3,7 +3,7 @@
     huggingface   through huggingface_hub: its cache, its environment variables; safetensors weights alone
     paddle        PaddleNLP's community store over plain HTTP, or the mirror that K22_PADDLE_STORE names
 
-A fetch that was interrupted goes on where it stopped.
+An interrupted fetch continues from the byte where it stopped.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def fetch_checkpoint(
 
     `revision`    branch, tag or commit; Hugging Face only
     `variant`     infix of the weights' file names, such as "fp16"; None for the plain ones
-    `components`  folders that are needed, beside model_index.json and the scheduler's configuration
+    `components`  folders that are needed, in addition to model_index.json and the scheduler's configuration
     `cache_dir`   root of the cache, in place of `default_cache_dir()` or of huggingface_hub's own
     `progress`    bars on stderr
 
-    The folder may hold other variants that were fetched before: tell its reader which one is meant.
+    The folder may hold other variants that were fetched before: name the variant when you read it.
 
-    Raises UsageError for an argument that cannot be meant, CheckpointError if the hub lacks files that are needed,
+    Raises UsageError for an invalid argument, CheckpointError if the hub lacks files that are needed,
     and DownloadError if a file cannot be fetched or stored. After an error or Ctrl-C the next call goes on where this
     one stopped.
     """

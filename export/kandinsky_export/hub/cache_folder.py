@@ -1,8 +1,8 @@
 """The cache of what came from the Paddle store: `$XDG_CACHE_HOME/kandinsky22-deploy/hub/OWNER--NAME`.
 
-`~/.cache` takes the place of `$XDG_CACHE_HOME` where that variable is not set. A file grows as FILE.part, is renamed
-when it is whole, and is never asked for again: a complete folder needs no network. `.k22-hub.json` beside the files
-says which URL, size and ETag each came from; remove the folder to fetch anew.
+If `$XDG_CACHE_HOME` is not set, `~/.cache` takes its place. A file is written as FILE.part, renamed when it is whole,
+and never requested again: a complete folder needs no network. `.k22-hub.json` in the folder records URL, size and ETag
+of each file. Remove the folder to fetch everything again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class CacheFolder:
             self._save()
 
     def begin(self, file: str, remote: Remote) -> None:
-        """Start a file anew. Recorded before its first byte, so that an interruption leaves something to resume."""
+        """Start a file from its first byte. It is recorded first, so that it can be resumed after an interruption."""
         self.part(file).parent.mkdir(parents=True, exist_ok=True)
         self.part(file).unlink(missing_ok=True)
         self._whole.pop(file, None)

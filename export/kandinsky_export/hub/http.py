@@ -59,12 +59,12 @@ def probe(url: str) -> Remote:
 def describe(response: HTTPResponse, url: str) -> Remote:
     """Read the headers of an answer that stands for a whole file; raises RefusedError if they do not describe one."""
     if response.status != HTTPStatus.OK:
-        raise RefusedError(f"the server answered {response.status} where a whole file was asked for")
+        raise RefusedError(f"the server answered {response.status}; expected 200 for a whole file")
     length = response.headers.get("Content-Length", "")
     if response.headers.get_content_type() == "text/html":
         raise RefusedError("a web page came in its place; does this network ask for a login?")
     if not length.isdecimal():
-        raise RefusedError("the server does not tell its length")
+        raise RefusedError("the server does not report its length")
     etag = response.headers.get("ETag")
     return Remote(url, int(length), etag if etag and not etag.startswith("W/") else None)
 

@@ -1,7 +1,7 @@
 """Hugging Face, through huggingface_hub.
 
 The library brings its cache, resumption and progress, and reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE. Only
-safetensors weights of the variant asked for are fetched, never their .bin twins.
+safetensors weights of the requested variant are fetched, never .bin files.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _cached_snapshot(
         folder = snapshot_download(name, revision=revision, cache_dir=cache_dir, local_files_only=True)
     except LocalEntryNotFoundError:
         raise _explain(cause, f"{name}, of which the cache holds no copy,") from cause
-    _LOG.warning("Hugging Face cannot be asked (%s): using %s as it was fetched before", _root_cause(cause), folder)
+    _LOG.warning("Hugging Face cannot be reached (%s): using %s, which was fetched before", _root_cause(cause), folder)
     return _checked_snapshot(Path(folder), components, variant)
 
 
@@ -80,7 +80,7 @@ def _checked_snapshot(folder: Path, components: Sequence[str], variant: str | No
 
 
 def _hub_is_away(error: Exception) -> bool:
-    """Whether the hub could not be asked, so that what was fetched before may be used."""
+    """Whether the hub could not be reached, so that the cached copy may be used."""
     from huggingface_hub.utils import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):

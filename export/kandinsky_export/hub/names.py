@@ -1,4 +1,4 @@
-"""What a caller may ask for: names that can be part of a URL and of a path inside the cache."""
+"""Valid arguments: names that can be part of a URL and of a path inside the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
 
 
 def looks_like_hub_name(text: str) -> bool:
-    """Whether `text` reads as `owner/name`. A folder of that name, where there is one, should win: ask for it first."""
+    """Whether `text` reads as `owner/name`. A folder of that name should be preferred: look for it first."""
     return _HUB_NAME.fullmatch(text) is not None
 
 

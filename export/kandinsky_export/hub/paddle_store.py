@@ -1,7 +1,7 @@
 """The community store of PaddleNLP, over plain HTTP.
 
-K22_PADDLE_STORE names a mirror: an http(s) URL below which the files lie as OWNER/NAME/unet/config.json and so on. The
-store cannot be listed, so every file that is needed is asked for by its name.
+K22_PADDLE_STORE names a mirror: an http(s) URL below which the files are OWNER/NAME/unet/config.json and so on. The
+store cannot be listed, so every file is requested by its name.
 """
 
 from __future__ import annotations

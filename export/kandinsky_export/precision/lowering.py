@@ -1,10 +1,10 @@
 """float32 graphs → fp16 or bf16 ones: rules, and a measured trajectory, decide which nodes stay in float32.
 
-Rules keep what sums many squares (the statistics of norms) and the phases of the timestep's embedding, which lose whole
-turns in fewer digits. A whole trajectory then tells what each value reaches: what comes near the end of fp16, or stays
-below where it has all its digits, is kept too. Softmax is not kept: its result is rounded at once for the product with
-the values, so that nothing would be gained, and an engine could not fuse the attention. In the end the graph's own
-roundings are simulated on the trajectory's inputs, and a component that loses too much by them stays in float32.
+Rules keep two kinds of nodes in float32: the statistics of norms, which sum many squares, and the phases of the
+timestep's embedding, which lose whole turns in fewer digits. A measured trajectory adds nodes whose values come near
+fp16's largest number, or stay below its smallest number with all digits. Softmax is lowered: its result is rounded for
+the next product in any case, and an engine could not fuse the attention otherwise. At last the graph's own roundings
+are simulated on the trajectory's inputs, and a component that loses too much by them stays in float32.
 
 Weights are read, rounded and written one at a time.
 """
@@ -30,7 +30,7 @@ from kandinsky_export.graphs.rewrites.opset import raise_opset
 from kandinsky_export.graphs.rewrites.scaled_queries import scale_queries
 from kandinsky_export.graphs.rewrites.simulated_rounding import simulate_rounding
 from kandinsky_export.graphs.rounding import rounded
-from kandinsky_export.precision.ranges import Measured, Run, run_plainly, scan, scanned, watch_ranges
+from kandinsky_export.precision.ranges import GraphRun, Measured, run_plainly, scan, scanned, watch_ranges
 from kandinsky_runtime.bundle.manifest import PriorEntry
 from kandinsky_runtime.bundle.spec import GraphSpec
 
@@ -61,7 +61,7 @@ class Draft:
 
     Attributes:
         signature: of its graph.
-        model: in float32; its weights are external, wherever they lie.
+        model: in float32; its weights are external.
         weights: the values of each, float32, by name.
     """
 
@@ -198,7 +198,7 @@ def kept_by_range(model: onnx.ModelProto, reach: Mapping[str, float]) -> dict[st
 
 
 def _weight_fault(values: Array) -> str | None:
-    """Why fp16 cannot hold a tensor of weights, or None. A small bias is small beside what it is added to."""
+    """Why fp16 cannot hold a tensor of weights, or None. A small bias is left out: it is added to larger values."""
     largest = float(np.abs(values).max(initial=0))
     if largest > LARGEST:
         return f"a weight beyond {LARGEST:g}, fp16's largest number"
@@ -258,7 +258,7 @@ def _finish(work: _Work, measured: Measured, precision: str) -> Lowered:
 
 
 def _in_float32(reason: str) -> Lowered:
-    """What stands for a component that is not lowered."""
+    """The result for a component that stays in float32."""
     return Lowered({}, {"float32": [{"reason": reason, "nodes": {}}]})
 
 
@@ -278,7 +278,7 @@ def _reach_in_lower(work: _Work, reach: Mapping[str, float]) -> float:
     return max((reach[name] for node in nodes for name in node.output if name in reach), default=0.0)
 
 
-def _rounding_error_db(model: onnx.ModelProto, scratch: Path, runs: Sequence[Run]) -> float:
+def _rounding_error_db(model: onnx.ModelProto, scratch: Path, runs: Sequence[GraphRun]) -> float:
     """Power of an output over that of what rounding changes in it, for the first, middle and last run, in dB.
 
     Of several outputs the one that loses most counts.

@@ -1,4 +1,4 @@
-"""What every value of a bundle's graphs reaches over a whole trajectory, measured in float32.
+"""The range of every value of a bundle's graphs over a whole trajectory, measured in float32.
 
 A graph gets one more output, the largest magnitudes of its values, and an engine that collects them; the runtime's own
 pipeline drives it. Only the weights that a node needs are widened to float32, when it needs them: the scan takes the
@@ -57,12 +57,12 @@ STEPS = 10
 CELLS = 32
 GUIDANCE_SCALE = 4.0
 SCHEDULER = "ddpm"
-# Their results are some or all of the values of their first input, in the same or another order.
+# Their results consist of values of their first input, in the same or another order.
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Split", "Slice", "Gather"})
-# What a prior is asked: few words, and more than any takes, so that all its positions are seen.
+# Prompts for a prior: a few words, and more words than any prior takes, so that all its positions are measured.
 PROMPTS = ("a hat", "a red cat with a green hat in the snow " * 20)
 NEGATIVE_PROMPT = "low quality"
-# What the manifest says of the runs of a prior's graphs.
+# The manifest's description of the runs of a prior's graphs.
 _PRIOR_RUNS: Mapping[str, Mapping[str, int]] = {
     "text_encoder": {"texts": len(PROMPTS) + 2},
     "image_encoder": {"pictures": 1},
@@ -75,7 +75,7 @@ _FATAL_ONLY = 4
 
 
 @dataclass(frozen=True)
-class Run:
+class GraphRun:
     """One run of a graph: its inputs by name, and its outputs in the signature's order."""
 
     feeds: Mapping[str, npt.NDArray[Any]]
@@ -84,26 +84,26 @@ class Run:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a trajectory did with one graph; it is described in `trajectory`.
+    """The measurements of one graph over a trajectory, which `trajectory` describes.
 
     Attributes:
-        reach: by value, its largest magnitude; inputs of the graph are among them, weights and constants are not.
+        reach: the largest magnitude of each value, inputs included, weights and constants not.
         runs: the graph's runs in float32, in their order.
     """
 
     reach: Mapping[str, float]
-    runs: Sequence[Run]
+    runs: Sequence[GraphRun]
     trajectory: Mapping[str, Any]
 
 
 def watch_ranges(model: onnx.ModelProto) -> dict[str, int]:
     """Give a float32 graph one more output, "ranges", with the largest magnitudes of its float32 values.
 
-    What only moves a value, such as a `Reshape`, is not watched again: it reaches what the value reaches. A value is
-    looked at where it is made, so that it need not be kept.
+    The result of a node that only moves a value, such as a `Reshape`, has the range of the value and is not measured
+    again. A value is measured directly after the node that makes it, so that it need not stay in memory.
 
     Returns:
-        Where that output tells of each float32 value but weights and constants.
+        The index in that output of each float32 value that is not a weight or a constant.
     """
     graph, types = model.graph, value_types(model)
     places: dict[str, int] = {}
@@ -142,9 +142,9 @@ def watch_ranges(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def scanned(components: Collection[str]) -> tuple[str, ...]:
-    """Of a bundle's components those that `scan` runs: the decoder's, and a prior's where it can be asked."""
-    asked = [name for name in components if name == "image_encoder" or _takes_texts(components)]
-    return (*COMPONENTS, *(name for name in PRIOR_COMPONENTS if name in asked))
+    """Of a bundle's components those that `scan` runs: the decoder's, and a prior's that can be run."""
+    runnable = [name for name in components if name == "image_encoder" or _takes_texts(components)]
+    return (*COMPONENTS, *(name for name in PRIOR_COMPONENTS if name in runnable))
 
 
 def check_installed(components: Collection[str]) -> None:
@@ -158,7 +158,7 @@ def check_installed(components: Collection[str]) -> None:
         missing.append("tokenizers")
     if missing:
         raise EngineUnavailable(
-            "fp16 and bf16 graphs are made after a trajectory, which needs what is not installed:"
+            "fp16 and bf16 graphs need a measured trajectory, and a library for it is not installed:"
             f" pip install {' '.join(missing)}"
         )
 
@@ -170,7 +170,7 @@ def scan(
     scheduler: Mapping[str, Any],
     prior: PriorEntry | None = None,
 ) -> dict[str, Measured]:
-    """Run a whole trajectory on a made-up picture, mask and pair of embeddings, and a prior on texts and the picture.
+    """Run a whole trajectory on a sample picture, mask and pair of embeddings, and a prior on texts and the picture.
 
     Args:
         folder: where the bundle is being written.
@@ -219,8 +219,8 @@ def scan(
             InpaintPipeline(opened, geometry, PriorPipeline(opened))(mask_image=mask, **settings)
         else:
             GeneratePipeline(opened, geometry, PriorPipeline(opened))(strength=1.0, **settings)
-        if asked := _asked(graphs, image):
-            _run_prior(PriorPipeline(opened), asked)
+        if prompts := _prompts(graphs, image):
+            _run_prior(PriorPipeline(opened), prompts)
         engines = {name: opened.engine(name) for name in graphs}
     trajectory = {"steps": STEPS, "height": side, "width": side, "scheduler": SCHEDULER}
     return {
@@ -247,8 +247,8 @@ def _takes_texts(components: Collection[str]) -> bool:
     return {"text_encoder", "prior"} <= set(components)
 
 
-def _asked(components: Collection[str], picture: Image.Image) -> list[Any]:
-    """The prompts that a prior of these components can be asked."""
+def _prompts(components: Collection[str], picture: Image.Image) -> list[Any]:
+    """The prompts that a prior with these components takes."""
     return [*(PROMPTS if _takes_texts(components) else ()), *([picture] if "image_encoder" in components else [])]
 
 
@@ -259,7 +259,7 @@ def run_plainly(file: Path, feeds: Sequence[Mapping[str, npt.NDArray[Any]]]) -> 
 
 
 class _WatchingEngine(Engine):
-    """Runs a graph that `watch_ranges` has changed, and remembers what it was given, returned and reached."""
+    """Runs a graph that `watch_ranges` has changed, and keeps its inputs, outputs and ranges."""
 
     name = "watching"
     library = "onnxruntime"
@@ -270,13 +270,13 @@ class _WatchingEngine(Engine):
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
         self._session = plain_session(files["graph"])
         self.reach: Array = np.zeros(0, np.float32)
-        self.seen: list[Run] = []
+        self.seen: list[GraphRun] = []
 
     def _run(self, feeds: Arrays) -> dict[str, Array]:
         names = [spec.name for spec in self.spec.outputs]
         *outputs, reach = self._session.run([*names, _RANGES], dict(feeds))
         self.reach = np.maximum(self.reach, reach) if self.seen else reach
-        self.seen.append(Run({name: np.array(array) for name, array in feeds.items()}, outputs))
+        self.seen.append(GraphRun({name: np.array(array) for name, array in feeds.items()}, outputs))
         return dict(zip(names, outputs, strict=True))
 
     def _release(self) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints with made-up weights, in both forms: right names, shapes and dtypes, seeded values."""
+"""Checkpoints with random weights (seeded), in both forms, with the published names, shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_sample_checkpoint(
 
     Raises:
         CheckpointError: ppdiffusers cannot build such a model.
-        UsageError: there is no such size, decoder or form, or `out` cannot be meant.
+        UsageError: there is no such size, decoder or form, or `out` is invalid.
         ExportError: `out` cannot be written.
     """
     if form not in get_args(Form):

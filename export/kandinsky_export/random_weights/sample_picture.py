@@ -1,4 +1,4 @@
-"""The picture and the mask that a bundle is tried with, where nobody gives any."""
+"""The picture and the mask of measurements and verifications."""
 
 from __future__ import annotations
 

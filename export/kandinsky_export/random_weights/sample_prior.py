@@ -1,4 +1,4 @@
-"""Priors with made-up weights, in both forms, with a small vocabulary where none is given."""
+"""Priors with random weights (seeded), in both forms, with a small vocabulary unless one is given."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_sample_prior(
 
     Raises:
         CheckpointError: ppdiffusers cannot build such a model, or the vocabulary cannot be used.
-        UsageError: there is no such size or form, or `out` cannot be meant.
+        UsageError: there is no such size or form, or `out` is invalid.
         ExportError: `out` cannot be written.
     """
     if form not in get_args(Form):

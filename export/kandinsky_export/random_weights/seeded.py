@@ -1,4 +1,4 @@
-"""Made-up weights: values that depend on (seed, tensor name) only, so that any framework can make the same ones."""
+"""Random weights (seeded): they depend on (seed, tensor name) only, so that any framework can make the same ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _EMBEDDINGS = (
 def seeded_tensor(seed: int, name: str, torch_shape: tuple[int, ...]) -> Array:
     """The float32 values of the tensor called `name`, in PyTorch's layout.
 
-    Weights are normal with a variance of 1 / fan-in, scales of norms lie about 1 and biases about 0, so that
+    Weights are normal with a variance of 1 / fan-in, scales of norms are about 1 and biases about 0, so that
     activations keep their size through the network. The spatial norms of MoVQ's decoder, which multiply a feature map
-    by a map made from the latents, get scales about 1 too, and depend on the latents weakly: made-up trajectories end
+    by a map made from the latents, get scales about 1 too, and depend on the latents weakly: such trajectories end
     in latents far larger than real ones. The UNet's variance channels, the second half of its outputs, stay within
     [-1, 1] as trained ones do: they are the exponent of a standard deviation. The prior's deviation of embeddings,
-    `clip_std`, lies about 1, and tables of embeddings have a deviation of 1 / 2, so that tokens and positions matter.
+    `clip_std`, is about 1, and tables of embeddings have a deviation of 1 / 2, so that tokens and positions matter.
 
     Args:
         seed: any whole number.
@@ -56,7 +56,7 @@ def seeded_tensor(seed: int, name: str, torch_shape: tuple[int, ...]) -> Array:
 
 
 def seeded_embeds(seed: int, width: int) -> dict[str, Array]:
-    """A made-up pair of image embeddings, (1, width) each, by the names that `read_embeds` looks for."""
+    """A random pair of image embeddings, (1, width) each, by the names that `read_embeds` looks for."""
     return {
         name: seeded_tensor(seed, name, (1, width)) * np.float32(math.sqrt(width))
         for name in ("image_embeds", "negative_image_embeds")

@@ -1,4 +1,4 @@
-"""A small vocabulary of CLIP's kind, learned here from a few words, for checkpoints with made-up weights.
+"""A small vocabulary of CLIP's kind, learned here from a few words, for checkpoints with random weights.
 
 Byte-pair encoding: Sennrich et al. 2016 (arXiv:1508.07909), on bytes as in CLIP (Radford et al. 2021,
 arXiv:2103.00020). The tokens are, in this order: a symbol for each byte, the same at the end of a word, one for each
@@ -48,7 +48,7 @@ class Vocabulary:
 
 
 def small_vocabulary() -> Vocabulary:
-    """The vocabulary that `k22-export checkpoint --prior` writes where none is given."""
+    """The vocabulary that `k22-export checkpoint --prior` writes by default."""
     symbols = byte_symbols()
     merges = tuple(_learn_merges(_WORDS.split(), _MERGES))
     ends = [symbol + WORD_END for symbol in symbols]

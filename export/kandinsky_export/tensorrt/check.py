@@ -1,4 +1,4 @@
-"""Whether TensorRT would take a bundle's ONNX graphs, told without TensorRT, a GPU or a checkpoint.
+"""Check whether TensorRT can take a bundle's ONNX graphs, without TensorRT, a GPU or a checkpoint.
 
 Each graph is walked at MIN, OPT and MAX of every profile with concrete shapes. That proves: every operator, type and
 attribute is one that the published table and the known limits allow; no type is mixed that a strongly typed network
@@ -30,25 +30,25 @@ _POINTS = ("MIN", "OPT", "MAX")
 
 @dataclass
 class Findings:
-    """What was found in one graph: reasons against it, and notes, each with the nodes that it is about."""
+    """The findings in one graph: reasons against it, and notes, each with its nodes."""
 
     reasons: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
-        """Whether nothing speaks against the graph."""
+        """Whether there is no reason against the graph."""
         return not self.reasons
 
     def lines(self) -> list[str]:
-        """For a person to read."""
+        """The findings as text."""
         texts = [f"fails: {text}" for text in _grouped(self.reasons)]
         return texts + [f"note: {text}" for text in _grouped(self.notes)]
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """What was found in every graph, by component and variant."""
+    """The findings in every graph, by component and variant."""
 
     table: OperatorTable
     profiles: tuple[Profile, ...]
@@ -56,11 +56,11 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether TensorRT would take all of them, as far as can be told."""
+        """Whether TensorRT can take all of them, as far as can be checked."""
         return all(found.ready for variants in self.graphs.values() for found in variants.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The findings for JSON."""
         return {
             "ready": self.ready,
             "operators": {"source": self.table.source, "tensorrt": self.table.version, "opsets": self.table.opsets},
@@ -75,7 +75,7 @@ class Readiness:
         }
 
     def text(self) -> str:
-        """For a person to read."""
+        """The findings as text."""
         lines = [f"TensorRT {self.table.version}'s operators, opset {self.table.opsets[0]} to {self.table.opsets[1]}"]
         lines += [f"  at {profile}" for profile in self.profiles]
         for component, variants in self.graphs.items():
@@ -90,7 +90,7 @@ def check_bundle(bundle: Bundle, profiles: Sequence[Profile] = (Profile(),)) -> 
 
     Args:
         bundle: an opened bundle; its weights are not read.
-        profiles: the sizes that engines are to be built for.
+        profiles: the sizes that engines are built for.
 
     Raises:
         BundleError: a graph's file is damaged.
@@ -121,9 +121,9 @@ def check_graph(
 
     Args:
         model: without its weights' values.
-        spec: the signature that it is to have.
-        profiles: the sizes that its engine is to be built for.
-        table: None for the one that comes with this package.
+        spec: the expected signature.
+        profiles: the sizes that its engine is built for.
+        table: the operator table; None for the one in this package.
     """
     table = table or operator_table()
     found, opset = Findings(), default_opset(model)

@@ -1,4 +1,4 @@
-"""What TensorRT's ONNX parser takes of a node, by its published operator table and the known limits beside it.
+"""The nodes that TensorRT's ONNX parser takes, by its published operator table and further known limits.
 
 A rule looks at one node with the types and shapes of its tensors and gives the reasons why TensorRT would not take it,
 or would compute something else.
@@ -73,8 +73,8 @@ class OperatorTable:
     """TensorRT's published operator support.
 
     Attributes:
-        source: where it was published.
-        version: of TensorRT that it is for.
+        source: the page that published it.
+        version: the version of TensorRT.
         opsets: the lowest and the highest.
         types: of each operator's data; None for an operator that is not supported.
     """
@@ -117,7 +117,7 @@ def reasons(site: Site, table: OperatorTable, opset: int) -> Iterator[str]:
         yield from mixed
         return
     if site.fault is not None:
-        yield f"its output cannot be told: {site.fault}"
+        yield f"its output cannot be inferred: {site.fault}"
         return
     yield from _type_reasons(site, table)
     yield from _shape_reasons(site)
@@ -126,9 +126,9 @@ def reasons(site: Site, table: OperatorTable, opset: int) -> Iterator[str]:
 
 
 def notes(site: Site) -> Iterator[str]:
-    """What TensorRT does differently, where nothing is lost."""
+    """Differences of TensorRT that lose nothing."""
     if any(value is not None and value.dtype == onnx.TensorProto.DOUBLE for value in (*site.inputs, *site.outputs)):
-        yield "computes in FP32 where the graph says DOUBLE; its constants are the same in FP32"
+        yield "computes in FP32 in place of DOUBLE; its constants are the same in FP32"
     if any(value is not None and value.shape and math.prod(value.shape) > _MAX_VOLUME for value in site.outputs):
         yield "makes more than 2^31 - 1 elements, unless TensorRT fuses them away: if the build fails, lower MAX"
 
@@ -216,7 +216,7 @@ def _short_statistics(site: Site, opset: int) -> Iterator[str]:
 
 def _layer_normalization(site: Site, opset: int) -> Iterator[str]:
     if sum(value is not None and bool(name) for name, value in zip(site.node.output, site.outputs, strict=True)) > 1:
-        yield "has outputs beside the first, which TensorRT does not compute"
+        yield "has outputs after the first, which TensorRT does not compute"
 
 
 def _pool(site: Site, opset: int) -> Iterator[str]:

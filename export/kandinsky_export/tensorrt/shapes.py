@@ -2,7 +2,7 @@
 follow from shapes and constants alone, and whether a tensor depends on the data.
 
 It uses ONNX's own inference and reference implementation, node by node, so that a shape that is computed in the graph
-is known where it is used. Weights are not read: they lie in a file of their own, and no shape depends on them.
+is known where it is used. Weights are not read: they are in another file, and no shape depends on them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Site:
         node: the node.
         schema: of its operator in this opset; None where ONNX knows none.
         inputs, outputs: its tensors.
-        fault: why the types and shapes of the outputs cannot be told, or None.
+        fault: why the types and shapes of the outputs cannot be inferred, or None.
     """
 
     node: onnx.NodeProto

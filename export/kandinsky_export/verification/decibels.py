@@ -1,4 +1,4 @@
-"""How far a result lies above its error."""
+"""The ratio of a result to its error, in decibels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 
 def decibels(want: npt.NDArray[Any], got: npt.NDArray[Any], peak: float | None = None) -> float:
-    """The power of `want` over that of the difference, in dB; infinite where there is none.
+    """The power of `want` over that of the difference, in dB; infinite if the two are equal.
 
     Args:
-        want, got: of one shape.
-        peak: take the PSNR instead: the square of this value over the mean square of the difference.
+        want, got: arrays of one shape.
+        peak: a value whose square takes the place of the power of `want`: the result is a PSNR. None for the power.
     """
     power = float(np.square(want, dtype=np.float64).mean()) if peak is None else peak**2
     lost = float(np.square(np.subtract(got, want, dtype=np.float64)).mean())

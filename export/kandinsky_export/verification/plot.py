@@ -1,4 +1,4 @@
-"""A picture of how far each engine's trajectory strays from the eager one."""
+"""A plot of the difference between each engine's trajectory and the eager one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from matplotlib.ticker import MaxNLocator
 
 from kandinsky_export.verification.report import Report
 
-_FLOOR = 1e-9  # where a logarithmic axis shows that two runs are equal
+_FLOOR = 1e-9  # the place of equal runs on a logarithmic axis
 
 
 def plot_trajectories(report: Report, path: Path) -> None:
     """Draw two panels against the steps: the UNet alone on the eager run's inputs, and the latents of the whole run.
 
     Args:
-        report: with trajectories.
-        path: of the picture; its suffix chooses the format.
+        report: a report with trajectories.
+        path: the new picture; its suffix chooses the format.
     """
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), sharex=True, layout="constrained")
     for name, figures in report.engines.items():

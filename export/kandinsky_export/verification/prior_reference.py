@@ -53,7 +53,7 @@ class PriorReference:
         return part.signature(self.config(part.model))
 
     def feeds(self, component: str) -> list[dict[str, Array]]:
-        """Made-up inputs of a component's graph: several batches, several text lengths, padding in a batch.
+        """Random inputs of a component's graph: several batches, several text lengths, padding within a batch.
 
         The first picture is an empty one.
         """
@@ -77,7 +77,7 @@ class PriorReference:
     def _inputs(
         self, component: str, spec: GraphSpec, batch: int, tokens: int, rng: np.random.Generator
     ) -> dict[str, Array]:
-        """Numbers about 0; texts of which the first has no padding and the others have ever more."""
+        """Normal numbers; the first text has no padding, and each further one has more."""
         shapes = {item.name: item.shape({"batch": batch, "tokens": tokens}) for item in spec.inputs}
         made: dict[str, Array] = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
         lengths = np.maximum(1, tokens - 3 * np.arange(batch))[:, None]
@@ -118,12 +118,12 @@ def _encode_picture(model: Any, feeds: Feeds) -> dict[str, Array]:
 def _predict(model: Any, feeds: Feeds) -> dict[str, Array]:
     states, mask = feeds["text_hidden_states"], feeds["text_mask"]
     missing = model.config["num_embeddings"] - states.shape[1]
-    rubbish = np.random.default_rng(_SEED).standard_normal((len(states), missing, states.shape[2]), np.float32)
+    noise = np.random.default_rng(_SEED).standard_normal((len(states), missing, states.shape[2]), np.float32)
     output = model(
         paddle.to_tensor(feeds["latents"]),
         timestep=paddle.to_tensor(feeds["timestep"]),
         proj_embedding=paddle.to_tensor(feeds["text_embeds"]),
-        encoder_hidden_states=paddle.to_tensor(np.concatenate([states, rubbish], axis=1)),
+        encoder_hidden_states=paddle.to_tensor(np.concatenate([states, noise], axis=1)),
         attention_mask=paddle.to_tensor(np.pad(mask, ((0, 0), (0, missing)))),
     )
     return {"predicted_image_embeds": output.predicted_image_embedding.numpy()}

@@ -1,4 +1,4 @@
-"""Eager ppdiffusers as the oracle: single components, and its own inpainting pipeline with every draw recorded.
+"""Eager ppdiffusers as the reference: single components, and its own pipelines with every draw of noise recorded.
 
 The models here keep ppdiffusers' own attention and forwards; nothing is shared with the traced graphs but the weights.
 """
@@ -32,10 +32,10 @@ class EagerTrajectory:
 
     Attributes:
         noise: every draw, the initial one first.
-        unet_feeds, unet_outputs: what the UNet was given and returned, by step.
-        latents: after each step, (B, C, h, w).
-        encoded: latents of the picture; None without one.
-        image: (B, H, W, 3) in [0, 1].
+        unet_feeds, unet_outputs: the UNet's inputs and outputs, by step.
+        latents: the latents after each step, (B, C, h, w).
+        encoded: the picture's latents; None without a picture.
+        image: the result, (B, H, W, 3) in [0, 1].
     """
 
     noise: tuple[Array, ...]
@@ -112,9 +112,9 @@ class Reference:
         Args:
             image, mask: RGB and L, of one size, a multiple of 64.
             embeds, negative_embeds: (1, E).
-            source: what the pipeline draws its noise from.
-            steps: of the scheduler.
-            guidance_scale: above 1: the pipeline fails without guidance.
+            source: the noise source.
+            steps: denoising steps.
+            guidance_scale: the guidance scale, above 1; the pipeline fails without guidance.
         """
         return self._trajectory(
             KandinskyV22InpaintPipeline,

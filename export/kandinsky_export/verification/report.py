@@ -1,4 +1,4 @@
-"""The figures of a verification, what they may be at most, and how they are shown."""
+"""The figures of a verification, their tolerances, and their table."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # Largest absolute difference by precision: of a component's output, and of a trajectory's picture in [0, 1].
-# float32 sums in another order leave 1e-6 to 1e-5 of the outputs' deviation of about 1; a trajectory adds its steps up.
-# Other precisions are measured and shown, not judged: what they may cost depends on the weights and on the user.
+# Sums in another order change float32 outputs of about 1 by 1e-6 to 1e-5; a trajectory adds up its steps' differences.
+# Other precisions are measured and printed, not judged: an acceptable loss depends on the weights and on the user.
 TOLERANCES: Mapping[str, tuple[float, float]] = {"fp32": (1e-4, 1e-3)}
 
 
 @dataclass(frozen=True)
 class TrajectoryFigures:
-    """How far a bundle's trajectory lies from the eager one with the same noise.
+    """The differences between a bundle's trajectory and the eager one with the same noise.
 
     Attributes:
-        steps: of the trajectory.
-        encoded: max-abs of the picture's latents; None where the trajectory has no picture.
-        unet: by step, max-abs of the UNet's output for the eager run's own inputs.
-        latents: by step, max-abs of the latents after it; every step starts from the bundle's own.
-        latents_relative: by step, the same over the largest eager value.
-        image: max-abs of the picture in [0, 1].
-        psnr: of the picture in dB; None where the two are equal.
+        steps: the number of steps.
+        encoded: max-abs of the picture's latents; None for a trajectory without a picture.
+        unet: max-abs of the UNet's output for the eager run's own inputs, by step.
+        latents: max-abs of the latents after each step; every step starts from the bundle's own.
+        latents_relative: the same, divided by the largest eager value.
+        image: max-abs of the pixels in [0, 1].
+        psnr: the picture's PSNR in dB; None if the two are equal.
     """
 
     steps: int
@@ -47,7 +47,7 @@ class EngineFigures:
     trajectory: TrajectoryFigures | None
 
     def failures(self) -> list[str]:
-        """What lies outside the tolerances; nothing does in a precision that has none."""
+        """The figures outside their tolerances; none in a precision without tolerances."""
         component_limit, image_limit = TOLERANCES.get(self.precision, (math.inf, math.inf))
         found = [
             f"{name} {error:.1e} > {component_limit:g}"
@@ -64,10 +64,10 @@ class Report:
     """The figures of a verification.
 
     Attributes:
-        reference: what the bundle was compared with.
-        shapes: of the first input of each component's runs.
+        reference: the name and version of the reference.
+        shapes: the shape of the first input in each run, by component.
         engines: the figures, by engine.
-        note: what else may explain a difference, or None.
+        note: another possible cause of a difference, or None.
     """
 
     reference: str
@@ -81,11 +81,11 @@ class Report:
         return not any(figures.failures() for figures in self.engines.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON and for the manifest."""
+        """The report as JSON and in the manifest."""
         return asdict(self) | {"passed": self.passed}
 
     def table(self, *, every_step: bool = False) -> str:
-        """For a person to read."""
+        """The report as text."""
         lines = [f"max-abs difference from {self.reference}"]
         for name, figures in self.engines.items():
             lines.append(f"{name} {figures.version}, {figures.precision}")

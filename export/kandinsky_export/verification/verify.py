@@ -1,4 +1,4 @@
-"""Source against artifact: every component at several shapes, and one whole trajectory, with eager ppdiffusers."""
+"""Comparison of a bundle with eager ppdiffusers: every component at several shapes, and one whole trajectory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Oracle:
-    """What eager ppdiffusers makes of the inputs, by component, and its trajectory."""
+    """Eager ppdiffusers' outputs for the inputs, by component, and its trajectory."""
 
     feeds: Mapping[str, Sequence[Mapping[str, Array]]]
     expected: Mapping[str, Sequence[Array]]
@@ -79,9 +79,8 @@ def verify_bundle(
 
     Raises:
         CheckpointError, BundleError: one of the two is damaged, or they are different builds of the model.
-        EngineUnavailable: an engine that was asked for, or every engine, cannot run the bundle.
-        UsageError: an unknown engine or none, a number of steps that the scheduler does not have, or a prior for a
-            bundle without one.
+        EngineUnavailable: a requested engine, or every engine, cannot run the bundle.
+        UsageError: an unknown engine or none, an invalid number of steps, or a prior for a bundle without one.
     """
     if steps < 0:
         raise UsageError(f"steps is {steps}; it must be at least 0")
@@ -93,7 +92,7 @@ def verify_bundle(
     bundle.check_content(progress=progress)
     reference = Reference(checkpoint)
     if steps > reference.max_steps:
-        raise UsageError(f"steps is {steps}; the checkpoint's scheduler has {reference.max_steps}")
+        raise UsageError(f"steps is {steps}; the checkpoint's scheduler has {reference.max_steps}: choose fewer")
     _check_same_build(bundle, checkpoint, reference)
     prior_oracle = None if prior is None else run_prior_reference(bundle, prior, progress=progress)
     geometry = Geometry.of(bundle.manifest)
@@ -123,7 +122,7 @@ def verify_bundle(
     try:
         write_whole(bundle.root / MANIFEST, replace(bundle.manifest, parity=report.to_dict()).to_json())
     except OSError as error:
-        _log.warning("the figures cannot be kept in the bundle: %s", error)
+        _log.warning("the figures cannot be written into the bundle's manifest: %s", error)
     return report
 
 
@@ -131,8 +130,8 @@ def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ..
     """The engines to verify, each once, as `NAME` for float32 or `NAME:PRECISION`.
 
     Args:
-        bundle: what they are to run.
-        names: in the same form; None for all that can run it here in float32.
+        bundle: the bundle that they must be able to run.
+        names: names in the same form; None for all engines that can run it here in float32.
 
     Raises:
         UsageError: there is no such engine or precision, or `names` is empty.
@@ -140,7 +139,7 @@ def select_engines(bundle: Bundle, names: Sequence[str] | None) -> tuple[str, ..
     """
     if names is not None:
         if not names:
-            raise UsageError(f"name an engine to verify; choose from {', '.join(registry.names())}")
+            raise UsageError(f"got no engine to verify; choose from {', '.join(registry.names())}")
         return tuple(dict.fromkeys(_normal_name(bundle, name) for name in names))
     found = []
     for name in registry.names():
@@ -166,7 +165,7 @@ def _check_same_build(bundle: Bundle, checkpoint: Checkpoint, reference: Referen
 
 
 def _source_note(source: Mapping[str, Any], checkpoint: Checkpoint, kind: str) -> str | None:
-    """Which of the checkpoint's files are not those that the bundle was made from."""
+    """The checkpoint's files that the bundle was not made from, as a sentence; None if there are none."""
     made_from = source.get("files")
     recorded = made_from if isinstance(made_from, dict) else {}
     other = [
@@ -232,7 +231,7 @@ def _engine_figures(
 
 
 def _feeds(spec: GraphSpec, component: str, geometry: Geometry) -> list[dict[str, Array]]:
-    """Made-up inputs at the shapes of `_SHAPES`; `geometry.multiple` is one of `geometry.factor`, too."""
+    """Random inputs at the shapes of `_SHAPES`; `geometry.multiple` is a multiple of `geometry.factor`."""
     cells = math.lcm(geometry.multiple // geometry.factor, _MIN_CELLS)
     side = cells * geometry.factor // geometry.pixels_per_unit(component)
     rng = np.random.default_rng(SEED)

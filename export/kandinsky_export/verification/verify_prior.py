@@ -1,4 +1,4 @@
-"""Source against artifact for a prior: its graphs at several batches and text lengths, and its stored embeddings."""
+"""Comparison of a prior with eager ppdiffusers: graphs at several batches and text lengths, and stored embeddings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEGATIVE_EMBEDS = "negative_image_embeds"
 
 @dataclass(frozen=True)
 class PriorOracle:
-    """What eager ppdiffusers makes of a prior's inputs.
+    """Eager ppdiffusers' outputs for a prior's inputs.
 
     Attributes:
         feeds, expected: inputs and outputs, by component.
@@ -53,10 +53,10 @@ class PriorOracle:
 
 
 def prior_entry(bundle: Bundle) -> PriorEntry:
-    """What the bundle says of its prior.
+    """The manifest's entry of the prior.
 
     Raises:
-        UsageError: it has none.
+        UsageError: the bundle has no prior.
     """
     if bundle.manifest.prior is None:
         raise UsageError(f"{bundle.subject} has no prior: leave out --prior, or export the bundle again with one")
@@ -64,7 +64,7 @@ def prior_entry(bundle: Bundle) -> PriorEntry:
 
 
 def run_prior_reference(bundle: Bundle, prior: PriorCheckpoint, *, progress: bool = False) -> PriorOracle:
-    """Run eager ppdiffusers on made-up inputs of those graphs of the prior that the bundle has.
+    """Run eager ppdiffusers on random inputs of the prior's graphs that the bundle has.
 
     Raises:
         BundleError: the file of stored embeddings is damaged.
@@ -88,7 +88,7 @@ def run_prior_reference(bundle: Bundle, prior: PriorCheckpoint, *, progress: boo
 
 
 def build_faults(bundle: Bundle, signatures: Mapping[str, GraphSpec]) -> list[str]:
-    """Every tensor of the bundle's graphs that is not as in `signatures`, those of a checkpoint's."""
+    """A fault for every tensor of the bundle's graphs that differs from `signatures`, the checkpoint's."""
     faults = []
     for name, made in signatures.items():
         has = bundle.component(name).spec

@@ -88,7 +88,7 @@ def test_shards(micro_prior_copy: Path, micro_prior: Path, micro_prior_expected:
 
 
 def test_paddlenlps_names(micro_prior_copy: Path, micro_prior: Path, micro_prior_expected: ExpectedTensors) -> None:
-    """As the Paddle store's checkpoints were written, with the positions that were stored beside the weights."""
+    """As the Paddle store's checkpoints were written, with the positions that were stored with the weights."""
     values = read(micro_prior, "text_encoder", micro_prior_expected)
     old = {
         name.replace("embeddings.token_embedding", "token_embedding")

@@ -1,4 +1,4 @@
-"""A tokenizer's files: read as libraries write them, and every fault told."""
+"""A tokenizer's files: read as libraries write them, and every fault reported."""
 
 from __future__ import annotations
 

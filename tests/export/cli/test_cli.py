@@ -36,7 +36,7 @@ def run(*arguments: object, capfd: Captured) -> tuple[int, str, str]:
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """A process of its own, which loads everything anew."""
+    """A process of its own, which loads everything again."""
     program = "import sys; from kandinsky_export.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
@@ -90,18 +90,18 @@ class TestWrongArguments:
             (["checkpoint", "--out", "x", "--format", "torch"], "torch"),
             (["checkpoint", "--out", "x", "--seed", "1.5"], "1.5"),
             (["checkpoint", "--out", "x", "--unknown"], "--unknown"),
-            (["checkpoint", "--out", "missing/x"], "is no folder; make it first"),
-            (["checkpoint", "--out", "."], "is the current folder or around it"),
+            (["checkpoint", "--out", "missing/x"], "is not a folder; create it first"),
+            (["checkpoint", "--out", "."], "is or contains the current folder"),
             (["bundle", "--out", "x"], "CHECKPOINT"),
             (["bundle", "{checkpoint}"], "--out"),
             (["bundle", "{checkpoint}", "--out", "x", "--variants", "onnx-int4,paddle"], "no variant onnx-int4"),
             (["bundle", "owner/name", "--out", "x", "--variants", "onnx-int4"], "there is no variant onnx-int4"),
             (["bundle", "owner/name", "--out", "x", "--variants", ","], "a bundle needs a variant"),
-            (["bundle", "owner/name", "--out", "missing/x"], "is no folder; make it first"),
+            (["bundle", "owner/name", "--out", "missing/x"], "is not a folder; create it first"),
             (["bundle", "{checkpoint}", "--out", "x", "--hub", "paddle"], "go with a hub name, not with the folder"),
             (["bundle", "{checkpoint}", "--out", "x", "--revision", "main"], "go with a hub name, not with the folder"),
             (["bundle", "{checkpoint}", "--out", "x", "--hub", "github"], "github"),
-            (["bundle", "{checkpoint}", "--out", "{checkpoint}"], "exists; choose another place"),
+            (["bundle", "{checkpoint}", "--out", "{checkpoint}"], "exists; choose another folder"),
             (["bundle", "{checkpoint}", "--out", "{checkpoint}", "--overwrite"], "has no manifest.json in it"),
             (["verify", "{bundle}"], "CHECKPOINT"),
             (["verify", "{bundle}", "{checkpoint}", "--steps", "-1"], "expected a whole number of 0 or more"),
@@ -116,7 +116,7 @@ class TestWrongArguments:
             (["check", "{bundle}", "--height", "tall"], "--height is 'tall'; expected MIN:OPT:MAX"),
             (["verify", "{bundle}", "owner/name", "--engines", "paddle:int4"], "int4"),
             (["verify", "{bundle}", "owner/name", "--engines", "tensorflow"], "there is no engine 'tensorflow'"),
-            (["verify", "{bundle}", "owner/name", "--engines", ","], "name an engine to verify"),
+            (["verify", "{bundle}", "owner/name", "--engines", ","], "got no engine to verify"),
         ],
         ids=lambda item: " ".join(item) if isinstance(item, list) else "",
     )

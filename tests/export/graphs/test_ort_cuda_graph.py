@@ -1,4 +1,7 @@
-"""Graphs for ONNX Runtime's CUDA provider: attention against the library's CPU kernel, norms by their formula."""
+"""Graphs for ONNX Runtime's CUDA provider: attention against the library's CPU kernel, norms by their formula.
+
+Covers `rewrites.fused_attention` and `rewrites.fused_group_norm`, too.
+"""
 
 from __future__ import annotations
 

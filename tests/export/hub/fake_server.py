@@ -1,4 +1,4 @@
-"""A server on this machine that remembers every request and misbehaves as it is told."""
+"""A server on this machine that records every request and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PatientServer(ThreadingHTTPServer):
 
 
 class FakeServer:
-    """Serves `files` by URL path, remembers every request, and misbehaves as told by `script`."""
+    """Serves `files` by URL path, records every request, and misbehaves as `script` demands."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""Names that cannot be meant are refused before anything is asked or written."""
+"""Invalid names are refused before anything is requested or written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of the Paddle store are asked for, where they lie, and what is said of those that are missing."""
+"""The files that are requested from the Paddle store, their paths, and the errors for missing ones."""
 
 from __future__ import annotations
 

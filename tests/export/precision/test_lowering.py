@@ -97,18 +97,18 @@ class TestGraph:
             for node in model.graph.node
             if node.op_type != "Cast" and any(types[name] == FLOAT for name in node.output)
         }
-        told = {
+        recorded = {
             name: reach
             for group in numerics(tiny_lower_bundle, component, variant)["float32"]
             for name, reach in group["nodes"].items()
         }
-        assert found == set(told)
-        assert all(reach is None or reach >= 0 for reach in told.values())
+        assert found == set(recorded)
+        assert all(reach is None or reach >= 0 for reach in recorded.values())
 
     def test_weights_are_the_checkpoints_rounded(
         self, component: str, variant: str, tiny_lower_bundle: Path, tiny_checkpoint: Path
     ) -> None:
-        """Where the graph says they lie: aligned, apart from one another, in one file; each rounded once."""
+        """At the places that the graph names: aligned, without overlap, in one file; each rounded once."""
         values = checkpoint_values(tiny_checkpoint, component)
         files = Bundle.open(tiny_lower_bundle).component(component).variants[variant].files
         content = (tiny_lower_bundle / files["weights"]).read_bytes()
@@ -130,10 +130,10 @@ class TestGraph:
         assert end == len(content)
 
     def test_figures_are_in_the_manifest(self, component: str, variant: str, tiny_lower_bundle: Path) -> None:
-        told = numerics(tiny_lower_bundle, component, variant)
-        assert told["trajectory"] == {"steps": 10, "height": 256, "width": 256, "scheduler": "ddpm"}
-        assert 0 < told["reach"] < LARGEST / MARGIN
-        assert told["rounding_error_db"] > precision_module.LEAST_DB[LOWER_VARIANTS[variant]]
+        recorded = numerics(tiny_lower_bundle, component, variant)
+        assert recorded["trajectory"] == {"steps": 10, "height": 256, "width": 256, "scheduler": "ddpm"}
+        assert 0 < recorded["reach"] < LARGEST / MARGIN
+        assert recorded["rounding_error_db"] > precision_module.LEAST_DB[LOWER_VARIANTS[variant]]
 
 
 def without_libraries(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
@@ -267,7 +267,7 @@ class TestChoice:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """With or without a float32 variant beside it."""
+        """With or without a float32 variant next to it."""
         given_up = Lowered({}, {"float32": [{"reason": "too little", "nodes": {}}]})
         monkeypatch.setattr(
             bundle_export, "lower_components", lambda _, made, *__, **___: dict.fromkeys(made, given_up)
@@ -346,9 +346,9 @@ class TestPlainDecoder:
 
     def test_every_component_is_measured(self, plain_bundle: Path) -> None:
         for component in PARTS:
-            told = numerics(plain_bundle, component, "onnx-fp16")
-            assert told["trajectory"] == {"steps": 10, "height": 64, "width": 64, "scheduler": "ddpm"}
-            assert told["rounding_error_db"] > precision_module.LEAST_DB["fp16"]
+            recorded = numerics(plain_bundle, component, "onnx-fp16")
+            assert recorded["trajectory"] == {"steps": 10, "height": 64, "width": 64, "scheduler": "ddpm"}
+            assert recorded["rounding_error_db"] > precision_module.LEAST_DB["fp16"]
             assert Bundle.open(plain_bundle).component(component).variants["onnx-fp16"].computed == "fp16"
 
     def test_pictures(self, plain_bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""Made-up checkpoints: right names, shapes and dtypes, whole or not at all."""
+"""Checkpoints with random weights: the published names, shapes and dtypes, whole or not at all."""
 
 from __future__ import annotations
 

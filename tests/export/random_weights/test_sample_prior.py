@@ -1,4 +1,4 @@
-"""Made-up priors: right names, shapes and dtypes, with a tokenizer, whole or not at all."""
+"""Priors with random weights: the published names, shapes and dtypes, with a tokenizer, whole or not at all."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_full_size_is_the_published_one(model: str, bytes_each: int, file_by
 
 
 def test_statistics(micro_prior_expected: ExpectedTensors, micro_prior: Path) -> None:
-    """Deviations of embeddings lie about 1, means about 0, tables about 1 / 2: made-up runs stay in a sane range."""
+    """Deviations of embeddings are about 1, means about 0, tables about 1 / 2: activations stay in a sane range."""
     prior = PriorCheckpoint.open(micro_prior).tensors(micro_prior_expected)["prior"]
     assert np.all(np.abs(prior["clip_std"]() - 1) < 0.5)
     assert np.abs(prior["clip_mean"]()).max() < 1

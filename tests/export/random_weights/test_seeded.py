@@ -1,4 +1,4 @@
-"""Made-up values: the same for ever for a seed and a name, and of a size that keeps activations alive."""
+"""Random weights (seeded): the same for a seed and a name in every version, of a size that keeps activations alive."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ FAILING: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto], int, str]
         [node("LayerNormalization", "x s", "y mean")],
         [constant("s", np.ones(6))],
         17,
-        "has outputs beside the first, which TensorRT does not compute",
+        "has outputs after the first, which TensorRT does not compute",
     ),
     "pooling with dilations": (
         [node("MaxPool", "x", "y", kernel_shape=[1, 1], dilations=[2, 2])],
@@ -266,7 +266,7 @@ FAILING: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto], int, str]
         [node("MatMul", "x w")],
         [constant("w", np.ones((5, 6)))],
         17,
-        "its output cannot be told: [ShapeInferenceError] Incompatible dimensions for matrix multiplication",
+        "its output cannot be inferred: [ShapeInferenceError] Incompatible dimensions for matrix multiplication",
     ),
     "another shape than the signature's": (
         [node("Concat", "x x", axis=2)],
@@ -278,13 +278,13 @@ FAILING: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto], int, str]
         [node("Add", "x b")],
         [constant("b", np.ones((1, 1, 2, 1)))],
         17,
-        "its output cannot be told: [ShapeInferenceError] Incompatible dimensions",
+        "its output cannot be inferred: [ShapeInferenceError] Incompatible dimensions",
     ),
     "nodes out of order": (
         [node("Sigmoid", "a"), node("Sigmoid", "x", "a")],
         [],
         17,
-        "its output cannot be told: nothing before it makes its input a",
+        "its output cannot be inferred: nothing before it makes its input a",
     ),
 }
 

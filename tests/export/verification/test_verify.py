@@ -59,7 +59,7 @@ def bundle(micro_bundle: Path, tmp_path: Path) -> Path:
 
 
 def change_weights(bundle: Path, component: str, checkpoint: Path, name: str) -> None:
-    """Change a weight in a bundle whose manifest does not tell it: only the numbers differ."""
+    """Change a weight in a bundle and leave the manifest consistent: only the numbers differ."""
     models = {key: item.config for key, item in Checkpoint.open(checkpoint).components.items()}
     expected = {key: expected_tensors(model) for key, model in build_models(models, "checkpoint").items()}
     values = Checkpoint.open(checkpoint).tensors(expected)[PARTS[component].model][name]()

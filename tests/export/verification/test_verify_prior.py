@@ -44,7 +44,7 @@ def verified(bundle: Path, checkpoint: Path, prior: Path, engines: tuple[str, ..
 
 
 def rewrite(bundle: Path, path: str, content: bytes) -> None:
-    """Change a file in a bundle whose manifest does not tell it."""
+    """Change a file in a bundle and leave the manifest consistent."""
     (bundle / path).write_bytes(content)
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     files[path] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,7 +1,7 @@
 """A float32 graph → the same graph with fp16 or bf16 written in its types, a `Cast` at every border.
 
-Nothing is left to an engine: the operands of a node have one type wherever ONNX gives them one type variable, which is
-what TensorRT calls strongly typed. Inputs and outputs of the graph stay float32.
+The operands of a node have one type if ONNX gives them one type variable, so that no engine has to choose a type:
+TensorRT calls such a graph strongly typed. Inputs and outputs of the graph stay float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kandinsky_export.graphs.rounding import rounded
 FLOAT = onnx.TensorProto.FLOAT
 ELEMENT_TYPES: Mapping[str, int] = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 
-# They tell something of a value whatever its type.
+# Their results do not depend on the type of their input.
 _TYPE_BLIND = frozenset({"Shape", "Size"})
 
 
@@ -35,13 +35,13 @@ def lower_element_types(
         model: a float32 graph, changed in place; nodes have names of their own.
         precision: "fp16" or "bf16".
         kept: names of the nodes that compute in float32.
-        stored: names of the external weights that lie in `precision` in their file.
+        stored: names of the external weights that are stored in `precision`.
 
     Returns:
         How many nodes compute in `precision`.
 
     Raises:
-        ExportError: a node with a subgraph, of an unknown domain or without types; says which.
+        ExportError: a node has a subgraph, an unknown operator, or a value without a type.
     """
     return _Lowering(model, ELEMENT_TYPES[precision], kept, stored).run()
 
@@ -141,7 +141,7 @@ def value_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of every value of a graph, by name.
 
     Raises:
-        ExportError: ONNX cannot tell that of a value.
+        ExportError: ONNX cannot infer the type of a value.
     """
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}

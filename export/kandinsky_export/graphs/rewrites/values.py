@@ -1,4 +1,4 @@
-"""What the nodes of a graph read; a subgraph, such as a branch of an `If`, reads values of the graph around it."""
+"""The values that the nodes of a graph read; a subgraph, such as a branch of an `If`, reads those around it, too."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def values_made(graph: onnx.GraphProto) -> set[str]:
 
 
 def read_instead(nodes: Iterable[onnx.NodeProto], source: Mapping[str, str]) -> None:
-    """Let nodes, and the graphs inside them, read `source[name]` wherever they read `name`.
+    """Let nodes, and the graphs inside them, read `source[name]` in place of `name`.
 
     No graph gives a name of the graph around it to a value of its own; ONNX forbids that.
     """

@@ -1,4 +1,4 @@
-"""Whether a graph is strongly typed, told from the schemas of its operators and from nothing of this project."""
+"""Whether a graph is strongly typed, checked by the schemas of its operators alone, without code of this project."""
 
 from __future__ import annotations
 

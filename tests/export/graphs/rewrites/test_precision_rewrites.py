@@ -1,4 +1,7 @@
-"""The rewrites that prepare a graph for fewer bits, and the one that simulates them."""
+"""The rewrites that prepare a graph for fewer bits, and the one that simulates them.
+
+Covers `folded_constants`, `opset`, `scaled_queries`, `simulated_rounding` and `graphs.rounding`.
+"""
 
 from __future__ import annotations
 
@@ -207,7 +210,7 @@ class TestOpset:
 class TestSimulatedRounding:
     @pytest.mark.parametrize("precision", ["fp16", "bf16"])
     def test_every_value_is_the_rounded_one(self, precision: str) -> None:
-        """Of a node that computes nothing, the result is the input in the other type, to the bit."""
+        """The result of a node that computes nothing is the input in the other type, bit for bit."""
         made = model([helper.make_node("Identity", ["x"], ["y"])], opset=22)
         lower_element_types(made, precision)
         assert simulate_rounding(made) == 2
