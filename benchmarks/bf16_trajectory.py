@@ -1,4 +1,4 @@
-"""What bf16 changes in a picture on its way, step by step, against float32 on the same engine.
+"""The error of bf16 over a whole trajectory, step by step, compared with float32 on the same engine.
 
     python benchmarks/bf16_trajectory.py BUNDLE [--size 512] [--steps 20] [--engine openvino] [--json F]
 
@@ -48,7 +48,7 @@ def trajectory(args: argparse.Namespace, precision: str) -> tuple[list[np.ndarra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--size", type=int, default=512, help="of the picture in pixels (default: 512)")
+    parser.add_argument("--size", type=int, default=512, help="picture size in pixels (default: 512)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--json", type=Path)

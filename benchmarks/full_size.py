@@ -58,7 +58,7 @@ def eager_stage(checkpoint: Path, out: Path) -> None:
 
 
 def engine_stage(bundle: Path, engine: str, expected: Path, out: Path) -> None:
-    """Write how far an engine's output lies from the eager one, and how long it took to load and to run."""
+    """Write the difference of an engine's output from the eager one, and the seconds to load and to run."""
     from kandinsky_runtime import InpaintPipeline
 
     pipeline = InpaintPipeline.load(bundle, engine=engine, precision="fp32")
@@ -122,7 +122,7 @@ def as_markdown(figures: dict[str, Any]) -> str:
 
 
 def processor() -> str:
-    """The processor's name as Linux tells it."""
+    """The processor's name, from Linux."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 

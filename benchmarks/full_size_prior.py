@@ -2,7 +2,7 @@
 
     python benchmarks/full_size_prior.py FOLDER      needs 16 GB of memory and 30 GB of disk, about 15 minutes
 
-Makes a seeded full-size prior, exports it beside a tiny decoder of the same embedding width, and runs each of the three
+Makes a seeded full-size prior, exports it with a tiny decoder of the same embedding width, and runs each of the three
 graphs in eager ppdiffusers and on an engine, with a text of 12 tokens. Each stage is a process of its own, so that its
 peak memory is its own. What FOLDER holds is removed as soon as it is not needed any more.
 """
@@ -72,7 +72,7 @@ def eager_stage(prior: Path, component: str, out: Path) -> None:
 
 
 def engine_stage(bundle: Path, component: str, expected: Path, out: Path) -> None:
-    """Write how far an engine's outputs lie from the eager ones, and how long it took to load and to run."""
+    """Write the differences of an engine's outputs from the eager ones, and the seconds to load and to run."""
     from kandinsky_runtime.engines.graphs import Graphs
 
     graphs = Graphs.open(bundle, ENGINE, "fp32")

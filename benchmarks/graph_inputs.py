@@ -1,4 +1,4 @@
-"""One run's inputs of a graph, for the scripts that give a bundle's graphs to OpenVINO themselves."""
+"""Random inputs of one graph, for the scripts that load a bundle's graphs with OpenVINO themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kandinsky_runtime.bundle.geometry import Geometry
 
 
 def graph_inputs(folder: Path, component: str, height: int, width: int) -> tuple[Path, dict[str, np.ndarray]]:
-    """A float32 ONNX graph of a bundle, and made-up inputs for a picture in pixels; the UNet's batch is 2."""
+    """A float32 ONNX graph of a bundle, and random inputs for a picture in pixels; the UNet's batch is 2."""
     bundle = Bundle.open(folder)
     entry, geometry = bundle.component(component), Geometry.of(bundle.manifest)
     sizes = geometry.sizes(component, height, width)

@@ -1,4 +1,4 @@
-"""What importing the runtime costs over importing numpy: medians of fresh processes, taken in turn.
+"""The import time of the runtime, compared with numpy's: medians of fresh processes, taken in turn.
 
 python benchmarks/import_time.py [--rounds 20]
 """

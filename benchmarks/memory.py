@@ -31,7 +31,7 @@ Image.fromarray(((abs(x - 0.5) < 0.25) & (abs(y - 0.5) < 0.25)).astype(np.uint8)
 
 
 def resident(pid: int) -> tuple[int, int]:
-    """Bytes of a process that are resident now: all of them, and those of no file."""
+    """The resident bytes of a process: all of them, and those that belong to no file."""
     fields = {}
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -62,11 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("image_embeds")
-    parser.add_argument("--size", type=int, default=768, help="of the picture in pixels (default: 768)")
+    parser.add_argument("--size", type=int, default=768, help="picture size in pixels (default: 768)")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--precision", help="default: the engine's")
-    parser.add_argument("--options", default="", help="for k22 inpaint, beside these")
+    parser.add_argument("--options", default="", help="further options of k22 inpaint")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-c", PICTURE, folder, str(args.size)], check=True)

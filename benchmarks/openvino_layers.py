@@ -24,7 +24,7 @@ from kandinsky_runtime.bench.report import environment
 from kandinsky_runtime.engines.openvino.compiler import rewrite_for_cpu
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
-# In this order: the types of the layers that OpenVINO was given, and what time spent on them is for.
+# The types of the layers that OpenVINO was given, and the purpose of the time spent on them; the first match counts.
 KINDS = {
     "attention": {"Softmax"},
     "convolution": {"Convolution"},
@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def depending_on(model: Any, inputs: set[str]) -> set[str]:
-    """The layers that something of the model's inputs reaches, by name."""
+    """The names of the layers that depend on the model's inputs."""
     reached: set[str] = set()
     for node in model.get_ordered_ops():
         name = node.get_friendly_name()

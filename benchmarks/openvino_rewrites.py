@@ -1,4 +1,4 @@
-"""What each rewrite of a graph for OpenVINO on the CPU gains and costs: one run with it and without, in turn.
+"""The gain and cost of each rewrite of a graph for OpenVINO on the CPU: one run with it and one without, in turn.
 
     python benchmarks/openvino_rewrites.py BUNDLE [--component unet] [--precision bf16] [--height 512 --width 512]
 
@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     graph, feeds = graph_inputs(args.bundle, args.component, args.height, args.width)
 
     def run_of(precision: str, rewrite: Callable[[Any], Any] | None = None) -> Callable[[], np.ndarray]:
-        """What runs the graph once."""
+        """A function that runs the graph once."""
         model = openvino.Core().read_model(graph)
         model.reshape({name: list(array.shape) for name, array in feeds.items()})
         known = feeds

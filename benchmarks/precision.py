@@ -1,4 +1,4 @@
-"""What fp16 and bf16 cost in whole trajectories, and what each rule of the exporter is worth.
+"""The error of fp16 and bf16 over whole trajectories, and the value of each rule of the exporter.
 
     python benchmarks/precision.py FOLDER
 
@@ -131,7 +131,7 @@ def trajectory(bundle: Bundle, engine: type[Engine], files: Mapping[str, Mapping
 
 
 def rounded_files(bundle: Bundle, variant: str) -> dict[str, dict[str, str]]:
-    """Graphs that round as the variant's would, written beside them."""
+    """Graphs that round like the variant's, written next to them."""
     files = {}
     for name, item in bundle.manifest.components.items():
         graph = item.variants[variant].files["graph"]
@@ -165,7 +165,7 @@ def trajectory_rows(size: str, bundle: Bundle) -> list[str]:
 
 
 def rule_rows(size: str, bundle: Bundle) -> list[str]:
-    """The table's rows of what each rule is worth: one UNet run whose values are rounded, against float32."""
+    """The table's rows for each rule: one UNet run whose values are rounded, compared with float32."""
     component = bundle.component("unet")
     file = bundle.root / component.variants["onnx-fp32"].files["graph"]
     rng = np.random.default_rng(SEED)

@@ -1,4 +1,4 @@
-"""How far each deterministic solver lies from the exact trajectory, by number of steps.
+"""The distance of each deterministic solver from the exact trajectory, by number of steps.
 
     python benchmarks/solver_error.py [BUNDLE] [--steps 10,20,30,50] [--spacing leading,linspace,trailing]
            [--reference-steps 500] [--seeds 3] [--scale 1]
@@ -76,7 +76,7 @@ def normal_latents(scheduler: Mapping[str, Any], name: str, steps: int) -> tuple
 
 
 def error(got: np.ndarray, want: np.ndarray) -> float:
-    """RMS of the difference over the RMS of what is wanted."""
+    """The RMS of the difference, divided by the RMS of the exact values."""
     return float(np.sqrt(np.square(got - want, dtype=np.float64).mean() / np.square(want, dtype=np.float64).mean()))
 
 
@@ -125,8 +125,8 @@ def main() -> None:
     parser.add_argument("--spacing", default="leading,linspace,trailing")
     parser.add_argument("--reference-steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the guidance (default: 1, none)")
-    parser.add_argument("--size", type=int, default=64, help="of the picture in pixels (default: 64)")
+    parser.add_argument("--scale", type=float, default=1.0, help="guidance scale (default: 1, none)")
+    parser.add_argument("--size", type=int, default=64, help="picture size in pixels (default: 64)")
     parser.add_argument("--engine", default="auto")
     args = parser.parse_args()
     spacings, counts = args.spacing.split(","), [int(item) for item in args.steps.split(",")]

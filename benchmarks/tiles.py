@@ -1,10 +1,10 @@
-"""How far MoVQ in tiles lies from MoVQ on the whole picture, and whether the borders of tiles show.
+"""The difference of MoVQ in tiles from MoVQ on the whole picture, and whether the borders of tiles show.
 
     python benchmarks/tiles.py BUNDLE [--height 1024] [--width 1024] [--engine openvino]
 
 Two pictures: the demo's hills, which are smooth, and uniform noise. "Seam" is the largest mean step of the error
 between two neighbouring rows or columns at the borders of tiles, over the largest anywhere else: above 1 a border
-shows. Weights made up from a seed react otherwise than trained ones; measure yours.
+shows. Random weights react differently from trained ones; measure yours.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def seam(error: np.ndarray, tiling: Tiling, cell: int) -> float:
 def compare(
     name: str, graph: Callable[[np.ndarray, str], np.ndarray], whole: np.ndarray, tiling: Tiling, encodes: bool
 ) -> np.ndarray:
-    """Print one row; returns what the graph makes of the whole map."""
+    """Print one row; returns the graph's output for the whole map."""
     start = time.perf_counter()
     want = graph(whole, "")
     middle = time.perf_counter()
@@ -65,8 +65,8 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
-    parser.add_argument("--height", type=int, default=1024, help="of the picture in pixels (default: 1024)")
-    parser.add_argument("--width", type=int, default=1024, help="of the picture in pixels (default: 1024)")
+    parser.add_argument("--height", type=int, default=1024, help="picture size in pixels (default: 1024)")
+    parser.add_argument("--width", type=int, default=1024, help="picture size in pixels (default: 1024)")
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--overlaps", default="", help="in latent cells, such as 8,16,32 (default: the pipeline's)")

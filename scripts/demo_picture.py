@@ -1,4 +1,4 @@
-"""Draw the demo's picture and mask, and put them beside the result."""
+"""Draw the demo's picture and mask, and put them next to the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run: matrix products, memory traffic, and memory in use."""
+"""The machine's limits, measured in the same run: matrix products, memory traffic, and memory in use."""
 
 from __future__ import annotations
 

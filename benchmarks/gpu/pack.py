@@ -1,4 +1,4 @@
-"""Pack what `benchmarks/gpu/run.py` needs on a machine without this project: a few MB, weights left out.
+"""Pack the files that `benchmarks/gpu/run.py` needs on a machine without this project: a few MB, without weights.
 
     python benchmarks/gpu/pack.py BUNDLE CHECKPOINT OUT.tar.gz [--seed 0]
 
@@ -23,9 +23,9 @@ import onnx
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = "k22-gpu"
 SCRIPTS = Path(__file__).parent
-# What may be left of the weights: headers, padding, and the few tensors that an export computes.
+# The most bytes that may remain of the weights: headers, padding, and the few tensors that an export computes.
 MOST_REST = 64 << 20
-# What pip leaves of a package: PyTorch becomes an engine of the runtime's.
+# A package as pip records it: it makes PyTorch an engine of the runtime.
 DIST_INFO = "k22_gpu_torch-1.0.dist-info"
 METADATA = {
     "METADATA": "Metadata-Version: 2.1\nName: k22-gpu-torch\nVersion: 1.0\n",
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("checkpoint", type=Path, help="its config.json files describe the models to PyTorch")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="of the checkpoint (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the checkpoint (default: 0)")
     args = parser.parse_args()
     size = pack(args.bundle, args.checkpoint, args.out, args.seed)
     print(f"wrote {args.out}: {size / 1e6:.1f} MB")

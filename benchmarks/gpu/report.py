@@ -8,7 +8,7 @@ from typing import Any
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Tables of parity, of every measured time beside its floor, and of whole jobs."""
+    """Tables of parity, of every measured time with its lower bound, and of whole jobs."""
     machine, limits = results["machine"], results["limits"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in limits["operations"].items())

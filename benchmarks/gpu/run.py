@@ -1,4 +1,4 @@
-"""Parity and speed on a machine with a GPU: this project's engines beside PyTorch, and both beside what the GPU can do.
+"""Parity and speed on a machine with a GPU: this project's engines and PyTorch, and both against the GPU's limits.
 
     tar xf k22-gpu.tar.gz && cd k22-gpu && python run.py            an hour or so; see --help to shorten it
     python run.py --device cpu --sizes 64 --batches 1 --rounds 2 --steps 2      a dry run, for a pack of the tiny model
@@ -65,7 +65,7 @@ class Contestant:
 
 @dataclass
 class Session:
-    """What is measured so far, and what could not be."""
+    """The measurements so far, and what could not be measured."""
 
     bundle: Path
     args: argparse.Namespace
@@ -101,7 +101,7 @@ def restore(folder: Path) -> Path:
 
 
 def feeds_of(pipeline: InpaintPipeline, component: str, size: int, batch: int) -> Feeds:
-    """Made-up inputs of a run for so many results; the UNet's batch has both halves of the guidance."""
+    """Random inputs of a run for so many results; the UNet's batch has both halves of the guidance."""
     side = size // pipeline.geometry.pixels_per_unit(component)
     sizes = {"batch": (HALVES if role_of(component).guided else 1) * batch, "height": side, "width": side}
     rng = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def feeds_of(pipeline: InpaintPipeline, component: str, size: int, batch: int) -
 
 
 def compare(session: Session, contestant: Contestant, component: str, got: np.ndarray) -> None:
-    """Set a result beside PyTorch's in float32."""
+    """Compare a result with PyTorch's in float32."""
     wanted = session.references[component].astype(np.float64)
     error, largest = np.abs(got - wanted), float(np.abs(wanted).max())
     spread = math.sqrt(float(np.mean(error**2)))
@@ -136,7 +136,7 @@ def compare(session: Session, contestant: Contestant, component: str, got: np.nd
 
 
 def job(session: Session, pipeline: InpaintPipeline, size: int, batch: int) -> Any:
-    """A whole run, on a made-up picture."""
+    """A whole run, on a random picture."""
     inputs = random_inputs(pipeline.geometry.embed_width, size, size, 0)
     return pipeline(**inputs, num_inference_steps=session.args.steps, num_images_per_prompt=batch, output_type="np")
 
@@ -232,7 +232,7 @@ def build(session: Session, contestant: Contestant) -> None:
 
 
 def measure(session: Session, contestant: Contestant) -> None:
-    """Everything of one contestant: loaded, compared, timed, and let go."""
+    """Load, compare, time and release one contestant."""
     args, name = session.args, f"{contestant.engine} {contestant.precision}"
     if registry.engine_class(contestant.engine).name == "tensorrt":
         build(session, contestant)
@@ -256,7 +256,7 @@ def measure(session: Session, contestant: Contestant) -> None:
 
 
 def contestants(args: argparse.Namespace) -> list[Contestant]:
-    """The reference first, then PyTorch, then the engines asked for."""
+    """The reference first, then PyTorch, then the engines that were requested."""
     found = [Contestant(REFERENCE, precision) for precision in args.precisions]
     if args.compiled_batches:
         found += [Contestant(COMPILED, precision) for precision in args.timed]
@@ -308,7 +308,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--compiled-batches",
         type=_numbers,
         default=(1,),
-        help="of torch.compile, which compiles every shape for minutes; '' leaves it out (default: 1)",
+        help="batches for torch.compile, which compiles every shape for minutes; '' skips it (default: 1)",
     )
     parser.add_argument("--rounds", type=int, default=20, help="timed runs of each graph (default: 20)")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a whole job (default: 20)")

@@ -21,7 +21,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchEager(Engine):
-    """diffusers' modules, or the exported graph node by node where diffusers is not installed."""
+    """diffusers' modules, or the exported graph node by node if diffusers is not installed."""
 
     name = "torch"
     library = "torch"
@@ -69,7 +69,7 @@ class TorchCompiled(TorchEager):
 
 
 def source() -> str:
-    """What the PyTorch engines run here."""
+    """The modules that the PyTorch engines run here."""
     try:
         import diffusers
     except ImportError:
@@ -154,7 +154,7 @@ _WRAPPERS = {"unet": _UNet, "movq_encoder": _Encoder, "movq_decoder": _Decoder}
 
 
 def _diffusers_model(model: str, graph: Path) -> Any:
-    """diffusers' model with the weights that the graph reads; the other half of MoVQ keeps what it was made with.
+    """diffusers' model with the weights that the graph reads; the other half of MoVQ keeps its initial weights.
 
     Raises:
         ValueError: the graph has a weight that the model lacks.

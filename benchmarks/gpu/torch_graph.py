@@ -1,4 +1,4 @@
-"""An ONNX graph run node by node in PyTorch: the second opinion where diffusers is not installed.
+"""An ONNX graph run node by node in PyTorch: the second opinion if diffusers is not installed.
 
 Knows the operators that the exported graphs have, and refuses others. Shapes and other whole numbers stay in numpy on
 the host; floats are tensors on the device. Specifications: https://onnx.ai/onnx/operators
@@ -31,9 +31,9 @@ class TorchGraph(torch.nn.Module):
         """Load graph and weights.
 
         Args:
-            file: the ONNX file; its external weights are beside it.
-            device: of PyTorch.
-            dtype: of all floats; None keeps the types written in the graph.
+            file: the ONNX file; its external weights are next to it.
+            device: PyTorch's device.
+            dtype: the type of all floats; None keeps the types in the graph.
 
         Raises:
             NotImplementedError: the graph has an operator that is not known here; lists them all.
@@ -58,7 +58,7 @@ class TorchGraph(torch.nn.Module):
         self._last_use = {name: number for number, node in enumerate(self.nodes) for name in node[1]}
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run every node; a value is let go after its last use."""
+        """Run every node; a value is freed after its last use."""
         known: dict[str, Value] = dict(zip(self.inputs, inputs, strict=True))
         for number, (operator, names, results, attributes) in enumerate(self.nodes):
             values = [None if not name else known[name] if name in known else self.constants[name] for name in names]

@@ -23,8 +23,8 @@ class Placed:
     """A tensor in a weights file.
 
     Attributes:
-        name: of the seed's rule.
-        shape: in the file.
+        name: the name in the seed's rule.
+        shape: the shape in the file.
         dtype: "float32", "float16" or "bfloat16".
         offset, length: in bytes.
     """
@@ -41,12 +41,12 @@ class Placed:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Placed:
-        """What `to_json` described."""
+        """The tensor that `to_json` described."""
         return cls(**{**data, "shape": tuple(data["shape"])})
 
 
 def values(seeded: Seeded, seed: int, tensor: Placed) -> bytes:
-    """The bytes that the rule gives for a tensor. Matrices lie in the file as [in, out], PyTorch has [out, in]."""
+    """The bytes that the rule gives for a tensor. Matrices are [in, out] in the file and [out, in] in PyTorch."""
     is_matrix = len(tensor.shape) == 2
     made = seeded(seed, tensor.name, tensor.shape[::-1] if is_matrix else tensor.shape)
     return _encoded(np.ascontiguousarray(made.T if is_matrix else made), tensor.dtype)

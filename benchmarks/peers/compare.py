@@ -1,10 +1,10 @@
-"""What people would use instead, beside this project: UNet step, MoVQ decode, whole job; rounds in turn in one run.
+"""This project and its alternatives: UNet step, MoVQ decode, whole job; rounds in turn in one run.
 
     python benchmarks/peers/compare.py BUNDLE --size full --torch-python PYTHON [--height 768 --width 768]
            [--rounds 5] [--works unet,decode,job] [--peers "torch eager bf16,onnxruntime fp32"]
            [--ours openvino:bf16] [--json F] [--plot F.png]
 
-Each contestant is a process in an environment of its own. One peer at a time is loaded, beside ours: in every round
+Each contestant is a process in an environment of its own. One peer at a time is loaded, next to ours: in every round
 ours works, then the peer, then the machine's limit is taken, a large matrix product in bf16 and in float32 in PyTorch;
 a round before them does not count (it compiles). Ratios are taken round by round. PyTorch and eager ppdiffusers run the
 published configs with weights of their own; Paddle Inference (which needs the bundle's variant `paddle`) and ONNX
@@ -53,7 +53,7 @@ def versus(
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """All that was measured."""
+    """All measurements."""
     bundle = Bundle.open(args.bundle)
     geometry = Geometry.of(bundle.manifest)
     configs = {name: sized(name, args.size) for name in ("unet", "movq", "scheduler")}
@@ -114,14 +114,14 @@ def main() -> None:
     parser.add_argument("--torch-python", required=True, help="an interpreter that has torch and diffusers")
     parser.add_argument("--paddle-python", help="one that has paddlepaddle and ppdiffusers (default: this one)")
     parser.add_argument("--ort-python", help="one that has onnxruntime (default: this one)")
-    parser.add_argument("--size", choices=SIZES, required=True, help="of the bundle's model")
+    parser.add_argument("--size", choices=SIZES, required=True, help="size of the bundle's model")
     parser.add_argument("--ours", default="openvino", help="ENGINE or ENGINE:PRECISION (default: openvino, its own)")
     parser.add_argument("--peers", help=f"with commas, of {', '.join(PEERS)} (default: all)")
     parser.add_argument("--works", default=",".join(WORKS))
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--job-steps", type=int, default=150, help="what a job is extrapolated to (default: 150)")
+    parser.add_argument("--job-steps", type=int, default=150, help="steps that a job is extrapolated to (default: 150)")
     parser.add_argument("--product", type=int, default=4096, help="side of the matrices (default: 4096)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="a .png; needs matplotlib")

@@ -1,4 +1,4 @@
-"""The parent's side: who takes part, each as a process in an environment of its own that computes only when asked."""
+"""The parent's side: the contestants, each a process in an environment of its own that computes only on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT = "matrix product"
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant: its file, the environment that it needs, and what it is told to be."""
+    """A contestant: its file, the environment that it needs, and its kind."""
 
     file: str
     environment: str
@@ -36,7 +36,7 @@ PEERS: Mapping[str, Entry] = {
 
 
 class LeftOut(Exception):
-    """A contestant that cannot take part; its text says why."""
+    """A contestant that cannot take part; its text is the reason."""
 
 
 class Contestant:

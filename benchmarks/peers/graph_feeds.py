@@ -1,4 +1,4 @@
-"""Made-up inputs of the three graphs, for contestants that run the bundle's own."""
+"""Random inputs of the three graphs, for contestants that run the bundle's graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt to embedding beside diffusers on PyTorch: tokens, text encoder and the prior's 25 steps, rounds in turn.
+"""Prompt to embedding, compared with diffusers on PyTorch: tokens, text encoder, and the prior's 25 steps, in turn.
 
     python benchmarks/peers/prompt.py BUNDLE --size full --torch-python PYTHON [--prompt TEXT]
            [--rounds 5] [--ours openvino:fp32,onnxruntime:fp32] [--theirs eager:fp32] [--json F]

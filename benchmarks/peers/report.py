@@ -1,4 +1,4 @@
-"""What was measured beside the peers, as a table and as a plot."""
+"""The comparison with the peers as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _limits(data: dict[str, Any]) -> list[str]:
-    """The rate of the matrix products, and of our UNet beside them, round by round."""
+    """The rate of the matrix products and of our UNet, round by round."""
     rounds = [item for found in data["peers"].values() for items in found["rounds"].values() for item in items]
     if not rounds:
         return []
