@@ -57,27 +57,41 @@ EULER_ZERO_SNR = Tolerance(
     " from square roots in which torch (MKL) and numpy differ in the last bit",
 )
 FRACTIONAL_TIMESTEP = Tolerance(1.3e-4, "float32 near 1000 resolves 6e-5, and torch's last bit is not numpy's")
-CLEAN = Tolerance(5e-5, "the clean sample, recovered through all steps without noise")
-CLEAN_RELATIVE = Tolerance(
-    2e-3, "relative, the same at the largest noise, where the signal has lost nine binary digits"
+CLEAN = Tolerance(
+    5e-5, "the clean sample, recovered: epsilon is divided by sqrt(alphas_cumprod), 0.05 at the first step"
+)
+CLEAN_PRIOR = Tolerance(
+    2e-3, "relative; the last step's weight of the clean sample is 1 up to the rounding of alphas_cumprod: 6e-8 of 4e-5"
 )
 CLEAN_SMALL = Tolerance(1e-5, "values about 0 of the same")
 ONE_DIVISION = Tolerance(1e-6, "relative, a product and the division that undoes it")
 ONE_ROUNDING = Tolerance(5e-7, "relative, one rounding: the rest is folded into the coefficients at order 1")
 SIGMA_OF_TIMESTEP = Tolerance(2e-3, "relative, sigmas of timesteps that were rounded to whole numbers")
-COEFFICIENTS = Tolerance(1e-4, "a step from the printed coefficients, which are rounded to float32")
-GUIDED = Tolerance(1e-5, "guidance of values up to 10 times a scale of up to 10, in another order")
+COEFFICIENTS = Tolerance(1e-4, "a trajectory, or sigmas, from the printed coefficients in other orders of operations")
+GUIDED = Tolerance(1e-5, "guidance at a scale of up to 7.5 against float64")
 INTERVAL = Tolerance(1e-5, "relative, a run whose guided steps change nothing against one without guidance")
 INTERVAL_STEP = Tolerance(2e-5, "relative, latents of a few steps against the same formulas in float64")
 TILES = Tolerance(1e-6, "relative, tiles that are joined by weights which sum to 1")
 TILED_PICTURE = Tolerance(1e-5, "pixels of [0, 1] from such tiles")
 
+# Schedules
+QUANTILE_RANK = Tolerance(2e-5, "a quantile whose rank is computed in float32, as in torch, against float64")
+BETAS = Tolerance(3e-7, "relative, betas in float32 against float64: two roundings")
+BETAS_OF_ROOTS = Tolerance(5e-7, "relative, the same through a square: three roundings")
+COSINE_ALPHAS = Tolerance(1e-4, "relative, products of up to 900 factors in float32 against the closed formula")
+FIRST_ALPHA = Tolerance(1e-6, "relative, one alpha before and after the rescaling: a few roundings")
+TIMESTEP = Tolerance(1e-3, "timesteps of 0 to 999 through the logarithm of their sigma and back: float32 sigmas")
+FLOAT64 = Tolerance(1e-14, "float64 has 53 binary digits, 2.2e-16 near 1: some tens of roundings")
+FLOAT64_SUM = Tolerance(1e-13, "the same for values of some tens")
+FLOAT64_POWER = Tolerance(1e-12, "relative, the same through a seventh root and a seventh power")
+FOLDED_TABLE = Tolerance(1e-11, "a table of coefficients, folded, in float64: weights of up to a thousand cancel")
+
 # Pictures and random numbers
 PICTURE_TO_EIGHT_BIT = Tolerance(1e-4, "pixels of 0 to 255 through [-1, 1] and back in float32")
 CLIP_PIXELS = Tolerance(1e-5, "normalised pixels: a product, a difference and a quotient of numbers about 1")
-JPEG = Tolerance(2, "colours of 0 to 255, a flat JPEG")
-JPEG_COLOUR = Tolerance(3, "colours of 0 to 255, a JPEG that is converted from another colour space")
-JPEG_CORNER = Tolerance(12, "colours of 0 to 255, the corners of a small JPEG: its blocks ring there")
+FIRST_FRAME = Tolerance(2, "colours of 0 to 255, a flat frame: lossy WebP rounds")
+JPEG = Tolerance(3, "colours of 0 to 255, a flat JPEG: its colour space and quantisation round")
+JPEG_QUARTERS = Tolerance(12, "colours of 0 to 255, a JPEG of four flat quarters, whose edges cross its blocks")
 TORCH_NORMALS = Tolerance(
     1e-6, "torch's logarithm, sine and cosine differ from numpy's in the last bit or two; 4.8e-7 seen"
 )

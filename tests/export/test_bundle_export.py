@@ -535,7 +535,8 @@ class TestProcesses:
         """Either may be the first to finish; the other reports it and leaves the folder as it is."""
         parent, said = processes
         answers = {said["first of two"], said["second of two"]}
-        assert answers == {"done", f"{parent / 'two'} was made by another process in the meantime; add --overwrite to replace it"}
+        refusal = f"{parent / 'two'} was made by another process in the meantime; add --overwrite to replace it"
+        assert answers == {"done", refusal}
         winner = next(name for name in ("first of two", "second of two") if said[name] == "done")
         bundle = Bundle.open(parent / "two")
         bundle.check_content()

@@ -120,9 +120,10 @@ class TestRefusals:
 
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_its_parent_is_missing(self, overwrite: bool, parent: Path) -> None:
-        assert self.refused(parent / "a" / "b", overwrite=overwrite) == f"{parent / 'a'} is not a folder; create it first"
+        message = f"{parent / 'a'} is not a folder; create it first"
+        assert self.refused(parent / "a" / "b", overwrite=overwrite) == message
         (parent / "a").touch()
-        assert self.refused(parent / "a" / "b", overwrite=overwrite) == f"{parent / 'a'} is not a folder; create it first"
+        assert self.refused(parent / "a" / "b", overwrite=overwrite) == message
 
     @pytest.mark.parametrize("target", [".", "..", "/", "../parent"])
     def test_it_is_where_we_are(self, target: str, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:

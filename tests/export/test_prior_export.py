@@ -25,6 +25,7 @@ from kandinsky_runtime.bundle.spec import Range
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.errors import TensorError, UsageError
 from tests.export.prior_files import MICRO_PRIOR, change_json
+from tests.tolerances import EMPTY_PICTURE
 
 EMBEDS = ("clip_mean", "clip_std", "negative_image_embeds")
 ExpectedTensors = dict[str, dict[str, Expected]]
@@ -103,7 +104,7 @@ class TestContent:
         fill(model, tensors["image_encoder"])
         with paddle.no_grad():
             want = model(paddle.zeros([1, 3, 56, 56])).image_embeds.numpy()
-        np.testing.assert_allclose(stored["negative_image_embeds"], want, atol=1e-5)
+        np.testing.assert_allclose(stored["negative_image_embeds"], want, atol=EMPTY_PICTURE)
 
     def test_graphs_hold_no_weights_of_their_own(self, micro_prior_bundle: Path) -> None:
         """All weights are shared between the formats, and nothing that the graphs do not read is among them."""
@@ -193,7 +194,7 @@ class TestEmptyPicture:
         fill(model, {name: value.copy for name, value in values.items()})
         with paddle.no_grad():
             want = model(paddle.zeros([1, 3, 56, 56])).image_embeds.numpy()
-        np.testing.assert_allclose(got, want, atol=1e-5)
+        np.testing.assert_allclose(got, want, atol=EMPTY_PICTURE)
 
 
 class TestFit:

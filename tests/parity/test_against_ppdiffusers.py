@@ -12,9 +12,8 @@ from kandinsky_export.verification.verify import verify_bundle
 from kandinsky_runtime.bundle.bundle import Bundle
 from scripts.goldens.trajectories import CASES, STEPS
 from tests.parity.conftest import ENGINES
+from tests.tolerances import GRAPH, TRAJECTORY
 
-COMPONENT_TOLERANCE = 1e-4
-TRAJECTORY_TOLERANCE = 1e-3
 EVERY_ENGINE = "three_blocks"
 """The build that OpenVINO, which compiles for each shape, runs here; it runs all of them against diffusers."""
 
@@ -30,7 +29,7 @@ def test_every_component_and_a_trajectory_agree(
     assert set(report.engines) == set(engines)
     assert all(len(set(shapes)) == 5 for shapes in report.shapes.values())
     for figures in report.engines.values():
-        assert max(figures.components.values()) <= COMPONENT_TOLERANCE, report.table()
+        assert max(figures.components.values()) <= GRAPH, report.table()
         assert figures.trajectory is not None
-        assert figures.trajectory.image <= TRAJECTORY_TOLERANCE, report.table()
+        assert figures.trajectory.image <= TRAJECTORY, report.table()
     assert Bundle.open(case_bundle(case)).manifest.parity["passed"]

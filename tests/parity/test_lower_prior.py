@@ -1,4 +1,4 @@
-"""A prior in fp16 and bf16: its graphs' types, and its embeddings on the CPU beside float32."""
+"""A prior in fp16 and bf16: its graphs' types, and its embeddings on the CPU compared with float32."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from kandinsky_runtime.pictures.image import fit, from_model, read_image, to_model, to_pil
 from kandinsky_runtime.pictures.mask import fit_mask, latent_keep_mask, read_mask
+from tests.tolerances import MASK_CELLS
 
 RNG = np.random.default_rng(22)
 SIZES = [(64, 64), (33, 97), (128, 40), (7, 5), (1, 1), (301, 200)]
@@ -61,7 +62,7 @@ def test_pictures_differ_by_a_rounding_at_most(reference: SimpleNamespace, mode:
     picture = noise(size, mode)
     _, expected = reference.prepare(picture, Image.new("L", size), 96, 72)
     got = to_model([fit(read_image(picture), 72, 96)])
-    np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=1.2e-7)
+    np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=MASK_CELLS)
 
 
 def test_output_pictures_are_equal(reference: SimpleNamespace) -> None:

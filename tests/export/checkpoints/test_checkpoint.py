@@ -385,7 +385,9 @@ class TestConfigValues:
         configs["movq"] |= {"force_upcast": False, "latents_mean": None, "mid_block_add_attention": True}
         with caplog.at_level(logging.WARNING):
             build_models(configs, "checkpoint")
-        assert caplog.messages == ["movq config: ppdiffusers does not know the settings mid_block_add_attention: they are ignored"]
+        assert caplog.messages == [
+            "movq config: ppdiffusers does not know the settings mid_block_add_attention: they are ignored"
+        ]
         assert capfd.readouterr() == ("", "")
 
     def test_a_huge_model_takes_no_memory_until_it_is_filled(self) -> None:

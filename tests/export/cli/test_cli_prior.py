@@ -30,7 +30,7 @@ def run(*arguments: object, capfd: Captured) -> tuple[int, str, str]:
     ("status", "arguments", "message"),
     [
         (2, ["checkpoint", "--out", "x", "--vocabulary", "y"], "--vocabulary goes with --prior"),
-        (2, ["checkpoint", "--out", "x", "--prior", "--decoder", "plain"], "got --decoder and --prior, which make different"),
+        (2, ["checkpoint", "--out", "x", "--prior", "--decoder", "plain"], "got --decoder and --prior, which make"),
         (2, ["checkpoint", "--out", "missing/x", "--prior"], "is not a folder; create it first"),
         (1, ["checkpoint", "--out", "x", "--prior", "--vocabulary", "missing"], "missing/vocab.json is missing"),
         (2, ["bundle", "{checkpoint}", "--out", "x", "--without", "prior"], "can only be left out of a bundle with a"),

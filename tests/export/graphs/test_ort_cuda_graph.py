@@ -27,6 +27,7 @@ from kandinsky_export.graphs.rewrites.outcome import Outcome, Refusal
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.engines.onnxruntime.cuda import GRAPH_ROLE
 from kandinsky_runtime.errors import UsageError
+from tests.tolerances import FUSED, FUSED_NORM
 
 HEADS, WIDTH = 2, 4
 
@@ -145,7 +146,7 @@ def test_attention(parts: int) -> None:
     wanted = run(model, feeds)
     assert fuse(model) == 1
     assert kinds(model) == {"MultiHeadAttention": 1} | ({"Concat": 2} if parts > 1 else {})
-    np.testing.assert_allclose(run(model, feeds), wanted, atol=1e-6)
+    np.testing.assert_allclose(run(model, feeds), wanted, atol=FUSED_NORM)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_group_norm(silu: bool, groups: int, epsilon: float) -> None:
     assert kinds(model) == {"Transpose": 2, "GroupNorm": 1}
     assert {tensor.name for tensor in model.graph.initializer} == {"weight", "bias"}
     got = ReferenceEvaluator(model, new_ops=[GroupNorm]).run(None, {"x": x})[0]
-    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    np.testing.assert_allclose(got, wanted, atol=FUSED)
 
 
 @pytest.mark.parametrize(
@@ -245,4 +246,4 @@ def test_attention_of_the_unet(tiny_bundle: Path) -> None:
     assert outcome.rewritten > 0
     assert outcome.refusals == []
     model.opset_import.add(domain=DOMAIN, version=1)
-    np.testing.assert_allclose(run(model, feeds), wanted, atol=1e-5)
+    np.testing.assert_allclose(run(model, feeds), wanted, atol=FUSED)

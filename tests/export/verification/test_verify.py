@@ -25,6 +25,7 @@ from kandinsky_export.verification.verify import select_engines, verify_bundle
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.errors import BundleError, EngineUnavailable, UsageError
 from tests.export.conftest import MICRO
+from tests.tolerances import TRAJECTORY_STEP
 
 ENGINES = ("onnxruntime", "paddle")
 
@@ -88,7 +89,7 @@ class TestGoodBundles:
             assert figures.trajectory is not None
             assert figures.trajectory.steps == 3
             assert len(figures.trajectory.unet) == len(figures.trajectory.latents) == 3
-            assert max(figures.trajectory.latents_relative) < 1e-5
+            assert max(figures.trajectory.latents_relative) < TRAJECTORY_STEP
         assert report.engines["paddle"].components["unet"] == 0  # the same kernels
 
     def test_shapes_are_told_apart(self, verified: tuple[Path, Report]) -> None:

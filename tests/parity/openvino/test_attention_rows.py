@@ -11,6 +11,7 @@ import pytest
 
 from kandinsky_runtime.engines.openvino.attention_rows import read_rows_in_place
 from tests.parity.openvino.models import SHAPES, computed, feeds_of, kinds, of_component, reasons
+from tests.tolerances import SAME_ARITHMETIC
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
@@ -35,7 +36,7 @@ def test_whole_graphs_compute_what_they_did(component: str, case_bundle: Callabl
     attentions = kinds(before).count("Softmax")
     assert read_rows_in_place(after).rewritten == 3 * attentions > 0
     assert kinds(after).count("Transpose") == kinds(before).count("Transpose") + attentions
-    np.testing.assert_allclose(computed(after, feeds), computed(before, feeds), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(computed(after, feeds), computed(before, feeds), rtol=0, atol=SAME_ARITHMETIC)
 
 
 def test_one_transposition_is_used_for_every_product() -> None:
@@ -46,7 +47,7 @@ def test_one_transposition_is_used_for_every_product() -> None:
     feeds = feeds_of(model)
     compiled = [openvino.compile_model(item, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) for item in (model, after)]
     for want, got in zip(*(item(feeds).values() for item in compiled), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(got, want, rtol=0, atol=SAME_ARITHMETIC)
 
 
 def test_products_that_are_not_transposed_are_no_candidates() -> None:

@@ -13,12 +13,12 @@ from kandinsky_runtime.engines.openvino import channels_last_norms as rewrite
 from kandinsky_runtime.engines.openvino.channels_last_norms import keep_channels_last
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from tests.parity.openvino.models import SHAPES, computed, feeds_of, kinds, of_component, reasons
+from tests.tolerances import REWRITTEN
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
-TOLERANCE = 1e-4
 
 
 def group_norm(
@@ -68,7 +68,7 @@ def test_whole_graphs_compute_what_they_did(component: str, case_bundle: Callabl
     outcome = keep_channels_last(after)
     assert outcome.rewritten == len(of_pictures) > 0
     assert len(outcome.refusals) == len(norms) - len(of_pictures)
-    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
+    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= REWRITTEN
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(6, 3), (32, 32), (64, 2), (300, 1)])
@@ -81,7 +81,7 @@ def test_group_norm(channels: int, groups: int, factors: tuple[str, ...]) -> Non
     assert keep_channels_last(after).rewritten == 1
     assert "MVN" not in kinds(after)
     feeds = {"x": rng.standard_normal(shape, np.float32) * 3 + 1}
-    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
+    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= REWRITTEN
 
 
 @pytest.mark.parametrize("side", [4, 96])

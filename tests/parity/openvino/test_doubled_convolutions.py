@@ -13,11 +13,11 @@ from kandinsky_runtime.engines.openvino import doubled_convolutions as rewrite
 from kandinsky_runtime.engines.openvino.doubled_convolutions import by_parity, convolve_before_doubling
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from tests.parity.openvino.models import computed, feeds_of, kinds, of_component, reasons
+from tests.tolerances import REWRITTEN, REWRITTEN_KERNEL
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
 
-TOLERANCE = 1e-4
 LEAST_CELLS = rewrite.LEAST_CELLS
 RNG = np.random.default_rng(0)
 
@@ -72,7 +72,7 @@ def test_whole_graphs_compute_what_they_did(component: str, count: int, case_bun
     feeds = feeds_of(before)
     assert convolve_before_doubling(after).rewritten == count
     assert kinds(after).count("DepthToSpace") == count
-    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= TOLERANCE
+    assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= REWRITTEN
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 7), (16, 8)])
@@ -87,7 +87,7 @@ def test_convolution(size: tuple[int, int], channels: tuple[int, int], with_bias
     assert convolve_before_doubling(after).rewritten == 1
     assert "Interpolate" not in kinds(after)
     feeds = feeds_of(model)
-    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=REWRITTEN)
 
 
 def test_small_maps_are_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_small_maps_are_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_of_parities_have_the_same_sum() -> None:
     weights = RNG.standard_normal((4, 5, 3, 3), np.float32)
     for kernel in by_parity(weights):
-        np.testing.assert_allclose(kernel.sum(axis=(2, 3)), weights.sum(axis=(2, 3)), atol=1e-5)
+        np.testing.assert_allclose(kernel.sum(axis=(2, 3)), weights.sum(axis=(2, 3)), atol=REWRITTEN_KERNEL)
     assert [kernel.dtype for kernel in by_parity(weights.astype(np.float16))] == [np.float16] * 4
 
 
@@ -111,7 +111,7 @@ def test_a_map_with_another_reader_is_still_doubled_for_it() -> None:
     feeds = feeds_of(model)
     compiled = [openvino.compile_model(item, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) for item in (model, after)]
     for want, got in zip(*(item(feeds).values() for item in compiled), strict=True):
-        np.testing.assert_allclose(got, want, atol=TOLERANCE)
+        np.testing.assert_allclose(got, want, atol=REWRITTEN)
 
 
 @pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
@@ -157,7 +157,7 @@ def test_a_bias_of_cells_is_added_afterwards() -> None:
     after = model.clone()
     assert convolve_before_doubling(after).rewritten == 1
     feeds = feeds_of(model)
-    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), atol=TOLERANCE)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), atol=REWRITTEN)
 
 
 def test_weights_that_are_not_a_constant() -> None:

@@ -24,9 +24,8 @@ from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 from scripts.goldens import trajectories as golden
 from tests.damage import cut_off, empty, scramble
+from tests.tolerances import GRAPH, TRAJECTORY
 
-COMPONENT_TOLERANCE = 1e-4
-TRAJECTORY_TOLERANCE = 1e-3
 # bf16 keeps 8 bits of a number. A broken graph has less than 10 dB.
 BF16_COMPONENT_PSNR = 30
 COMPONENTS = ("unet", "movq_encoder", "movq_decoder")
@@ -101,7 +100,7 @@ def test_fp32_agrees_with_onnxruntime(component: str, load: Callable[..., Any]) 
     for shape in SHAPES:
         feeds = feeds_of(mine.spec, *shape)
         error = np.abs(only(mine.run(feeds)) - only(other.run(feeds))).max()
-        assert error <= COMPONENT_TOLERANCE, f"{component} {shape}: {error:.1e}"
+        assert error <= GRAPH, f"{component} {shape}: {error:.1e}"
 
 
 def trajectory(bundle: Bundle, embeds: Path, engine: str, precision: str) -> np.ndarray:
@@ -123,7 +122,7 @@ def trajectory(bundle: Bundle, embeds: Path, engine: str, precision: str) -> np.
 def test_fp32_trajectory_agrees_with_onnxruntime(bundle: Bundle, case_checkpoint: Callable[[str], Path]) -> None:
     embeds = case_checkpoint("four_blocks") / "image_embeds.npz"
     mine, other = (trajectory(bundle, embeds, engine, "fp32") for engine in ("openvino", "onnxruntime"))
-    assert np.abs(mine - other).max() <= TRAJECTORY_TOLERANCE
+    assert np.abs(mine - other).max() <= TRAJECTORY
 
 
 @needs_bf16
@@ -369,7 +368,7 @@ def test_changed_weights_are_never_taken_for_the_old_ones(
     second = load("movq_decoder", files=copies, precision="fp32")
     after = only(second.run(feeds))
     assert loaded_from_disk(second) == [False]
-    assert np.abs(after - before).max() > COMPONENT_TOLERANCE
+    assert np.abs(after - before).max() > GRAPH
 
 
 def test_every_setting_has_an_entry_of_its_own(disk: Path, load: Callable[..., Any]) -> None:

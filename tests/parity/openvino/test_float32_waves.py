@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_name
+from tests.tolerances import SAME_ARITHMETIC
 
 
 def test_waves_and_rest_compute_what_the_whole_graph_computes(case_bundle: Callable[[str], Path]) -> None:
@@ -31,7 +32,7 @@ def test_waves_and_rest_compute_what_the_whole_graph_computes(case_bundle: Calla
     values = waves({"timestep": feeds["timestep"]}).values()
     fed = {"sample": feeds["sample"], "image_embeds": feeds["image_embeds"]}
     (joined,) = rest(fed | {wave_name(i): value for i, value in enumerate(values)}).values()
-    np.testing.assert_allclose(joined, whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(joined, whole, rtol=0, atol=SAME_ARITHMETIC)
 
 
 def test_graph_without_waves_stays_whole(case_bundle: Callable[[str], Path]) -> None:

@@ -16,6 +16,7 @@ from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.engines.openvino.rounded_weights import round_weights
 from kandinsky_runtime.engines.openvino.split_convolutions import split_badly_cut_convolutions
 from tests.parity.openvino.models import computed, feeds_of, kinds, of_component, reasons
+from tests.tolerances import REWRITTEN
 
 openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed)
@@ -52,7 +53,7 @@ def test_parts_compute_what_the_whole_did(outputs: int, with_bias: bool) -> None
     assert sum(parts) == outputs
     assert all(part % rewrite.BAD_BLOCK for part in parts)
     feeds = feeds_of(model)
-    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=REWRITTEN)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_other_forms(other: dict[str, Any]) -> None:
     after = model.clone()
     assert split_badly_cut_convolutions(after).rewritten == 1
     feeds = feeds_of(model)
-    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=REWRITTEN)
 
 
 @pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
@@ -101,7 +102,7 @@ def test_weights_stored_in_fewer_bits_stay_that_way(stored: str) -> None:
     assert {part.get_element_type().to_string() for part in (whole, *parts)} == {stored}
     assert sum(part.get_byte_size() for part in parts) == whole.get_byte_size()
     feeds = feeds_of(model)
-    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(computed(after, feeds), computed(model, feeds), rtol=0, atol=REWRITTEN)
 
 
 def test_parts_take_no_memory_of_their_own() -> None:
@@ -124,7 +125,7 @@ def test_compiled_graph_outlives_the_model() -> None:
     del model
     gc.collect()
     (got,) = compiled(feeds).values()
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got, want, rtol=0, atol=REWRITTEN)
     del outcome
 
 

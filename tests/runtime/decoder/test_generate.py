@@ -18,6 +18,7 @@ from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, DDPM, FACTOR, MULTIPLE, UNIT, WIDTH, FakeEngine
 from tests.runtime.prior_recomputed import STEPS as PRIOR_STEPS
 from tests.runtime.prior_recomputed import embedding
+from tests.tolerances import LATENTS, SAME_RUN
 
 RNG = np.random.default_rng(22)
 HEIGHT, ACROSS = 64, 80
@@ -103,8 +104,8 @@ def test_every_step_against_a_recomputation(generator: GeneratePipeline, scale: 
     output = generator(**options, guidance_scale=scale, callback_on_step_end=look)
     assert [(i, t) for i, t, _ in seen] == list(enumerate(range(901, 0, -100)))[-len(expected) :]
     for (_, _, got), want in zip(seen, expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(output.images, picture.clip(0, 1)[None], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(got, want, rtol=0, atol=LATENTS)
+    np.testing.assert_allclose(output.images, picture.clip(0, 1)[None], rtol=0, atol=LATENTS)
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc", "euler"])
@@ -114,7 +115,7 @@ def test_other_schedulers_against_a_recomputation(generator: GeneratePipeline, s
     options = changing() if image else sound()
     output = generator(**options | {"scheduler": scheduler, "output_type": "latent"})
     scale = np.abs(expected[-1]).max()
-    np.testing.assert_allclose(output.images / scale, expected[-1] / scale, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(output.images / scale, expected[-1] / scale, rtol=0, atol=LATENTS)
 
 
 @pytest.mark.parametrize("image", [False, True])
@@ -124,7 +125,7 @@ def test_a_prompt_draws_before_the_decoder(generator: GeneratePipeline, image: b
     options = {"image": PICTURE, "strength": 0.45} if image else {}
     expected = generator(**sound(image_embeds=positive, negative_image_embeds=negative, noise=source, **options))
     output = generator(**prompted(negative_prompt="a bad cat", **options))
-    np.testing.assert_allclose(output.images, expected.images, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(output.images, expected.images, rtol=0, atol=SAME_RUN)
     assert output.seeds == (5,)
 
 
@@ -132,7 +133,9 @@ def test_strength_one_still_begins_with_the_picture(generator: GeneratePipeline,
     whole = generator(**changing(strength=1))
     assert len(runs(fake_engine, "unet")) == STEPS
     expected, _ = recomputed(image=True)
-    np.testing.assert_allclose(generator(**changing(strength=1, output_type="latent")).images, expected[-1], atol=2e-5)
+    np.testing.assert_allclose(
+        generator(**changing(strength=1, output_type="latent")).images, expected[-1], atol=LATENTS
+    )
     assert np.abs(whole.images - generator(**sound()).images).max() > 0.01
 
 
@@ -166,7 +169,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(generator: GeneratePipeline) 
     for row, seed in enumerate(together.seeds):
         own = {name: values[row // 2] for name, values in options.items()}
         alone = generator(**prompted() | {"strength": 0.45, "seed": seed} | own)
-        np.testing.assert_allclose(together.images[row : row + 1], alone.images, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(together.images[row : row + 1], alone.images, rtol=0, atol=SAME_RUN)
 
 
 def test_a_picture_is_encoded_once(generator: GeneratePipeline, fake_engine: type[FakeEngine]) -> None:
@@ -191,7 +194,7 @@ def test_kinds_of_noise(generator: GeneratePipeline) -> None:
     expected, _ = recomputed(image=False, source=NumpyNoise(5))
     for noise in ("numpy", NumpyNoise(5)):
         output = generator(**sound(noise=noise, output_type="latent"))
-        np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=LATENTS)
     drawn = generator(**sound(seed=None))
     np.testing.assert_array_equal(generator(**sound(seed=drawn.seeds)).images, drawn.images)
 
@@ -202,7 +205,7 @@ def test_latents_of_the_caller(generator: GeneratePipeline, image: bool) -> None
     before = given.copy()
     expected, _ = recomputed(image=image, scheduler="ddim", source=NumpyNoise(1), taken=4 if image else STEPS)
     options = (changing() if image else sound()) | {"latents": given, "scheduler": "ddim", "output_type": "latent"}
-    np.testing.assert_allclose(generator(**options).images, expected[-1], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(generator(**options).images, expected[-1], rtol=0, atol=LATENTS)
     np.testing.assert_array_equal(given, before)
 
 

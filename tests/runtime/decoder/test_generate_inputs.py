@@ -16,6 +16,7 @@ from kandinsky_runtime.decoder.options import GenerateOptions
 from kandinsky_runtime.errors import InputError, UsageError
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, FACTOR, MULTIPLE, WIDTH
+from tests.tolerances import PICTURE_TO_EIGHT_BIT
 
 RNG = np.random.default_rng(0)
 GEOMETRY = Geometry.of(fake_bundle.with_prior(plain=True))
@@ -129,7 +130,7 @@ def test_sizes(size: Any, asked: Any, result: tuple[int, int]) -> None:
 def test_a_picture_of_the_size_is_taken_as_it_is() -> None:
     given = picture(64, 80)
     got = request(image=given)
-    np.testing.assert_allclose((got.pixels[0].transpose(1, 2, 0) + 1) * 127.5, given, rtol=0, atol=1e-4)
+    np.testing.assert_allclose((got.pixels[0].transpose(1, 2, 0) + 1) * 127.5, given, rtol=0, atol=PICTURE_TO_EIGHT_BIT)
     assert got.pixels.dtype == np.float32
 
 

@@ -16,6 +16,7 @@ from kandinsky_runtime.sampling.guidance import Interval
 from kandinsky_runtime.sampling.noise import TorchNoise
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, DDPM, WIDTH, FakeEngine
+from tests.tolerances import INTERVAL, INTERVAL_STEP, SIGMA_OF_TIMESTEP
 
 RNG = np.random.default_rng(6)
 EMBEDS, NEGATIVE = RNG.standard_normal((2, 1, WIDTH), np.float32)
@@ -46,7 +47,7 @@ def sigmas(timesteps: Any) -> np.ndarray:
 def test_noise_levels_of_the_samplers(scheduler: str) -> None:
     sampler = schedulers.load(DDPM, scheduler).sampler(STEPS, (1, CHANNELS, *GRID))
     found = [sampler.sigma(i) for i in range(STEPS)]
-    np.testing.assert_allclose(found, sigmas(np.rint(sampler.timesteps)), rtol=2e-3)
+    np.testing.assert_allclose(found, sigmas(np.rint(sampler.timesteps)), rtol=SIGMA_OF_TIMESTEP)
     assert found == sorted(found, reverse=True)
 
 
@@ -92,7 +93,7 @@ def test_every_step_against_a_recomputation(
         prediction = outputs[1] + SCALE * (outputs[0] - outputs[1]) if guided[i] else outputs[0]
         drawn = noise.draw(shape) if sampler.draws_noise(i) else None
         expected = sampler.step(i, prediction.astype(np.float32), expected, drawn).copy()
-        np.testing.assert_allclose(latents[i], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(latents[i], expected, rtol=0, atol=INTERVAL_STEP * np.abs(expected).max())
 
 
 def test_an_interval_of_everything_changes_nothing(pipeline: InpaintPipeline) -> None:
@@ -114,7 +115,7 @@ def test_the_variance_is_the_positive_halfs(tmp_path: Path, fake_engine: type[Fa
         once = pipeline(**same, guidance_interval=(9, math.inf)).images
         assert batches(fake_engine) == [2, *[1] * (STEPS - 1)]
         never = pipeline(**same | {"guidance_scale": 1}).images
-    np.testing.assert_allclose(once, never, rtol=0, atol=1e-5 * np.abs(never).max())
+    np.testing.assert_allclose(once, never, rtol=0, atol=INTERVAL * np.abs(never).max())
 
 
 def test_bounds() -> None:

@@ -29,6 +29,7 @@ from kandinsky_runtime.sampling import schedulers
 from kandinsky_runtime.sampling.noise import NumpyNoise, ReplayNoise, TorchNoise
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, COMPONENTS, DDPM, FACTOR, WIDTH, FakeEngine, Outputs
+from tests.tolerances import LATENTS, PIXELS
 
 RNG = np.random.default_rng(22)
 HEIGHT, ACROSS = 64, 80
@@ -123,8 +124,8 @@ def test_every_step_against_a_recomputation(pipeline: InpaintPipeline, guidance_
     )
     assert [(i, t) for i, t, _ in latents] == [(0, 751), (1, 501), (2, 251), (3, 1)]
     for (_, _, mine), want in zip(latents, expected, strict=True):
-        np.testing.assert_allclose(mine, want, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(output.images[0], picture, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(mine, want, rtol=0, atol=LATENTS)
+    np.testing.assert_allclose(output.images[0], picture, rtol=0, atol=PIXELS)
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++"])
@@ -132,7 +133,7 @@ def test_other_schedulers_against_a_recomputation(pipeline: InpaintPipeline, sch
     expected, _ = recomputed(guidance_scale=4.0, scheduler=scheduler)
     output = pipeline(**sound(scheduler=scheduler, output_type="latent"))
     scale = np.abs(expected[-1]).max()
-    np.testing.assert_allclose(output.images / scale, expected[-1] / scale, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(output.images / scale, expected[-1] / scale, rtol=0, atol=LATENTS)
 
 
 def test_learned_variance_against_a_recomputation(tmp_path: Path, fake_engine: type[FakeEngine]) -> None:
@@ -140,7 +141,7 @@ def test_learned_variance_against_a_recomputation(tmp_path: Path, fake_engine: t
     with InpaintPipeline.load(fake_bundle.opened(tmp_path / "b", scheduler=config), "fake") as pipeline:
         output = pipeline(**sound(output_type="latent"))
         expected, _ = recomputed(guidance_scale=4.0, config=config)
-        np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=LATENTS)
         plain, _ = recomputed(guidance_scale=4.0)
         assert np.abs(output.images - plain[-1]).max() > 1e-2, "the variance channels are used"
 
@@ -255,7 +256,7 @@ def test_kinds_of_noise(pipeline: InpaintPipeline) -> None:
     expected, _ = recomputed(guidance_scale=4.0, noise=NumpyNoise(5))
     for noise in ("numpy", NumpyNoise(5)):
         output = pipeline(**sound(noise=noise, output_type="latent"))
-        np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=LATENTS)
         assert output.seeds == ((5,) if noise == "numpy" else (None,))
 
 
@@ -313,7 +314,7 @@ def test_latents_of_the_caller(pipeline: InpaintPipeline) -> None:
     before = given.copy()
     output = pipeline(**sound(latents=given, scheduler="ddim", output_type="latent"))
     expected, _ = recomputed(guidance_scale=4.0, scheduler="ddim", noise=NumpyNoise(1))
-    np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(output.images, expected[-1], rtol=0, atol=LATENTS)
     np.testing.assert_array_equal(given, before)
 
 

@@ -8,6 +8,7 @@ import pytest
 from kandinsky_runtime.decoder.kept_area import KeptArea
 from kandinsky_runtime.sampling import schedulers
 from tests.runtime.fake_bundle import CHANNELS, DDPM
+from tests.tolerances import PUT_BACK
 
 RNG = np.random.default_rng(3)
 SHAPE = (2, CHANNELS, 3, 5)
@@ -32,6 +33,6 @@ def test_what_is_put_back_after_each_step(i: int) -> None:
     else:
         alpha = ALPHAS[sampler.timesteps[i + 1]]
         known = np.sqrt(alpha) * ORIGINAL + np.sqrt(1 - alpha) * NOISE
-    np.testing.assert_allclose(latents, np.where(KEEP == 1, known, LATENTS), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(latents, np.where(KEEP == 1, known, LATENTS), rtol=0, atol=PUT_BACK)
     repainted = np.broadcast_to(KEEP == 0, SHAPE)
     np.testing.assert_array_equal(latents[repainted], LATENTS[repainted])

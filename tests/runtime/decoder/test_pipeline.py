@@ -17,6 +17,7 @@ from kandinsky_runtime.sampling.noise import ReplayNoise, TorchNoise
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import CHANNELS, COMPONENTS, CONSTANTS, FACTOR, SIDE, WIDTH, FakeEngine
 from tests.runtime.prior_recomputed import NO_PICTURE, STEPS, embedding
+from tests.tolerances import SAME_RUN
 
 RNG = np.random.default_rng(22)
 HEIGHT, ACROSS = 64, 80
@@ -25,7 +26,6 @@ PICTURE = RNG.integers(0, 256, (HEIGHT, ACROSS, 3), np.uint8)
 MASK = np.zeros((HEIGHT, ACROSS), np.uint8)
 MASK[16:48, 24:60] = 255
 HAT = RNG.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-EXACT = 2e-6
 
 
 def sound(**changes: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_the_decoder_draws_on_where_the_prior_ended(
         **embeds() | {"image_embeds": positive, "negative_image_embeds": away}, noise=source, guidance_scale=scale
     )
     output = prompted(**sound(negative_prompt=negative, guidance_scale=scale, prior_guidance_scale=2.0))
-    np.testing.assert_allclose(output.images, expected.images, rtol=0, atol=EXACT)
+    np.testing.assert_allclose(output.images, expected.images, rtol=0, atol=SAME_RUN)
     assert output.seeds == (5,)
     assert output.notes == ()
 
@@ -104,13 +104,13 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(prompted: InpaintPipeline) ->
     for row, seed in enumerate(together.seeds):
         own = {name: values[row // 2] for name, values in options.items()}
         alone = prompted(**sound(prompt=PROMPTS[row // 2], **own, seed=seed))
-        np.testing.assert_allclose(together.images[row : row + 1], alone.images, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(together.images[row : row + 1], alone.images, rtol=0, atol=SAME_RUN)
 
 
 def test_one_prompt_serves_every_picture(prompted: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
     output = prompted(**sound(image=[PICTURE, PICTURE[::-1]], seed=[4, 4]))
     alone = prompted(**sound(image=PICTURE[::-1], seed=4))
-    np.testing.assert_allclose(output.images[1:], alone.images, rtol=0, atol=EXACT)
+    np.testing.assert_allclose(output.images[1:], alone.images, rtol=0, atol=SAME_RUN)
 
 
 @pytest.mark.parametrize("negative", [None, "a bad cat"])

@@ -16,6 +16,7 @@ from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.decoder.tiles import OVERLAP, SIZE, Tiling
 from kandinsky_runtime.errors import NonFiniteError, UsageError
 from tests.runtime.fake_bundle import FACTOR, WIDTH, FakeEngine, Outputs
+from tests.tolerances import TILED_PICTURE, TILES
 
 Array = np.ndarray
 
@@ -49,7 +50,7 @@ def test_a_local_graph_in_tiles_is_the_graph_itself(case: tuple[Tiling, int, int
     picture = tiling.decode(graph, latents, "result 1 of 1")
     expected = Enlarging(tiling.factor)(latents, "")
     assert picture.dtype == np.float32
-    np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(picture, expected, rtol=0, atol=TILES * np.abs(expected).max())
     shapes = {shape for shape, _ in graph.given}
     assert shapes == {(1, 4, min(height, tiling.size), min(width, tiling.size))}, "one shape to compile"
     if height <= tiling.size and width <= tiling.size:
@@ -60,7 +61,7 @@ def test_a_local_graph_in_tiles_is_the_graph_itself(case: tuple[Tiling, int, int
         return np.ascontiguousarray(tile[:, :, :: tiling.factor, :: tiling.factor])
 
     np.testing.assert_allclose(
-        tiling.encode(shrinking, expected, ""), latents[:, :3], rtol=0, atol=1e-6 * np.abs(expected).max()
+        tiling.encode(shrinking, expected, ""), latents[:, :3], rtol=0, atol=TILES * np.abs(expected).max()
     )
 
 
@@ -127,7 +128,7 @@ def test_large_pictures_go_in_tiles(
     assert [name for name, _ in given] == ["movq_encoder"] * 3 + ["movq_decoder"] * 3
     assert given[0][1]["image"].shape == (1, 3, HEIGHT, SIZE * FACTOR)
     assert given[3][1]["latents"].shape == (1, 4, HEIGHT // FACTOR, SIZE)
-    np.testing.assert_allclose(images, pipeline(**SOUND).images, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(images, pipeline(**SOUND).images, rtol=0, atol=TILED_PICTURE)
 
 
 def test_small_pictures_do_not(tiled: InpaintPipeline, pipeline: InpaintPipeline) -> None:

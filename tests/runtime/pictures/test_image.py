@@ -28,6 +28,7 @@ from kandinsky_runtime.pictures.image import (
     to_model,
     to_pil,
 )
+from tests.tolerances import FIRST_FRAME, JPEG, JPEG_QUARTERS
 
 RNG = np.random.default_rng(22)
 COLOURS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -188,7 +189,9 @@ class TestOrientation:
         assert got.shape == upright.shape
         for row in (5, 18):
             for column in (9, 30):
-                np.testing.assert_allclose(got[row, column].astype(int), upright[row, column].astype(int), atol=12)
+                np.testing.assert_allclose(
+                    got[row, column].astype(int), upright[row, column].astype(int), atol=JPEG_QUARTERS
+                )
 
     @pytest.mark.parametrize("orientation", STORED_AS)
     @pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGBA"])
@@ -231,7 +234,7 @@ class TestFrames:
         frames = [Image.new("RGB", (8, 6), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
         path = tmp_path / "frames"
         frames[0].save(path, file_format, save_all=True, append_images=frames[1:])
-        np.testing.assert_allclose(pixels(read_image(path)), np.asarray(frames[0]), atol=2)
+        np.testing.assert_allclose(pixels(read_image(path)), np.asarray(frames[0]), atol=FIRST_FRAME)
         assert f"image {path} holds several frames: the first one is used" in caplog.text
 
     def test_the_current_frame_of_a_pillow_image_is_used(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -502,7 +505,7 @@ class TestSave:
         path = tmp_path / f"out.{suffix}"
         save_image(Image.new("RGB", (32, 32), (200, 30, 60)), str(path))
         assert path.read_bytes()[:2] == b"\xff\xd8"
-        np.testing.assert_allclose(pixels(read_image(path))[8, 8].astype(int), (200, 30, 60), atol=3)
+        np.testing.assert_allclose(pixels(read_image(path))[8, 8].astype(int), (200, 30, 60), atol=JPEG)
 
     def test_an_existing_file_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "out.png"

@@ -13,6 +13,7 @@ from kandinsky_runtime.errors import BundleError, InputError
 from kandinsky_runtime.prior.clip_image import DEFAULTS, ClipImageProcessor
 from scripts.goldens import clip_images as golden
 from tests.golden import GOLDEN
+from tests.tolerances import CLIP_PIXELS
 
 PUBLISHED = {
     "crop_size": {"height": 224, "width": 224},
@@ -50,7 +51,7 @@ def test_pixel_values_equal_those_of_transformers(name: str) -> None:
         want = arrays[name]
     assert values.dtype == np.float32
     assert values.shape == (1, *want.shape)
-    np.testing.assert_allclose(values[0], want, rtol=0, atol=1e-5, err_msg="remake with scripts/regen_goldens")
+    np.testing.assert_allclose(values[0], want, rtol=0, atol=CLIP_PIXELS, err_msg="remake with scripts/regen_goldens")
 
 
 def test_the_published_config_is_the_default() -> None:
@@ -69,9 +70,9 @@ def test_a_picture_has_the_same_values_alone_and_in_a_batch() -> None:
 
 def test_transparent_pictures_are_put_on_white() -> None:
     values = colours(SMALL([solid((255, 0, 0, 0), "RGBA"), solid((255, 0, 0, 51), "RGBA"), solid((0, 0), "LA")]))
-    np.testing.assert_allclose(values[0], 1, atol=1e-5)
-    np.testing.assert_allclose(values[1], np.broadcast_to([1, 0.8, 0.8], values[1].shape), atol=1e-5)
-    np.testing.assert_allclose(values[2], 1, atol=1e-5)
+    np.testing.assert_allclose(values[0], 1, atol=CLIP_PIXELS)
+    np.testing.assert_allclose(values[1], np.broadcast_to([1, 0.8, 0.8], values[1].shape), atol=CLIP_PIXELS)
+    np.testing.assert_allclose(values[2], 1, atol=CLIP_PIXELS)
 
 
 def test_sixteen_bits_are_scaled() -> None:

@@ -17,6 +17,7 @@ from kandinsky_runtime.prior.loop import denoise, padded_length
 from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan
 from kandinsky_runtime.sampling import schedulers
 from tests.runtime.fake_bundle import TEXT_WIDTH, UNCLIP, WIDTH
+from tests.tolerances import CLEAN_PRIOR, CLEAN_SMALL
 
 STEPS, TOKENS = 4, 40
 RNG = np.random.default_rng(3)
@@ -67,7 +68,7 @@ def test_the_latents_end_at_a_constant_prediction(scale: float) -> None:
     """UnCLIP predicts x_0, and its last step ends there; see `test_a_perfect_prior_recovers_x0` for the tolerance."""
     graphs = PredictingGraphs()
     latents = run(graphs, "a hat", "a long text", scale=scale)
-    np.testing.assert_allclose(latents, [PREDICTION] * 2, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(latents, [PREDICTION] * 2, rtol=CLEAN_PRIOR, atol=CLEAN_SMALL)
     assert graphs.finished == ["prior"]
 
 

@@ -39,11 +39,11 @@ from tests.runtime.prior_recomputed import (
     ids_of,
     picture_embedding,
 )
+from tests.tolerances import SAME_RUN
 
 RNG = np.random.default_rng(6)
 PICTURE, OTHER = RNG.integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
 LONG = "a very long prompt"  # 15 letters; 10 fit
-EXACT = 2e-6
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def feeds_of(engine: type[FakeEngine], component: str) -> list[Any]:
 
 def assert_close(got: np.ndarray, *expected: np.ndarray) -> None:
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, np.concatenate(expected), rtol=0, atol=EXACT)
+    np.testing.assert_allclose(got, np.concatenate(expected), rtol=0, atol=SAME_RUN)
 
 
 # -- the numbers --
@@ -195,7 +195,7 @@ def test_halves_of_two_lengths_are_one_batch_with_low_memory(
     with PriorPipeline.load(prior_bundle, engine="fake", low_memory=True) as lean:
         together = lean(**arguments(prompt="abcdefg"))
     assert [feeds["text_mask"].shape for feeds in feeds_of(fake_engine, "prior")] == [(2, 12)] * STEPS
-    np.testing.assert_allclose(together.image_embeds, apart.image_embeds, rtol=0, atol=EXACT)
+    np.testing.assert_allclose(together.image_embeds, apart.image_embeds, rtol=0, atol=SAME_RUN)
 
 
 def test_halves_are_negative_and_positive(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:
@@ -206,7 +206,7 @@ def test_halves_are_negative_and_positive(prior: PriorPipeline, fake_engine: typ
         assert {name: array.shape[0] for name, array in feeds.items()} == dict.fromkeys(feeds, 4)
         np.testing.assert_array_equal(feeds["latents"][:2], feeds["latents"][2:])
     expected = [encoded(text)["text_embeds"] for text in ("", "", "a hat", "cats")]
-    np.testing.assert_allclose(steps[0]["text_embeds"], np.concatenate(expected), rtol=0, atol=EXACT)
+    np.testing.assert_allclose(steps[0]["text_embeds"], np.concatenate(expected), rtol=0, atol=SAME_RUN)
 
 
 def test_without_guidance_the_prior_runs_once_per_sample(prior: PriorPipeline, fake_engine: type[FakeEngine]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.sampling.guidance import check_scale, combine, is_guided
+from tests.tolerances import GUIDED
 
 RNG = np.random.default_rng(0)
 
@@ -24,7 +25,7 @@ def test_combine_equals_the_equation(scale: float) -> None:
     both = output()
     mixed = combine(both, scale, 4, np.empty((2, 4, 3, 5), np.float32))
     negative, positive = both[:2, :4].astype(np.float64), both[2:, :4].astype(np.float64)
-    np.testing.assert_allclose(mixed, negative + scale * (positive - negative), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(mixed, negative + scale * (positive - negative), rtol=0, atol=GUIDED)
     assert mixed.dtype == np.float32
 
 

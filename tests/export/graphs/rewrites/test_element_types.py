@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kandinsky_export.errors import ExportError
 from kandinsky_export.graphs.rewrites.element_types import lower_element_types, value_types
 from tests.export.graphs.rewrites.strong_types import type_faults
+from tests.tolerances import BF16_ROUNDING
 
 FLOAT, FP16, BF16, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT64
 LOW = {"fp16": FP16, "bf16": BF16}
@@ -78,7 +79,7 @@ def test_values_are_those_of_float32_up_to_rounding() -> None:
     made = model(nodes, constants)
     want = run(made)
     assert lowered(made) == 3
-    np.testing.assert_allclose(run(made), want, rtol=4e-3)
+    np.testing.assert_allclose(run(made), want, rtol=BF16_ROUNDING)
     assert np.abs(run(made) - want).max() > 0
 
 

@@ -23,6 +23,7 @@ from kandinsky_export.graphs.rewrites.outcome import Refusal
 from kandinsky_export.graphs.rewrites.scaled_queries import scale_queries
 from kandinsky_export.graphs.rewrites.simulated_rounding import simulate_rounding
 from kandinsky_export.graphs.rounding import rounded
+from tests.tolerances import REWRITTEN_RELATIVE, TWO_ROUNDINGS
 
 FLOAT = TensorProto.FLOAT
 Arrays = dict[str, npt.NDArray[Any]]
@@ -79,7 +80,7 @@ class TestFoldedConstants:
         want = run(made, x=x)
         assert fold_constants(made).rewritten == 4
         assert ops(made) == ["Mul"]
-        np.testing.assert_allclose(run(made, x=x), want, rtol=3e-7)
+        np.testing.assert_allclose(run(made, x=x), want, rtol=TWO_ROUNDINGS)
 
     def refused(self, made: onnx.ModelProto) -> list[str]:
         before = made.SerializeToString()
@@ -146,7 +147,7 @@ class TestScaledQueries:
         q, k = (RNG.standard_normal((2, 5, 8)).astype(np.float32) for _ in "qk")
         want = run(made, q=q, k=k)
         assert scale_queries(made).rewritten == 1
-        np.testing.assert_allclose(run(made, q=q, k=k), want, rtol=1e-5)
+        np.testing.assert_allclose(run(made, q=q, k=k), want, rtol=REWRITTEN_RELATIVE)
 
     def test_scores_beyond_fp16_are_within_it_afterwards(self) -> None:
         made = self.attention()

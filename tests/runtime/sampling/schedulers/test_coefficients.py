@@ -12,6 +12,7 @@ from kandinsky_runtime.errors import SchedulerError
 from kandinsky_runtime.sampling import schedulers
 from kandinsky_runtime.sampling.schedulers.coefficients import as_text, describe
 from tests.runtime.fake_bundle import DDPM, UNCLIP
+from tests.tolerances import COEFFICIENTS
 
 SHAPE, STEPS = (2, 4, 3, 5), 6
 
@@ -60,7 +61,7 @@ def test_a_trajectory_from_the_data_equals_the_samplers(name: str) -> None:
     for i, timestep in enumerate(sampler.timesteps.tolist()):
         output = model(sampler.scale_model_input(i, latents), timestep)
         latents = sampler.step(i, output, latents, next(drawn) if sampler.draws_noise(i) else None)
-    np.testing.assert_allclose(from_json(data, list(noises), first), latents, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(from_json(data, list(noises), first), latents, rtol=COEFFICIENTS, atol=COEFFICIENTS)
 
 
 def test_the_data_names_scheduler_and_noise_levels() -> None:
@@ -68,7 +69,7 @@ def test_the_data_names_scheduler_and_noise_levels() -> None:
     assert data["scheduler"] == "DDPMScheduler"
     assert [row["timestep"] for row in data["steps"]] == list(range(981, 0, -20))
     alphas = np.cumprod(1 - np.linspace(0.00085, 0.012, 1000))[[row["timestep"] for row in data["steps"]]]
-    np.testing.assert_allclose([row["sigma"] for row in data["steps"]], np.sqrt(1 / alphas - 1), rtol=1e-4)
+    np.testing.assert_allclose([row["sigma"] for row in data["steps"]], np.sqrt(1 / alphas - 1), rtol=COEFFICIENTS)
     assert all(row["draws_noise"] for row in data["steps"])
     text = as_text(data)
     assert text.startswith("DDPMScheduler, 50 steps")

@@ -13,16 +13,9 @@ from kandinsky_runtime.sampling import schedulers
 from kandinsky_runtime.sampling.schedulers import Sampler
 from scripts.goldens.schedulers import SHAPE, Case, cases, fake_model, late_cases, random_stream, stored_steps
 from tests.golden import GOLDEN
+from tests.tolerances import EULER_ZERO_SNR, FRACTIONAL_TIMESTEP, GOLDEN_FORWARD, GOLDEN_STEP
 
 REMAKE = "remake the golden arrays with scripts/regen_goldens if the cases changed"
-
-# Relative to the greatest value of the latents at the same step.
-TOLERANCE = 2e-5
-# Rescaled to zero terminal SNR, latents start at sigma 4096 and drop to 5 in a step: float32 rounds at 2.4e-4 there.
-# The square roots of torch (MKL) and numpy differ in the last bit, which changes the sigmas that much.
-TOLERANCE_EULER_ZERO_SNR = 2e-4
-# Euler's timesteps with Karras' levels are fractional: float32 near 1000 resolves 6e-5, and the last bits differ.
-TOLERANCE_FRACTIONAL_TIMESTEP = 1.3e-4
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -66,7 +59,7 @@ LATE_GOLDENS = _goldens("late_starts.npz")
 
 
 def _tolerance(case: Case) -> float:
-    return TOLERANCE_EULER_ZERO_SNR if _zero_snr_euler(case) else TOLERANCE
+    return EULER_ZERO_SNR if _zero_snr_euler(case) else GOLDEN_STEP
 
 
 def _zero_snr_euler(case: Case) -> bool:
@@ -92,7 +85,9 @@ def test_a_late_start_agrees_with_diffusers(case: Case) -> None:
     sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE, eta=case.eta, first=case.first)
     original, noise = (next(random_stream())[:, ::order].copy() for order in (-1, 1))
     latents = sampler.add_noise(case.first, original, noise)
-    np.testing.assert_allclose(latents, golden.forward[0], rtol=0, atol=5e-6 * np.abs(latents).max(), err_msg=REMAKE)
+    np.testing.assert_allclose(
+        latents, golden.forward[0], rtol=0, atol=GOLDEN_FORWARD * np.abs(latents).max(), err_msg=REMAKE
+    )
     check_trajectory(case, golden, sampler, latents)
 
 
@@ -100,7 +95,7 @@ def check_trajectory(case: Case, golden: Golden, sampler: Sampler, latents: npt.
     timesteps = sampler.timesteps[sampler.first :]
     assert timesteps.dtype == golden.timesteps.dtype
     if case.method == "euler" and case.config.get("use_karras_sigmas"):
-        np.testing.assert_allclose(timesteps, golden.timesteps, rtol=0, atol=TOLERANCE_FRACTIONAL_TIMESTEP)
+        np.testing.assert_allclose(timesteps, golden.timesteps, rtol=0, atol=FRACTIONAL_TIMESTEP)
     else:
         np.testing.assert_array_equal(timesteps, golden.timesteps, err_msg=REMAKE)
     assert sampler.init_noise_sigma == pytest.approx(golden.init_noise_sigma, rel=1e-6)
@@ -134,4 +129,4 @@ def test_forward_process_agrees_with_diffusers(case: Case) -> None:
     for step, theirs in zip((0, len(sampler.timesteps) - 1), golden.forward, strict=True):
         assert sampler.add_noise(step, original, noise, out) is out
         # 5e-6 is needed if the betas are rescaled, because of the square roots; else one sum is rounded.
-        np.testing.assert_allclose(out, theirs, rtol=0, atol=5e-6 * np.abs(theirs).max(), err_msg=REMAKE)
+        np.testing.assert_allclose(out, theirs, rtol=0, atol=GOLDEN_FORWARD * np.abs(theirs).max(), err_msg=REMAKE)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kandinsky_runtime.errors import SchedulerError
 from kandinsky_runtime.sampling import schedulers
 from kandinsky_runtime.sampling.schedulers import Sampler, Scheduler
+from tests.tolerances import CLEAN, CLEAN_PRIOR, CLEAN_SMALL, ONE_DIVISION
 
 Array = npt.NDArray[np.float32]
 Model = Callable[[int, Array], Array]
@@ -87,7 +88,7 @@ def test_a_perfect_model_recovers_x0(name: str, prediction_type: str, spacing: s
     clean = normal(1)
     result = trajectory(sampler, perfect_model(sampler, prediction_type, clean), normal(2), lambda i: normal(i + 3))
     # Epsilon is divided by sqrt(alphas_cumprod), 0.05 at the first of the steps.
-    np.testing.assert_allclose(result, clean, rtol=0, atol=5e-5)
+    np.testing.assert_allclose(result, clean, rtol=0, atol=CLEAN)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
@@ -98,7 +99,7 @@ def test_a_perfect_prior_recovers_x0(prediction_type: str, steps: int) -> None:
     clean = normal(1)
     result = trajectory(sampler, perfect_model(sampler, prediction_type, clean), normal(2), lambda i: normal(i + 3))
     # The last step weights x_0 with β_0 / (1 - ᾱ_0). That is 1, up to the rounding of ᾱ_0 to float32: 6e-8 of 4e-5.
-    np.testing.assert_allclose(result, clean, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(result, clean, rtol=CLEAN_PRIOR, atol=CLEAN_SMALL)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +107,7 @@ def test_zero_noise_in_the_forward_process_recovers_x0(name: str) -> None:
     sampler = schedulers.load(config_of(name), name).sampler(20, SHAPE)
     clean = normal(1)
     signal = sampler.add_noise(0, np.ones_like(clean), np.zeros_like(clean)).flat[0]
-    np.testing.assert_allclose(sampler.add_noise(0, clean, np.zeros_like(clean)) / signal, clean, rtol=1e-6)
+    np.testing.assert_allclose(sampler.add_noise(0, clean, np.zeros_like(clean)) / signal, clean, rtol=ONE_DIVISION)
 
 
 def gaussian_error(scheduler: Scheduler, steps: int) -> float:
