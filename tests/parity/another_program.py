@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +95,11 @@ class Schedule:
 class Program:
     """A bundle's ONNX graphs, each in a session."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, threads: int = 1) -> None:
         self.bundle = bundle
         self.manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+        settings.intra_op_num_threads = threads
         settings.log_severity_level = 3
         self.sessions = {
             name: onnxruntime.InferenceSession(

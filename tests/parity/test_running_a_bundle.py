@@ -13,7 +13,7 @@ from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from scripts.goldens import prior as golden
 from tests.parity.another_program import Noise, Program
 
-SEED, STEPS = 7, 4
+SEED, STEPS, THREADS = 7, 4, 1
 WIDTH, HEIGHT = 136, 104  # no multiples of 64: the picture is padded
 
 
@@ -39,11 +39,11 @@ def mask() -> Image.Image:
 
 def test_embeddings_and_picture_are_those_of_the_package(bundle: Path, picture: Image.Image, mask: Image.Image) -> None:
     noise = Noise(SEED)
-    program = Program(bundle)
+    program = Program(bundle, THREADS)
     embeds = program.embeddings("a hat", noise)
     found = program.inpaint(picture, mask, embeds, noise, STEPS)
 
-    with InpaintPipeline.load(bundle, engine="onnxruntime", precision="fp32") as pipe:
+    with InpaintPipeline.load(bundle, engine="onnxruntime", precision="fp32", threads=THREADS) as pipe:
         made = pipe.prior("a hat", seed=SEED)
         np.testing.assert_array_equal(embeds[0], made.image_embeds)
         np.testing.assert_array_equal(embeds[1], made.negative_image_embeds)
