@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,7 @@ from kandinsky_runtime.errors import BundleError, InputError
 from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.observers import Clock, RunObserver, StepCallback
 from kandinsky_runtime.prior.clip_image import ClipImageProcessor
+from kandinsky_runtime.prior.constants import read_constants
 from kandinsky_runtime.prior.loop import denoise, padded_length
 from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan, embeddings_to_make, truncation_notes
 from kandinsky_runtime.prior.prompts import Prompt, read_negative_prompts, read_prompts
@@ -45,7 +46,6 @@ STEPS, GUIDANCE_SCALE = 25, 4.0  # the defaults of diffusers
 # With this `eos_token_id` a text is pooled at its largest token, because configs from before transformers 4.31 have a
 # wrong `eos_token_id`.
 _LARGEST_TOKEN = 2
-_CONSTANTS = ("clip_mean", "clip_std", "negative_image_embeds")
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,15 @@ class PriorPipeline:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         own = [name for name in PRIOR_COMPONENTS if name in opened.manifest.components]
         graphs = Graphs.open(
-            opened, engine, precision, device, threads,
-            components=own or None, low_memory=low_memory, progress=progress,
-        )  # fmt: skip
+            opened,
+            engine,
+            precision,
+            device,
+            threads,
+            components=own or None,
+            low_memory=low_memory,
+            progress=progress,
+        )
         pipeline = cls(graphs)
         pipeline.entry  # noqa: B018 (reports a bundle without a prior now)
         return pipeline
@@ -291,12 +297,9 @@ class PriorPipeline:
     def _constants(self) -> dict[str, Array]:
         with self._lock:
             if self._arrays is None:
-                bundle, path = self.graphs.bundle, self.entry.constants
-                arrays = bundle.constants(path)
+                bundle = self.graphs.bundle
                 width = Geometry.of(bundle.manifest, bundle.subject).embed_width
-                if faults := [fault for name in _CONSTANTS if (fault := _constant_fault(arrays, name, width))]:
-                    raise BundleError(bundle.subject, [f"{path}: {fault}" for fault in faults])
-                self._arrays = arrays
+                self._arrays = read_constants(bundle, self.entry.constants, width)
             return self._arrays
 
     def _tokens(self, texts: Sequence[str]) -> Tokens:
@@ -347,16 +350,6 @@ def _add(total: Array, weight: float, embedding: Array) -> None:
     """total += weight · embedding; `embed` checks the complete sum for overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         total += np.float32(weight) * embedding
-
-
-def _constant_fault(arrays: Mapping[str, npt.NDArray[Any]], name: str, width: int) -> str | None:
-    """The fault of a constant of the prior, or None."""
-    if name not in arrays:
-        return f"`{name}` is missing"
-    array = arrays[name]
-    if array.dtype != np.float32 or array.shape != (1, width):
-        return f"`{name}` is {array.dtype} {array.shape}; expected float32 (1, {width}), the decoder's width"
-    return None if np.isfinite(array).all() else f"`{name}` has NaN or infinity"
 
 
 def _pooled(ids: npt.NDArray[np.int64], eos_token_id: int) -> Array:
