@@ -7,6 +7,7 @@ Legend: B pictures · S height and width of the encoder's pictures
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,12 @@ from PIL import Image
 
 from kandinsky_runtime.errors import BundleError, InputError
 from kandinsky_runtime.limits import MAX_PIXELS
-from kandinsky_runtime.pictures.image import PictureSource, open_picture, read_image
+from kandinsky_runtime.pictures.image import read_image
+from kandinsky_runtime.pictures.opening import PictureSource, open_picture
 
 Array = npt.NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 DEFAULTS: Mapping[str, Any] = {
     "size": {"shortest_edge": 224},
@@ -146,9 +150,11 @@ def _on_white(picture: PictureSource) -> Image.Image:
     if isinstance(picture, np.ndarray):
         return read_image(picture)
     with open_picture(picture, "image") as opened:
-        if not opened.has_transparency_data:
-            return opened.convert("RGB")
-        coloured = opened.convert("RGBA")
+        for note in opened.notes:
+            _log.warning(note)
+        if not opened.picture.has_transparency_data:
+            return opened.picture.convert("RGB")
+        coloured = opened.picture.convert("RGBA")
     white = Image.new("RGBA", coloured.size, "white")
     return Image.alpha_composite(white, coloured).convert("RGB")
 

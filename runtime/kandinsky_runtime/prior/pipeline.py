@@ -31,10 +31,10 @@ from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.observers import Clock, RunObserver, StepCallback
 from kandinsky_runtime.prior.clip_image import ClipImageProcessor
 from kandinsky_runtime.prior.constants import read_constants
-from kandinsky_runtime.prior.loop import denoise, padded_length
+from kandinsky_runtime.prior.loop import denoise
 from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan, embeddings_to_make, truncation_notes
 from kandinsky_runtime.prior.prompts import Prompt, read_negative_prompts, read_prompts
-from kandinsky_runtime.prior.tokenizer import Tokenizer, Tokens
+from kandinsky_runtime.prior.text import Texts
 from kandinsky_runtime.sampling import guidance, schedulers
 from kandinsky_runtime.sampling.noise import NoiseSource, RunNoise
 
@@ -42,10 +42,7 @@ Array = npt.NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
 
-STEPS, GUIDANCE_SCALE = 25, 4.0  # the defaults of diffusers
-# With this `eos_token_id` a text is pooled at its largest token, because configs from before transformers 4.31 have a
-# wrong `eos_token_id`.
-_LARGEST_TOKEN = 2
+STEPS, GUIDANCE_SCALE = 25, 4.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class PriorPipeline:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._tokenizer: Tokenizer | None = None
+        self._texts: Texts | None = None
         self._arrays: dict[str, Array] | None = None
 
     @classmethod
@@ -212,7 +209,7 @@ class PriorPipeline:
         if texts and guidance.is_guided(scale):
             texts.append("")
         used = list(dict.fromkeys(texts))
-        tokens = self._tokens(used) if used else None
+        tokens = self._text_encoder().tokens(used) if used else None
         return PromptPlan(
             prompts=tuple(prompts),
             negatives=tuple(negatives),
@@ -259,7 +256,7 @@ class PriorPipeline:
                 self._add_pictures(plan, [prompt for prompt, _ in samples], positive)
         if plan.tokens is not None and tasks:
             with clock("encode_text"):
-                texts = self._encode(plan.tokens)
+                texts = self._text_encoder().encode(plan.tokens)
             with clock("prior"):
                 sampler = plan.scheduler.sampler(plan.steps, (len(tasks), self._width))
                 latents = denoise(self.graphs, plan, tasks, texts, sampler, observer, self)
@@ -302,35 +299,17 @@ class PriorPipeline:
                 self._arrays = read_constants(bundle, self.entry.constants, width)
             return self._arrays
 
-    def _tokens(self, texts: Sequence[str]) -> Tokens:
-        bundle, entry = self.graphs.bundle, self.entry
+    def _text_encoder(self) -> Texts:
         with self._lock:
-            if self._tokenizer is None:
-                bundle.check_files(entry.tokenizer.values())
-                files = {role: bundle.root / path for role, path in entry.tokenizer.items()}
-                self._tokenizer = Tokenizer.from_files(files["vocabulary"], files["merges"], entry.tokenizer_config)
-            tokens = self._tokenizer.encode(texts)
-            most = self._tokenizer.max_length
-        longest = tokens.ids.shape[1]
-        if entry.eos_token_id not in (_LARGEST_TOKEN, *tokens.ids[0].tolist()):
-            raise BundleError(
-                bundle.subject,
-                [f"the prior's `eos_token_id` is {entry.eos_token_id}; its tokenizer ends texts with another token"],
-            )
-        return tokens.padded(padded_length(longest, most))
+            if self._texts is None:
+                self._texts = Texts(self.graphs, self.entry)
+            return self._texts
 
     def _pixels(self, pictures: Sequence[Any]) -> tuple[Array, ...]:
         if not pictures:
             return ()
         processor = ClipImageProcessor.from_config(self.entry.image_processor)
         return tuple(processor([picture]) for picture in pictures)
-
-    def _encode(self, tokens: Tokens) -> dict[str, Array]:
-        """The text inputs of the prior: `text_embeds` (N, E), `text_hidden_states` (N, T, D), `text_mask` (N, T)."""
-        pooled = _pooled(tokens.ids, self.entry.eos_token_id)
-        outputs = self.graphs.engine("text_encoder").run({"input_ids": tokens.ids, "pool_mask": pooled})
-        self.graphs.phase_over("text_encoder")
-        return {**outputs, "text_mask": tokens.mask}
 
     def _add_pictures(self, plan: PromptPlan, prompts: Sequence[Prompt], positive: Array) -> None:
         """Add the weighted embeddings of the prompts' pictures; each different picture is encoded once."""
@@ -350,10 +329,3 @@ def _add(total: Array, weight: float, embedding: Array) -> None:
     """total += weight · embedding; `embed` checks the complete sum for overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         total += np.float32(weight) * embedding
-
-
-def _pooled(ids: npt.NDArray[np.int64], eos_token_id: int) -> Array:
-    """One-hot (N, T): the token whose state represents the text, see `PriorEntry.eos_token_id`."""
-    found = ids.argmax(axis=1) if eos_token_id == _LARGEST_TOKEN else (ids == eos_token_id).argmax(axis=1)
-    one_hot: Array = np.eye(ids.shape[1], dtype=np.float32)[found]
-    return one_hot
