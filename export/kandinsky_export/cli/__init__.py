@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kandinsky_export.cli import bundle, check, checkpoint, verify
+from kandinsky_export.cli import bundle, check, checkpoint, compare, verify
 from kandinsky_runtime.cli_support import Parser, run
 
 _EPILOG = """\
@@ -16,6 +16,7 @@ examples:
   k22-export bundle tiny --out lean --variants onnx-fp16    for GPUs: half the bytes
   k22-export verify bundle tiny                             compare with eager ppdiffusers
   k22-export check bundle                                   can TensorRT take the graphs?
+  k22-export compare bundle --baseline steps=50 --candidate steps=25 --prompts prompts.txt
 """
 
 
@@ -38,6 +39,6 @@ def _parser() -> Parser:
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (checkpoint, bundle, verify, check):
+    for command in (checkpoint, bundle, verify, check, compare):
         command.add_to(commands)
     return parser
