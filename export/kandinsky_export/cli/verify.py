@@ -70,7 +70,7 @@ def _count(text: str) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from kandinsky_runtime.bundle.bundle import Bundle
-    from kandinsky_runtime.pictures.image import check_output_path
+    from kandinsky_runtime.pictures.saving import check_output_path
 
     bundle = Bundle.open(args.bundle)
     from kandinsky_export.verification.vectors import check_vectors_path

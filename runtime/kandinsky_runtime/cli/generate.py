@@ -50,12 +50,12 @@ def _generate(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import Results
     from kandinsky_runtime.cli.prompting import read_conditioning
     from kandinsky_runtime.decoder.generate import GeneratePipeline
-    from kandinsky_runtime.pictures.image import read_image
+    from kandinsky_runtime.pictures.image import read_picture
 
     results = Results(args, ("image",))
     conditioning, count = read_conditioning(args)
     results.plan(count)
-    image = None if args.image is None else read_image(args.image)
+    image = None if args.image is None else read_picture(args.image)
     with GeneratePipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
         output = pipeline(
             image=image,

@@ -69,17 +69,17 @@ def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.pictures import Results
     from kandinsky_runtime.cli.prompting import read_conditioning
     from kandinsky_runtime.decoder.inpaint import InpaintPipeline
-    from kandinsky_runtime.pictures.image import read_image
-    from kandinsky_runtime.pictures.mask import box_mask, read_mask
+    from kandinsky_runtime.pictures.image import read_picture
+    from kandinsky_runtime.pictures.mask import box_mask, understand_mask
 
     results = Results(args, ("image", "mask"))
     conditioning, count = read_conditioning(args)
     results.plan(count)
-    image = read_image(args.image)
-    mask = box_mask(*image.size, args.mask_box) if args.mask is None else read_mask(args.mask)
+    picture = read_picture(args.image)
+    mask = box_mask(*picture.image.size, args.mask_box) if args.mask is None else understand_mask(args.mask)
     with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
         output = pipeline(
-            image=image,
+            image=picture,
             mask_image=mask,
             **declared_arguments(args, InpaintOptions) | noise_arguments(args) | conditioning,
             progress=not args.quiet,

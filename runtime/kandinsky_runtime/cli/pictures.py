@@ -15,7 +15,7 @@ from kandinsky_runtime.decoder.output import PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MAX_RESULTS
-from kandinsky_runtime.pictures.image import check_output_path, save_image
+from kandinsky_runtime.pictures.saving import check_output_path, save_image
 
 _READ = ("image_embeds", "negative_image_embeds", "replay_noise")
 _WRITTEN = ("record_noise",)

@@ -17,7 +17,7 @@ from kandinsky_runtime.decoder.kept_area import KeptArea
 from kandinsky_runtime.decoder.options import GenerateOptions
 from kandinsky_runtime.decoder.request import Request, Samples
 from kandinsky_runtime.errors import InputError
-from kandinsky_runtime.pictures.image import fit, read_image, to_pil
+from kandinsky_runtime.pictures.image import fit, read_picture, to_pil
 from kandinsky_runtime.pictures.sizes import picture_size
 from kandinsky_runtime.sampling.schedulers import Sampler
 
@@ -59,12 +59,12 @@ def prepare_generate(geometry: Geometry, options: GenerateOptions, prompt_count:
         first = first_step(options.num_inference_steps, STRENGTH if options.strength is None else options.strength)
     images = [] if options.image is None else as_list("image", options.image)
     samples = Samples.of(geometry, options, prompt_count, image=images)
-    read = [read_image(source) for source in images]
-    sizes = [picture.size for picture in read] or [(SIDE, SIDE)]
+    read = [read_picture(source) for source in images]
+    sizes = [picture.image.size for picture in read] or [(SIDE, SIDE)]
     height, width = picture_size(sizes, options.height, options.width)
-    pictures = [fit(picture, width=width, height=height) for picture in read]
+    pictures = [fit(picture.image, width=width, height=height) for picture in read]
     common = samples.common(geometry, options, pictures, range(len(pictures)), height, width)
-    return GenerateRequest(**common, first_step=first)
+    return GenerateRequest(**common, first_step=first, notes=tuple(note for picture in read for note in picture.notes))
 
 
 def first_step(steps: int, strength: float) -> int:

@@ -5,11 +5,12 @@ Legend: B samples · C latent channels · h, w latent height and width · H, W w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kandinsky_runtime.batch import as_list
 from kandinsky_runtime.bundle.geometry import Geometry
@@ -17,8 +18,8 @@ from kandinsky_runtime.decoder.kept_area import KeptArea
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.request import Request, Samples
 from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
-from kandinsky_runtime.pictures.image import read_image
-from kandinsky_runtime.pictures.mask import is_all_keep, latent_keep_mask, read_mask
+from kandinsky_runtime.pictures.image import read_picture
+from kandinsky_runtime.pictures.mask import is_all_keep, largest_value, latent_keep_mask, understand_mask
 from kandinsky_runtime.pictures.sizes import padding_for
 from kandinsky_runtime.sampling.schedulers import Sampler
 
@@ -74,8 +75,11 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
     """
     images, mask_images = as_list("image", options.image), as_list("mask_image", options.mask_image)
     samples = Samples.of(geometry, options, prompt_count, image=images, mask_image=mask_images)
-    pictures = [read_image(source) for source in images]
-    masks = [read_mask(source, invert=options.invert_mask) for source in mask_images]
+    read = [read_picture(source) for source in images]
+    understood = [understand_mask(source) for source in mask_images]
+    pictures, masks = [picture.image for picture in read], [mask.image for mask in understood]
+    if options.invert_mask:
+        masks = [ImageOps.invert(mask) for mask in masks]
     if options.inpaint_area == "mask":
         areas = around_masks(
             pictures,
@@ -102,18 +106,28 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
         composite=options.composite,
         masks=repainted,
         keep=keep,
-        notes=_notes(repainted, keep),
+        notes=(
+            *(note for picture in read for note in picture.notes),
+            *(note for mask in understood for note in mask.notes),
+            *_notes(repainted, keep, [largest_value(mask) for mask in masks]),
+        ),
     )
 
 
-def _notes(masks: Array, keep: Array) -> tuple[str, ...]:
+def _notes(masks: Array, keep: Array, largest: Sequence[int]) -> tuple[str, ...]:
+    """Notes on masks that repaint nothing, or are too small; `largest` has the largest value of each mask."""
     if is_all_keep(masks):
-        return ("the mask has nothing to repaint: the picture is returned as it is",)
+        return (
+            f"the mask has nothing to repaint, its largest value is {max(largest)} of 255: the picture is returned as"
+            " it is",
+        )
     paints = masks.any(axis=(1, 2))  # (B,)
     generates = ~keep.all(axis=(1, 2, 3))  # (B,)
     notes = []
     if not paints.all():
-        notes.append(f"the mask of {_results(~paints)} has nothing to repaint")
+        repeats = len(masks) // len(largest)
+        values = ", ".join(str(value) for value in np.repeat(largest, repeats)[~paints])
+        notes.append(f"the mask of {_results(~paints)} has nothing to repaint: largest value {values} of 255")
     if (missed := paints & ~generates).any():
         notes.append(
             f"the mask of {_results(missed)} is so small that it falls between the latent cells: nothing is generated"

@@ -9,7 +9,9 @@ Legend: B pictures · H, W pixels · h, w latent cells
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import logging
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,8 @@ from PIL import Image, ImageOps
 
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS
-from kandinsky_runtime.pictures.image import (
+from kandinsky_runtime.pictures.mask_rules import by_rule
+from kandinsky_runtime.pictures.opening import (
     PictureSource,
     describe_range,
     float_to_eight_bit,
@@ -27,38 +30,72 @@ from kandinsky_runtime.pictures.image import (
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+logger = logging.getLogger(__name__)
 
-def read_mask(source: PictureSource, *, invert: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A mask at its own size and not yet binary, for `fit_mask`; white is repainted. `source` is never changed.
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask that was read; pipelines take one in place of its source.
+
+    Attributes:
+        image: the mask at its own size and not yet binary, of mode 1, L or RGB; white is repainted. The mode matters:
+            diffusers resizes first and then takes the luminance, which rounds differently in colours, and Pillow
+            resizes mode 1 by nearest neighbour.
+        rule: what is repainted of the source: "white", "black" or "alpha" (what is transparent).
+        notes: what had to be guessed, one sentence each.
+    """
+
+    image: Image.Image
+    rule: str = "white"
+    notes: tuple[str, ...] = ()
+
+
+AnyMask: TypeAlias = "PictureSource | Mask"
+
+
+def understand_mask(source: AnyMask, *, max_pixels: int = MAX_PIXELS) -> Mask:
+    """A mask at its own size, and how it was understood; `source` is never changed.
 
     Files and Pillow images may have any mode, and are turned upright by their EXIF orientation. Transparent pixels
-    count as black, whatever their colours. 16-bit and float modes are scaled as in `image.read_image`.
+    count as black, whatever their colours. 16-bit and float modes are scaled as in `image.read_image`. A mask whose
+    largest value is 1 has the values 0 and 1, in files, Pillow images and arrays alike.
 
     Arrays are (H, W), (H, W, 1) or (1, H, W): bool, float in [0, 1], or integers. The range of integers is the first
     that contains every value: 0..1, 0..255 or, for uint16, 0..65535.
 
     Args:
-        source: a path, the bytes of a file, a Pillow image, or an array.
-        invert: whether to swap the pixels to repaint and the pixels to keep.
+        source: a path, the bytes of a file, a Pillow image, an array, or a result of this function.
         max_pixels: the largest width x height.
-
-    Returns:
-        An image of mode 1, L or RGB. The mode matters: diffusers resizes first and then takes the luminance, which
-        rounds differently in colours, and Pillow resizes mode 1 by nearest neighbour.
 
     Raises:
         InputError: the source is something else; or the file is missing, damaged or not a picture.
     """
+    if isinstance(source, Mask):
+        return source
     if isinstance(source, np.ndarray):
         source = _picture_from_array(source)
-    with open_picture(source, "mask", max_pixels) as picture:
-        if picture.has_transparency_data:
-            black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-            mask = Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB")
-        else:
-            mask = picture.convert(picture.mode if picture.mode in ("1", "L") else "RGB")  # always a copy
+    with open_picture(source, "mask", max_pixels, small_values=True) as opened:
+        mask, rule = by_rule(opened)
     mask.info = {}
-    return ImageOps.invert(mask) if invert else mask
+    return Mask(mask, rule, tuple(opened.notes))
+
+
+def read_mask(source: AnyMask, *, invert: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image of `understand_mask`, for `fit_mask`; its notes are logged as warnings.
+
+    Args:
+        source, max_pixels: see `understand_mask`.
+        invert: whether to swap the pixels to repaint and the pixels to keep.
+    """
+    mask = understand_mask(source, max_pixels=max_pixels)
+    for note in mask.notes:
+        logger.warning(note)
+    return ImageOps.invert(mask.image) if invert else mask.image
+
+
+def largest_value(mask: Image.Image) -> int:
+    """The largest luminance of a mask, 0 to 255; 128 and more is repainted."""
+    return int(mask.convert("L").getextrema()[1])  # type: ignore[arg-type]
 
 
 def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:

@@ -169,7 +169,7 @@ def test_recorded_noise_gives_the_same_picture(k22: K22) -> None:
 def test_black_mask_is_told(k22: K22, fake_engine: type[FakeEngine], caplog: pytest.LogCaptureFixture) -> None:
     Image.fromarray(np.zeros_like(MASK)).save("black.png")
     result = k22(*inpaint("--json", mask="black.png"))
-    note = "the mask has nothing to repaint: the picture is returned as it is"
+    note = "the mask has nothing to repaint, its largest value is 0 of 255: the picture is returned as it is"
     assert json.loads(result.out)["notes"] == [note]
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [note]
     assert not fake_engine.runs
@@ -416,7 +416,8 @@ def test_exit_status_is_that_of_the_error() -> None:
 def process(folder: Path) -> Callable[..., Result]:
     """Run a command in a process of its own, which finds the fake engine by its entry point."""
     site = fake_bundle.install(folder / "site-packages" / "of-the-process", {"fake": "fake_bundle:FakeEngine"})
-    paths = [str(site), str(Path(fake_bundle.__file__).parent), str(Path(fake_bundle.__file__).parents[2])]
+    tests, package = Path(fake_bundle.__file__), Path(options.__file__)
+    paths = [str(site), str(tests.parent), str(tests.parents[2]), str(package.parents[2])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "ascii"}
 
     def run(*args: object, **options: Any) -> Result:
@@ -435,7 +436,10 @@ def test_process(process: Callable[..., Result]) -> None:
     assert result == (0, "wrote gr\\xf6\\xdfe.png (seed 3)\n", "")
     result = process(*inpaint("--json", mask="schwärze.png"))
     assert json.loads(result.out)["images"] == ["out.png"]
-    assert result.err == "k22: the mask has nothing to repaint: the picture is returned as it is\n"
+    assert (
+        result.err
+        == "k22: the mask has nothing to repaint, its largest value is 0 of 255: the picture is returned as it is\n"
+    )
 
 
 def test_process_that_fails(process: Callable[..., Result]) -> None:

@@ -392,7 +392,7 @@ def test_white_mask(pipeline: InpaintPipeline) -> None:
 def test_black_mask_returns_the_picture_and_runs_nothing(
     pipeline: InpaintPipeline, fake_engine: type[FakeEngine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    note = "the mask has nothing to repaint: the picture is returned as it is"
+    note = "the mask has nothing to repaint, its largest value is 0 of 255: the picture is returned as it is"
     black = np.zeros_like(MASK)
     for output_type, composite in (("pil", "paste"), ("np", "paste"), ("pil", "none")):
         caplog.clear()
@@ -423,7 +423,7 @@ def test_black_mask_as_latents_is_the_encoded_picture(pipeline: InpaintPipeline,
 
 def test_a_black_mask_beside_others(pipeline: InpaintPipeline) -> None:
     output = pipeline(**sound(mask_image=[MASK, np.zeros_like(MASK)], output_type="pil"))
-    assert output.notes == ("the mask of result 2 of 2 has nothing to repaint",)
+    assert output.notes == ("the mask of result 2 of 2 has nothing to repaint: largest value 0 of 255",)
     np.testing.assert_array_equal(output.images[1], PICTURE)
 
 

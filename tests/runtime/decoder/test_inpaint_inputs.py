@@ -189,7 +189,22 @@ def test_invert_mask() -> None:
 def test_note_on_a_mask_that_keeps_everything() -> None:
     made = request(mask_image=np.zeros((64, 80), np.uint8))
     assert made.keeps_everything
-    assert made.notes == ("the mask has nothing to repaint: the picture is returned as it is",)
+    assert made.notes == (
+        "the mask has nothing to repaint, its largest value is 0 of 255: the picture is returned as it is",
+    )
+
+
+def test_the_note_names_the_largest_value_of_a_mask_that_marks_nothing() -> None:
+    (note,) = request(mask_image=np.minimum(mask(), 100)).notes
+    assert "its largest value is 100 of 255" in note
+
+
+def test_a_file_of_zero_and_one_is_repainted_where_it_is_one(tmp_path: Path) -> None:
+    Image.fromarray(mask() // 255).save(tmp_path / "m.png")
+    made = request(mask_image=tmp_path / "m.png")
+    np.testing.assert_array_equal(made.masks, request().masks)
+    (note,) = made.notes
+    assert note.endswith("m.png has no value above 1: its values are taken as 0 and 1, and 1 as white")
 
 
 def test_notes_on_single_masks() -> None:
@@ -198,7 +213,7 @@ def test_notes_on_single_masks() -> None:
     made = request(mask_image=[black, mask(), dot, black])
     assert not made.keeps_everything
     assert made.notes == (
-        "the mask of results 1, 4 of 4 has nothing to repaint",
+        "the mask of results 1, 4 of 4 has nothing to repaint: largest value 0, 0 of 255",
         "the mask of result 3 of 4 is so small that it falls between the latent cells: nothing is generated for it",
     )
 

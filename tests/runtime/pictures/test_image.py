@@ -10,24 +10,16 @@ import re
 import threading
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
-from kandinsky_runtime.pictures import image as module
-from kandinsky_runtime.pictures.image import (
-    check_output_path,
-    fit,
-    from_model,
-    pad_to_multiple,
-    read_image,
-    save_image,
-    to_model,
-    to_pil,
-)
+from kandinsky_runtime.pictures import opening as module
+from kandinsky_runtime.pictures.image import fit, from_model, pad_to_multiple, read_image, to_model, to_pil
+from kandinsky_runtime.pictures.saving import check_output_path, save_image
 from tests.tolerances import FIRST_FRAME, JPEG, JPEG_QUARTERS
 
 RNG = np.random.default_rng(22)
@@ -396,13 +388,13 @@ class TestRefusals:
 
 
 def test_threads_decode_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    together, upright = threading.Barrier(2, timeout=30), module._upright
+    together, orientation = threading.Barrier(2, timeout=30), module._orientation
 
-    def wait(picture: Image.Image) -> Image.Image:
+    def wait(*args: Any) -> int:
         together.wait()  # with a lock around decoding, the second thread never arrives
-        return upright(picture)
+        return orientation(*args)
 
-    monkeypatch.setattr(module, "_upright", wait)
+    monkeypatch.setattr(module, "_orientation", wait)
     data = encoded(Image.fromarray(COLOURS), "PNG")
     done: list[Image.Image] = []
     threads = [threading.Thread(target=lambda: done.append(read_image(data))) for _ in range(2)]

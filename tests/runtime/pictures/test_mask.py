@@ -17,10 +17,12 @@ from kandinsky_runtime.pictures.mask import (
     box_mask,
     fit_mask,
     is_all_keep,
+    largest_value,
     latent_keep_mask,
     paste,
     paste_pixels,
     read_mask,
+    understand_mask,
 )
 
 RNG = np.random.default_rng(22)
@@ -78,6 +80,35 @@ class TestPictures:
     def test_colours_are_decided_by_luminance(self) -> None:
         image = Image.fromarray(np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]], np.uint8))
         np.testing.assert_array_equal(decide(image), [[0, 1, 0, 1]])
+
+    @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "I;16", "I", "F"])
+    @pytest.mark.parametrize("as_file", [True, False])
+    def test_zero_and_one_are_the_array_of_zero_and_one(self, mode: str, as_file: bool) -> None:
+        kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+        image = Image.fromarray(BINARY.astype(kinds.get(mode, np.uint8)))
+        if mode == "P":
+            image = image.convert("P")
+        elif mode not in kinds:
+            image = image.convert(mode)
+        source = encoded(image, "TIFF" if mode in "IF" else "PNG") if as_file else image
+        mask = understand_mask(source)
+        np.testing.assert_array_equal(fit_mask(mask.image, *mask.image.size), decide(BINARY.astype(np.uint8)))
+        expected = (
+            () if mode == "F" else ("mask has no value above 1: its values are taken as 0 and 1, and 1 as white",)
+        )
+        assert mask.notes == expected
+
+    def test_sixteen_bit_files_hold_the_range_of_arrays(self) -> None:
+        levels = LEVELS.astype(np.uint16)
+        mask = understand_mask(encoded(Image.fromarray(levels)))
+        np.testing.assert_array_equal(fit_mask(mask.image, *mask.image.size), decide(levels))
+        assert mask.notes == ("mask has 16 bits, and no value is above 255: its values are taken as 0 to 255",)
+
+    @pytest.mark.parametrize(("levels", "largest"), [([[0, 0]], 0), ([[0, 127]], 127), ([[2, 0]], 2), ([[0, 1]], 255)])
+    def test_the_largest_value_is_known(self, levels: list[list[int]], largest: int) -> None:
+        image = Image.fromarray(np.array(levels, np.uint8))
+        for source in (image, encoded(image), encoded(image.convert("RGB"))):
+            assert largest_value(understand_mask(source).image) == largest
 
     @pytest.mark.parametrize("mode", ["RGBA", "LA"])
     def test_transparent_white_is_not_painted(self, mode: str) -> None:

@@ -1,0 +1,203 @@
+"""Pictures are opened: from a path, the bytes of a file or a Pillow image to 8 bits for each channel, upright.
+
+What had to be guessed is a note, one sentence each.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.limits import MAX_PIXELS
+
+PictureSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
+
+# EXIF orientation → the transposition that makes the picture upright; 1 is already upright.
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (FileNotFoundError, "does not exist; give the path of a PNG, JPEG or WebP file"),
+    (IsADirectoryError, "is a directory; give the path of one PNG, JPEG or WebP file"),
+    (PermissionError, "cannot be read without permission; give this user the right to read it"),
+    (Image.DecompressionBombError, "has more pixels than Pillow opens; scale it down first"),
+    (UnidentifiedImageError, "is not a picture that Pillow knows; convert it to PNG, JPEG or WebP"),
+)
+
+
+class _SilentWarnings:
+    """Silences Python's warnings while at least one thread reads a picture.
+
+    Warning filters belong to the whole process. The first thread that enters saves them, and the last thread that
+    leaves restores them. The lock is held only meanwhile, so that threads decode at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._readers += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_silent_warnings = _SilentWarnings()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An opened picture.
+
+    Attributes:
+        picture: the picture, 8 bits for each channel, in its own mode and with its transparency.
+        name: its name in messages, such as "image cat.png".
+        orientation: the EXIF orientation that was undone; 1 for none.
+        notes: what had to be guessed, one sentence each.
+    """
+
+    picture: Image.Image
+    name: str
+    orientation: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def open_picture(
+    source: PictureSource, what: str, max_pixels: int = MAX_PIXELS, *, small_values: bool = False
+) -> Iterator[Opened]:
+    """Open a picture: upright, 8 bits for each channel, in its own mode and with its transparency.
+
+    Pillow's warnings are silenced until the context ends.
+
+    Args:
+        source: a path, the bytes of a file, or a Pillow image, whose current frame is used.
+        what: the name in errors, "image" or "mask".
+        max_pixels: the largest width x height.
+        small_values: whether 16-bit pictures whose values all fit 0..1 or 0..255 are taken by that range.
+
+    Raises:
+        InputError: the picture cannot be read, also if Pillow raises an error within the context.
+    """
+    name = _name(source, what)
+    with _silent_warnings:
+        try:
+            if isinstance(source, Image.Image):
+                yield _opened(source, name, max_pixels, small_values)
+            elif isinstance(source, (str, os.PathLike, bytes)):
+                with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+                    frames = getattr(file, "is_animated", False)
+                    opened = _opened(file, name, max_pixels, small_values)
+                    if frames:
+                        opened.notes.append(f"{name} holds several frames: the first one is used")
+                    yield opened
+            else:
+                raise InputError(f"{name} is a {type(source).__name__}; expected a path, a Pillow image or an array")
+        except InputError:
+            raise
+        except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
+            reasons = (reason for kind, reason in _READ_FAILURES if isinstance(error, kind))
+            damage = str(error) or type(error).__name__
+            reason = next(
+                reasons, f"cannot be decoded ({damage}); it is damaged or incomplete: export or download it again"
+            )
+            raise InputError(f"{name} {reason}") from error
+
+
+def describe_range(values: NDArray[Any]) -> str:
+    """The dtype and range of an array, for errors."""
+    return f"{values.dtype} values from {values.min():g} to {values.max():g}"
+
+
+def sixteen_to_eight_bit(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Integers in 0..65535 scaled to 0..255 and rounded to nearest."""
+    return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
+
+
+def float_to_eight_bit(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Floats in [0, 1] scaled to 0..255 and rounded to nearest; 0.5 and more becomes 128 and more."""
+    scaled: NDArray[np.floating[Any]] = np.rint(values * 255)
+    return scaled.astype(np.uint8)
+
+
+def _opened(picture: Image.Image, name: str, max_pixels: int, small_values: bool) -> Opened:
+    _check_size(picture, name, max_pixels)
+    notes: list[str] = []
+    orientation = _orientation(picture, name, notes)
+    turn = _TO_UPRIGHT.get(orientation)
+    upright = picture if turn is None else picture.transpose(turn)
+    return Opened(_eight_bit(upright, name, notes if small_values else None), name, orientation, notes)
+
+
+def _name(source: object, what: str) -> str:
+    return f"{what} {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else what
+
+
+def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = picture.size
+    if width == 0 or height == 0:
+        raise InputError(f"{name} is {width}x{height} pixels; expected at least 1x1")
+    if width * height > max_pixels:
+        raise InputError(
+            f"{name} is {width}x{height} pixels; expected at most {max_pixels} in all: scale it down first"
+        )
+
+
+def _orientation(picture: Image.Image, name: str, notes: list[str]) -> int:
+    picture.load()  # first, because a PNG may store its EXIF data after its pixels
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # faulty EXIF data of a camera does not affect the pixels
+        notes.append(f"the EXIF data of {name} cannot be read: it is taken as upright")
+        return 1
+    return orientation if orientation in _TO_UPRIGHT else 1
+
+
+def _eight_bit(picture: Image.Image, name: str, notes: list[str] | None) -> Image.Image:
+    """The picture with 16-bit and float modes scaled to 8 bits, because Pillow would clip them.
+
+    With `notes`, integers that fit a smaller range are taken by it, and a note says so.
+    """
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture)
+    top = 1 if picture.mode == "F" else 65535
+    if not (values.min() >= 0 and values.max() <= top):  # also true of NaN
+        raise InputError(
+            f"{name} has {describe_range(values)} (Pillow mode {picture.mode}); expected 0 to {top}: rescale it"
+        )
+    if picture.mode == "F":
+        return Image.fromarray(float_to_eight_bit(values))
+    if notes is not None and 1 < values.max() <= 255:
+        notes.append(f"{name} has 16 bits, and no value is above {values.max()}: its values are taken as 0 to 255")
+    if notes is not None and values.max() <= 255:
+        return Image.fromarray(values.astype(np.uint8))
+    return Image.fromarray(sixteen_to_eight_bit(values))
