@@ -9,6 +9,7 @@ declare -A extras=(
     [export]=export,ort,openvino,prompt,test,lint
     [lean]=ort,prompt,test
     [goldens]=goldens
+    [rtx]=tensorrt-rtx
 )
 
 environment() {
