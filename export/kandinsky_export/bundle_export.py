@@ -115,21 +115,35 @@ def export_bundle(
         for variant in (name for name in variants if name in LOWER_VARIANTS):
             _add_lower_variant(folder, components, drafts, variant, checkpoint.scheduler, entry, progress)
         components = {key: _in_order(component, variants) for key, component in components.items()}
-        if cuda_graphs:
-            components = with_cuda_graphs(folder, components)
-        written = [path for path in folder.rglob("*") if path.is_file()]
-        manifest = Manifest(
-            components=components,
-            scheduler=checkpoint.scheduler,
-            files=_hash_files(folder, written, "hashing bundle", progress),
-            source=_source(checkpoint, name, progress)
-            | ({} if prior is None else {"prior": _source(prior, prior_name, progress)}),
-            written_by={tool: importlib.metadata.version(tool) for tool in _TOOLS},
-            tasks=(*geometry.tasks, *prior_tasks(components)),
-            prior=entry,
-        )
+        components = with_cuda_graphs(folder, components) if cuda_graphs else components
+        manifest = _manifest(folder, components, checkpoint, name, prior, prior_name, entry, geometry, progress)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _manifest(
+    folder: Path,
+    components: Mapping[str, Component],
+    checkpoint: Checkpoint,
+    name: str,
+    prior: PriorCheckpoint | None,
+    prior_name: str,
+    entry: PriorEntry | None,
+    geometry: Geometry,
+    progress: bool,
+) -> Manifest:
+    """The manifest of a bundle whose files are written."""
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    return Manifest(
+        components=components,
+        scheduler=checkpoint.scheduler,
+        files=_hash_files(folder, written, "hashing bundle", progress),
+        source=_source(checkpoint, name, progress)
+        | ({} if prior is None else {"prior": _source(prior, prior_name, progress)}),
+        written_by={tool: importlib.metadata.version(tool) for tool in _TOOLS},
+        tasks=(*geometry.tasks, *prior_tasks(components)),
+        prior=entry,
+    )
 
 
 def _models(checkpoint: Checkpoint) -> dict[str, Any]:

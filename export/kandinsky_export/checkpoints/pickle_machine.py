@@ -250,7 +250,7 @@ class PickleMachine:
         arguments, function = self._pop_tuple(), self._pop()
         result: object
         match function, arguments:
-            case Symbol.RECONSTRUCT, (Symbol.NDARRAY, (0,), BytesSpan() | bytes()):
+            case Symbol.RECONSTRUCT, (Symbol.NDARRAY, (0,), BytesSpan() | bytes() as code) if self._is_b(code):
                 result = PickledArray()
             case Symbol.DTYPE, (str() as code, 0, 1):
                 if code not in DTYPES:
@@ -265,6 +265,9 @@ class PickleMachine:
             case _:
                 raise self._refused(f"{describe(function)} is called as no state dict does")
         self._push(result)
+
+    def _is_b(self, code: BytesSpan | bytes) -> bool:  # numpy's dtype of an array before it is given one
+        return len(code) == 1 and (code if isinstance(code, bytes) else self._data[code.start : code.stop]) == b"b"
 
     def _latin1(self, text: str | TextSpan) -> bytes:
         """Return the bytes that protocol 2 writes as text, the same object every time."""

@@ -115,10 +115,7 @@ def verify_bundle(
         engines=figures,
     )
     if not report.passed:
-        source = bundle.manifest.source
-        notes = [_source_note(source, checkpoint, "checkpoint")]
-        notes += [] if prior is None else [_source_note(source.get("prior", {}), prior, "prior")]
-        report = replace(report, note="; ".join(filter(None, notes)) or None)
+        report = replace(report, note=_source_notes(bundle, checkpoint, prior))
     try:
         write_whole(bundle.root / MANIFEST, replace(bundle.manifest, parity=report.to_dict()).to_json())
     except OSError as error:
@@ -162,6 +159,14 @@ def _check_same_build(bundle: Bundle, checkpoint: Checkpoint, reference: Referen
     made = {name: part.signature(reference.config(part.model)) for name, part in PARTS.items()}
     if faults := build_faults(bundle, made):
         raise CheckpointError(str(checkpoint.root), faults)
+
+
+def _source_notes(bundle: Bundle, checkpoint: Checkpoint, prior: PriorCheckpoint | None) -> str | None:
+    """The files of the checkpoints that the bundle was not made from; None if there are none."""
+    source = bundle.manifest.source
+    notes = [_source_note(source, checkpoint, "checkpoint")]
+    notes += [] if prior is None else [_source_note(source.get("prior", {}), prior, "prior")]
+    return "; ".join(filter(None, notes)) or None
 
 
 def _source_note(source: Mapping[str, Any], checkpoint: Checkpoint, kind: str) -> str | None:

@@ -324,12 +324,14 @@ def misused_symbols() -> Iterator[Hostile]:
         "an array called": call(ARRAY),
         "a dtype called": call(F4),
         "the result called": call(NEW_ARRAY, NONE),
+        "an array of another code": call(RECONSTRUCT, NDARRAY, a_tuple(integer(0)), content(b"r")),
+        "an array of a long code": call(RECONSTRUCT, NDARRAY, a_tuple(integer(0)), content(b"bb")),
     }
     for name, expression in calls.items():
         yield Hostile(name, state_dict(expression), NOT_AS_CALLED)
-    yield Hostile("arguments in a list", state_dict(TUPLE + a_list(text("a")) + REDUCE), "where a tuple belongs")
-    yield Hostile("arguments of None", state_dict(TUPLE + NONE + REDUCE), "where a tuple belongs")
-    yield Hostile("arguments in a dict", state_dict(DTYPE + EMPTY_DICT + REDUCE), "where a tuple belongs")
+    yield Hostile("arguments in a list", state_dict(TUPLE + a_list(text("a")) + REDUCE), "expected a tuple")
+    yield Hostile("arguments of None", state_dict(TUPLE + NONE + REDUCE), "expected a tuple")
+    yield Hostile("arguments in a dict", state_dict(DTYPE + EMPTY_DICT + REDUCE), "expected a tuple")
     for text_name, characters in {"snowman": "\u2603", "emoji": "a" * 3000 + "\U0001f600"}.items():
         yield Hostile(f"{text_name} as bytes", state_dict(call(ENCODE, text(characters), text("latin1"))), "Latin-1")
     for name, length in {"short": 3, "long": 3000}.items():
@@ -370,7 +372,7 @@ def foreign_dtypes() -> Iterator[Hostile]:
     }
     for name, state in states.items():
         yield Hostile(f"dtype state: {name}", state_dict(new_dtype() + state + BUILD), "is given a state")
-    yield Hostile("dtype state: a dict", state_dict(new_dtype() + a_dict(names=NONE) + BUILD), "a tuple belongs")
+    yield Hostile("dtype state: a dict", state_dict(new_dtype() + a_dict(names=NONE) + BUILD), "expected a tuple")
 
 
 def foreign_arrays() -> Iterator[Hostile]:
@@ -397,7 +399,7 @@ def foreign_arrays() -> Iterator[Hostile]:
         yield Hostile(f"shape overflows: {sizes[:3]}", state_dict(expression), "larger than any memory")
     for sizes, size in [((2,), 7), ((2,), 9), ((2,), 0), ((2**40,), 8), ((), 8), ((0,), 4), ((2, 2), 8), ((3,), 8)]:
         expression = NEW_ARRAY + array_state(sizes=shape(*sizes), data=content(bytes(size))) + BUILD
-        yield Hostile(f"{size} bytes for {sizes}", state_dict(expression), f"has {size} bytes where")
+        yield Hostile(f"{size} bytes for {sizes}", state_dict(expression), f"has {size} bytes; its shape")
     states = {
         "version 0": array_state(version=0),
         "version 2": array_state(version=2),
@@ -418,7 +420,7 @@ def foreign_arrays() -> Iterator[Hostile]:
     }
     for name, state in states.items():
         yield Hostile(f"array state: {name}", state_dict(NEW_ARRAY + state + BUILD), "is given a state")
-    yield Hostile("array state: a dict", state_dict(NEW_ARRAY + a_dict(data=NONE) + BUILD), "a tuple belongs")
+    yield Hostile("array state: a dict", state_dict(NEW_ARRAY + a_dict(data=NONE) + BUILD), "expected a tuple")
     yield Hostile("array built twice", state_dict(ARRAY + array_state() + BUILD), "an array is given a state")
     targets = {"dict": EMPTY_DICT, "list": EMPTY_LIST, "tuple": EMPTY_TUPLE, "None": NONE, "int": integer(1),
                "text": text("a"), "bytes": content(b"a"), "global": NDARRAY}  # fmt: skip
