@@ -1,4 +1,7 @@
-"""Bundles: what is in one, builds of the model that make one, and everything that can happen while it is made."""
+"""Bundles: what is in one, builds of the model that make one, and everything that can happen while it is made.
+
+Covers `variants`, and of `graphs` the modules `decoder_modules`, `onnx_graph`, `parts` and `static_graph`, too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Bundles with a prior: what is in them, what may be left out, and what does not fit."""
+"""Bundles with a prior: what is in them, what may be left out, and what does not fit.
+
+Covers `without` and `graphs.prior_modules`, too.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_source(parser: Parser) -> None:
-    """Add CHECKPOINT and where it comes from."""
+    """Add CHECKPOINT and the options of its hub."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model")
     parser.add_argument(
         "--hub", choices=("huggingface", "paddle"), help="the hub of CHECKPOINT and PRIOR (default: huggingface)"

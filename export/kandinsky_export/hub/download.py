@@ -1,4 +1,4 @@
-"""One file of a server into the cache folder, from where it stopped, as long as the remote one is still the same."""
+"""Download of one file into the cache folder; it continues an interrupted one if the remote file is the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def download(folder: CacheFolder, file: str, remote: Remote, progress: bool) -> None:
-    """Fetch one file, from where it stopped; DownloadError after ATTEMPTS attempts in a row without a new byte."""
+    """Fetch one file, or the rest of it; DownloadError after ATTEMPTS attempts in a row without a new byte."""
     url = remote.url
     with tqdm(desc=file, total=remote.size, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
         try:

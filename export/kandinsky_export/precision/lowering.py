@@ -80,7 +80,7 @@ class Lowered:
     """A component in fewer bits.
 
     Attributes:
-        files: graph and weights by role; empty where the component stays in float32.
+        files: graph and weights by role; empty if the component stays in float32.
         numerics: what stays in float32 and why, and what was measured, for the manifest.
     """
 

@@ -173,14 +173,14 @@ def scan(
     """Run a whole trajectory on a sample picture, mask and pair of embeddings, and a prior on texts and the picture.
 
     Args:
-        folder: where the bundle is being written.
-        graphs: by component, the signature and the ONNX file, of which `watch_ranges` has changed the graph.
-        watched: by component, what `watch_ranges` returned.
+        folder: the folder that the bundle is written into.
+        graphs: the signature and the ONNX file of each component; `watch_ranges` has changed the graph.
+        watched: the result of `watch_ranges` for each component.
         scheduler: the checkpoint's scheduler config.
-        prior: what a prior needs besides its graphs; its files are in `folder`.
+        prior: the manifest's entry of a prior, whose files are in `folder`; None without a prior.
 
     Returns:
-        What was measured, by component.
+        The measurements of each component.
 
     Raises:
         EngineUnavailable: see `check_installed`.

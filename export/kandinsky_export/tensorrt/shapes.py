@@ -35,8 +35,14 @@ class Origin(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor: its element type, a number of `onnx.TensorProto`; its shape, None where it does not follow from the
-    inputs' shapes; where its values come from, and these where they are known."""
+    """A tensor.
+
+    Attributes:
+        dtype: its element type, a number of `onnx.TensorProto`.
+        shape: its shape; None if it does not follow from the inputs' shapes.
+        origin: what its values depend on.
+        array: its values; None if they are not known.
+    """
 
     dtype: int
     shape: tuple[int, ...] | None
@@ -46,11 +52,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Site:
-    """A node with what goes in and comes out; None for an input or output that is left out.
+    """A node with its tensors; None for an omitted input or output.
 
     Attributes:
         node: the node.
-        schema: of its operator in this opset; None where ONNX knows none.
+        schema: the schema of its operator in this opset; None for an unknown operator.
         inputs, outputs: its tensors.
         fault: why the types and shapes of the outputs cannot be inferred, or None.
     """

@@ -1,4 +1,7 @@
-"""Checkpoints in both forms, with every way of naming weight files, and everything that can be wrong with one."""
+"""Checkpoints in both forms, with every way of naming weight files, and everything that can be wrong with one.
+
+Covers `graphs.architecture`, too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Genuine files of paddle.save read as paddle.load reads them; hostile and damaged ones are refused and run nothing."""
+"""Genuine files of paddle.save read as paddle.load reads them; hostile and damaged ones are refused and run nothing.
+
+Covers `pdparams_writer`, `pickle_machine` and `pickled_values`, too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`k22-export` as users and scripts meet it: exit statuses, one sentence for an error, clean stdout and stderr."""
+"""`k22-export` as users and scripts meet it: exit statuses, one sentence for an error, clean stdout and stderr.
+
+Covers every module of `cli`; `tensorrt/test_check.py` runs `k22-export check`, `test_cli_prior.py` the priors.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""fp16 and bf16 variants: types, weights, what stays in float32 and why, and what the export does when it cannot."""
+"""fp16 and bf16 variants: types, weights, what stays in float32 and why, and what the export does when it cannot.
+
+Covers `ranges`, too.
+"""
 
 from __future__ import annotations
 

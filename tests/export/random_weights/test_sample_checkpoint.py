@@ -1,4 +1,7 @@
-"""Checkpoints with random weights: the published names, shapes and dtypes, whole or not at all."""
+"""Checkpoints with random weights: the published names, shapes and dtypes, whole or not at all.
+
+Covers `configs`, too.
+"""
 
 from __future__ import annotations
 

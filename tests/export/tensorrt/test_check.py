@@ -1,4 +1,7 @@
-"""The readiness check for TensorRT: yes for the graphs that this project exports, no with the reason for others."""
+"""The readiness check for TensorRT: yes for the graphs that this project exports, no with the reason for others.
+
+Covers `rules` and `shapes`, too: each reason is one of theirs.
+"""
 
 from __future__ import annotations
 

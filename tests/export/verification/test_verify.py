@@ -1,4 +1,7 @@
-"""Verification: good bundles pass, bad ones fail and say where, and the figures are kept."""
+"""Verification: good bundles pass, bad ones fail and say where, and the figures are kept.
+
+Covers `decibels`, `reference`, `report`, `trajectory` and the sample picture, too.
+"""
 
 from __future__ import annotations
 

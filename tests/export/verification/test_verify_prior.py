@@ -1,4 +1,7 @@
-"""Verification of a prior: good bundles pass, bad ones fail and say where."""
+"""Verification of a prior: good bundles pass, bad ones fail and say where.
+
+Covers `prior_reference`, too.
+"""
 
 from __future__ import annotations
 
