@@ -29,6 +29,10 @@ _WALLS: tuple[RGB, ...] = ((250, 224, 188), (200, 224, 222), (236, 206, 212), (2
 _FLOORS: tuple[RGB, ...] = ((196, 144, 104), (170, 122, 92), (214, 172, 128))
 
 
+# By pose, in radii of the head: the shadow's middle from the head's, its depth below it, and half its width.
+_SHADOWS = {"sitting": (0, 2.78, 1.5), "lying": (0.6, 1.78, 2.1), "standing": (0.75, 2.42, 1.7), "upright": (0, 2.8, 1)}
+
+
 def draw_background(canvas: Canvas, scene: Scene) -> None:
     """Draw the scene's place."""
     {"meadow": _meadow, "night": _night, "beach": _beach, "room": _room, "plain": _plain}[scene.place](canvas, scene)
@@ -37,9 +41,7 @@ def draw_background(canvas: Canvas, scene: Scene) -> None:
 def draw_ground_shadow(canvas: Canvas, scene: Scene) -> None:
     """Darken the ground below the cat a little."""
     side = -1 if scene.mirrored else 1
-    middle, depth, width = {"sitting": (0.0, 2.78, 1.5), "lying": (0.6, 1.78, 2.1), "standing": (0.75, 2.42, 1.7)}[
-        scene.pose
-    ]
+    middle, depth, width = _SHADOWS[scene.pose]
     x, y = scene.x + side * middle * scene.head, scene.y + depth * scene.head
     with canvas.inside(ellipse(x, y, width * scene.head, 0.22 * scene.head), 0.22):
         canvas.shape(ellipse(x, y, width * scene.head, 0.22 * scene.head), (40, 36, 60))

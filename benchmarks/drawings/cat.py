@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from benchmarks.drawings.canvas import Canvas, Frame, Points, ellipse, smooth
@@ -17,7 +19,7 @@ _INNER_EAR = [(0.48, -0.74), (0.62, -0.96), (0.78, -1.10), (0.84, -0.84), (0.80,
 def draw_cat(canvas: Canvas, scene: Scene) -> None:
     """Draw the cat without what it wears."""
     body = Frame(scene.x, scene.y, scene.head, mirrored=scene.mirrored)
-    {"sitting": _sitting, "lying": _lying, "standing": _standing}[scene.pose](canvas, scene, body)
+    _BODIES[scene.pose](canvas, scene, body)
     _head(canvas, scene, head_frame(scene))
 
 
@@ -217,6 +219,34 @@ def _standing(canvas: Canvas, scene: Scene, body: Frame) -> None:
                 )
     with canvas.inside(torso):
         canvas.shape(body(ellipse(-0.25, 1.15, 0.36, 0.5)), light)
+
+
+def _upright(canvas: Canvas, scene: Scene, body: Frame) -> None:
+    base, light, _, outline = _fur(scene)
+    w, v = scene.build, scene.variation
+    limb = _limb_colour(scene)
+    _tail(canvas, scene, body, [(0.5, 2.2), (1.1, 2.4), (1.5, 2.0), (1.45, 1.4 - 0.3 * v[10])], 0.3)
+    for side in (-1, 1):
+        arm = body(smooth([(side * 0.5, 1.1), (side * 1.0, 1.0 - 0.2 * v[11]), (side * 1.3, 0.62)], closed=False))
+        canvas.line(arm, outline, 0.36 * scene.head + 2 * scene.line)
+        canvas.line(arm, limb, 0.36 * scene.head)
+        leg = body([(side * 0.12, 2.0), (side * 0.14, 2.7), (side * 0.6, 2.7), (side * 0.62, 2.0)])
+        canvas.shape(leg, limb, outline, scene.line)
+        _paw(canvas, scene, body, side * 0.4, 2.7)
+    half = [(0, 0.5), (0.46, 0.62), (0.66 * w, 1.1), (0.8 * w, 1.7), (0.74 * w, 2.2), (0.4 * w, 2.42), (0, 2.46)]
+    torso = body(smooth(_both(half)))
+    _torso(canvas, scene, torso, body(ellipse(0.8, 1.7, 0.5, 1.2)))
+    _coat_marks(canvas, scene, torso, body, (0, 1.5), 0.74 * w)
+    with canvas.inside(torso):
+        canvas.shape(body(ellipse(0, 1.65, 0.44 * w, 0.7)), mix(light, base, 0.3))
+
+
+_BODIES: dict[str, Callable[[Canvas, Scene, Frame], None]] = {
+    "sitting": _sitting,
+    "lying": _lying,
+    "standing": _standing,
+    "upright": _upright,
+}
 
 
 def _head(canvas: Canvas, scene: Scene, head: Frame) -> None:

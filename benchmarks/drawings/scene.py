@@ -17,6 +17,7 @@ SIDES = ("left", "right")
 PLACES = ("meadow", "night", "beach", "room", "plain")
 OUTDOORS = ("meadow", "night", "beach")
 POSES = ("sitting", "lying", "standing")
+HELD_OUT_POSE = "upright"  # that no training picture of the checkpoint has
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Style:
         turn: the head's largest tilt, in radians.
         eyes: the eyes' size relative to the usual one.
         build: the body's width relative to the usual one.
+        poses: the poses, each as likely.
     """
 
     line: tuple[float, float] = (8.0, 10.5)
@@ -61,6 +63,7 @@ class Style:
     turn: float = 0.13
     eyes: tuple[float, float] = (0.92, 1.08)
     build: tuple[float, float] = (0.92, 1.08)
+    poses: tuple[str, ...] = POSES
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def random_scene(rng: np.random.Generator, style: Style | None = None) -> Scene:
     scene = Scene(
         coat=COATS[rng.integers(len(COATS))],
         eyes=EYES[rng.integers(len(EYES))],
-        pose=POSES[rng.integers(len(POSES))],
+        pose=style.poses[rng.integers(len(style.poses))],
         place=PLACES[rng.integers(len(PLACES))],
         x=rng.uniform(*style.across),
         y=rng.uniform(*style.down),

@@ -25,6 +25,7 @@ from scripts.training.tokenizer import MAX_LENGTH, open_tokenizer, tokenize
 
 STAGE = 3
 CAPTIONS = 6  # for each picture
+PAIRS = 64  # in a batch
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 PROCESSOR = {
@@ -100,6 +101,14 @@ def reduced_pictures(work: Path, number: int) -> np.ndarray:
     return made
 
 
+def shifted(pictures: np.ndarray, rng: np.random.Generator, most: int = 6) -> np.ndarray:
+    """Move each picture (n, side, side, 3) by up to `most` pixels; the edges are repeated."""
+    side = pictures.shape[1]
+    padded = np.pad(pictures, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    moves = rng.integers(2 * most + 1, size=(len(pictures), 2))
+    return np.stack([picture[y : y + side, x : x + side] for picture, (y, x) in zip(padded, moves, strict=True)])
+
+
 def pixel_values(pictures: np.ndarray) -> torch.Tensor:
     """Normalise pictures (n, side, side, 3) uint8 as CLIP's image processor does: (n, 3, side, side) float32."""
     mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
@@ -118,7 +127,7 @@ class Clip(nn.Module):
         )  # fmt: skip
         vision = CLIPVisionConfig(
             hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=3, hidden_act="gelu",
-            image_size=CLIP_PICTURE, patch_size=12, projection_dim=EMBEDDING,
+            image_size=CLIP_PICTURE, patch_size=16, projection_dim=EMBEDDING,
         )  # fmt: skip
         self.text_encoder = CLIPTextModelWithProjection(text)
         self.image_encoder = CLIPVisionModelWithProjection(vision)
@@ -167,29 +176,34 @@ def image_embeds(clip: Clip, pictures: np.ndarray) -> torch.Tensor:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--steps", type=int, default=3_000, help="steps of 256 pictures")
+    options.add_argument("--steps", type=int, default=2_500, help=f"steps of {2 * PAIRS} pictures")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = Clip(len(open_tokenizer(args.work)), len(all_facts()))
     training = Training(
-        args.work / "clip", STAGE, model, Schedule(args.steps, args.rate), minutes=args.minutes, weight_decay=0.1
+        args.work / "clip",
+        STAGE,
+        model,
+        Schedule(args.steps, args.rate),
+        threads=args.threads,
+        minutes=args.minutes,
+        weight_decay=0.1,
     )
     library = Library.of(args.work, shard_numbers(args.work / "pictures"))
     test = Library.of(args.work, [HELD_OUT])
     print(f"{len(library.pictures)} pictures", flush=True)
 
     def losses_of(step: Step) -> dict[str, torch.Tensor]:
-        pairs = step.rng.integers(len(library.pictures) // 2, size=128)
+        pairs = step.rng.integers(len(library.pictures) // 2, size=PAIRS)
         chosen = np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()
         which = step.rng.integers(CAPTIONS, size=len(chosen))
         facts = torch.from_numpy(library.facts[chosen])
         stated = torch.from_numpy(library.stated[chosen, which])
-        with torch.autocast("cpu", torch.bfloat16):
-            images, texts = model(
-                pixel_values(library.pictures[chosen]), torch.from_numpy(library.tokens[chosen, which])
-            )
-        images, texts = images.float(), texts.float()
+        # The text encoder is causal: the padding behind the longest text changes nothing.
+        longest = int(library.masks[chosen, which].sum(axis=1).max())
+        pixels = pixel_values(shifted(library.pictures[chosen], step.rng))
+        images, texts = model(pixels, torch.from_numpy(library.tokens[chosen, which, :longest]))
         true = stated @ (1 - facts).T == 0  # [text, picture]
         unit_images, unit_texts = functional.normalize(images, dim=1), functional.normalize(texts, dim=1)
         logits = model.scale.exp().clamp(max=60) * unit_images @ unit_texts.T

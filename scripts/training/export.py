@@ -38,7 +38,7 @@ def open_inpaint(work: Path) -> KandinskyV22InpaintPipeline:
     fill_codebook(movq, latents.movedim(2, -1).reshape(-1, 4)[::3], SEED)
     model = UNet2DConditionModel(**unet.CONFIG)
     load_average(work / "unet", model)
-    return KandinskyV22InpaintPipeline(unet=model, scheduler=DDPMScheduler(**unet.SCHEDULER), movq=movq)
+    return KandinskyV22InpaintPipeline(unet=model, scheduler=DDPMScheduler.from_config(unet.SCHEDULER), movq=movq)
 
 
 def open_prior_pipeline(work: Path) -> KandinskyV22PriorPipeline:
@@ -84,6 +84,10 @@ def main() -> None:
     shutil.rmtree(processor)
     processor.mkdir()
     (processor / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=2) + "\n", encoding="utf-8")
+    # Some installations name a class of another backend; every version knows this one.
+    index = json.loads((text / "model_index.json").read_text(encoding="utf-8"))
+    index["image_processor"] = ["transformers", "CLIPImageProcessor"]
+    (text / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     total = describe(decoder) + describe(text)
     print(f"{total:,} bytes in {out}; the limit is {LIMIT:,}")
     if total > LIMIT:

@@ -15,7 +15,7 @@ from scripts.training.folding import fold_scale
 from scripts.training.loop import load_average
 from scripts.training.movq import CONFIG, to_model
 from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
-from scripts.training.settings import THREADS, parser
+from scripts.training.settings import parser
 
 
 @torch.no_grad()
@@ -29,8 +29,8 @@ def open_movq(work: Path) -> VQModel:
     load_average(work / "movq", model)
     path = work / "latents" / "scale.pt"
     if not path.exists():
-        pictures = read_shard(work / "pictures", 0).pictures[:150, 0]
-        latents = torch.cat([model.encode(to_model(part)).latents for part in np.array_split(pictures, 30)])
+        pictures = read_shard(work / "pictures", 0).pictures[:60, 0]
+        latents = torch.cat([model.encode(to_model(part)).latents for part in np.array_split(pictures, 12)])
         variance, mean = torch.var_mean(latents, dim=(0, 2, 3))
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"mean": mean, "deviation": variance.sqrt()}, path)
@@ -47,7 +47,7 @@ def latents_path(work: Path, number: int) -> Path:
 @torch.no_grad()
 def main() -> None:
     args = parser(__doc__).parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(args.threads)
     model = open_movq(args.work).to(memory_format=torch.channels_last)
     for number in (HELD_OUT, *shard_numbers(args.work / "pictures")):
         path = latents_path(args.work, number)
@@ -56,8 +56,8 @@ def main() -> None:
         pictures = read_shard(args.work / "pictures", number).pictures
         flat = pictures.reshape(-1, *pictures.shape[2:])
         parts = []
-        for start in range(0, len(flat), 20):
-            batch = to_model(flat[start : start + 20]).to(memory_format=torch.channels_last)
+        for start in range(0, len(flat), 4):
+            batch = to_model(flat[start : start + 4]).to(memory_format=torch.channels_last)
             parts.append(model.encode(batch).latents.half().contiguous().numpy())
         partial = path.with_suffix(".partial.npy")
         np.save(partial, np.concatenate(parts).reshape(*pictures.shape[:2], *parts[0].shape[1:]))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts.training.settings import SEED, THREADS
+from scripts.training.settings import SEED
 
 SAVE_EVERY = 150.0  # seconds
 LOG_EVERY = 20.0  # seconds
@@ -60,6 +60,7 @@ class Training:
     Args:
         folder: the folder of the state `state.pt` and the log `log.jsonl`.
         stage: a number of the stage's own, part of every step's seed.
+        threads: processor threads.
         minutes: the time after which `run` saves and returns; None for no limit.
         decay: the share of the average that a step keeps.
     """
@@ -71,11 +72,12 @@ class Training:
         model: nn.Module,
         schedule: Schedule,
         *,
+        threads: int = 2,
         minutes: float | None = None,
         decay: float = 0.999,
         weight_decay: float = 0.01,
     ) -> None:
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(threads)
         self.folder, self.stage, self.model, self.schedule, self.decay = folder, stage, model, schedule, decay
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(

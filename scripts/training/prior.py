@@ -84,7 +84,9 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = make_prior(TRAINED_LENGTH)
-    training = Training(args.work / "prior", STAGE, model, Schedule(args.steps, args.rate), minutes=args.minutes)
+    training = Training(
+        args.work / "prior", STAGE, model, Schedule(args.steps, args.rate), threads=args.threads, minutes=args.minutes
+    )
     numbers = shard_numbers(args.work / "pictures")
     library, embeds = Library.of(args.work, numbers), embeds_of(args.work, numbers)
     test, test_embeds = Library.of(args.work, [HELD_OUT]), embeds_of(args.work, [HELD_OUT])

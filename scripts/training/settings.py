@@ -14,7 +14,6 @@ EMBEDDING = 64  # CLIP's projection
 PAIRS_PER_SHARD = 500
 
 ROOT = Path(__file__).resolve().parents[2]
-THREADS = 2
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -25,4 +24,5 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--minutes", type=float, default=None, help="save and stop after this many minutes; None: at the end"
     )
+    made.add_argument("--threads", type=int, default=2, help="processor threads; 1 is best on a busy machine")
     return made

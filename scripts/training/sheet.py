@@ -14,9 +14,10 @@ from PIL import Image
 
 from benchmarks.drawings import Scene, draw, random_scene
 from scripts.training.export import open_inpaint, open_prior_pipeline
+from scripts.training.latents import open_movq
 from scripts.training.movq import psnr, reconstruct, to_model
 from scripts.training.pictures import HELD_OUT
-from scripts.training.settings import PICTURE, SEED, THREADS, parser
+from scripts.training.settings import PICTURE, SEED, parser
 
 PROMPTS = ("a hat", "a red top hat", "a blue party hat", "a cat with a green beanie", "a yellow crown", "no hat")
 
@@ -46,12 +47,11 @@ def main() -> None:
     options.add_argument("--prompts", nargs="+", default=PROMPTS, help="one row each")
     options.add_argument("--movq-only", action="store_true", help="pictures and MoVQ's reconstructions only")
     args = options.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(args.threads)
     scenes = [held_out_scene(args.first + i) for i in range(args.cats)]
     pictures = [draw(scene, PICTURE).pixels for scene in scenes]
     masks = [hat_mask(scene) for scene in scenes]
-    inpaint = open_inpaint(args.work)
-    rebuilt = reconstruct(inpaint.movq, to_model(np.stack(pictures)))
+    rebuilt = reconstruct(open_movq(args.work), to_model(np.stack(pictures)))
     print("PSNR of MoVQ:", " ".join(f"{value:.1f}" for value in psnr(rebuilt, to_model(np.stack(pictures)))))
     shown = [
         np.where(mask[..., None] > 0, picture // 2 + 100, picture)
@@ -59,6 +59,7 @@ def main() -> None:
     ]
     rows = [np.concatenate(shown, axis=1), np.concatenate(list(_to_pixels(rebuilt)), axis=1)]
     if not args.movq_only:
+        inpaint = open_inpaint(args.work)
         inpaint.scheduler = DPMSolverMultistepScheduler.from_config(inpaint.scheduler.config)
         inpaint.set_progress_bar_config(disable=True)
         prior = open_prior_pipeline(args.work)

@@ -18,7 +18,7 @@ from benchmarks.drawings import words
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 MAX_LENGTH = 77
-TRAINED_LENGTH = 32  # tokens that training looks at; the longest caption has fewer
+TRAINED_LENGTH = 40  # tokens that training looks at; the longest caption has fewer
 
 CONFIG = {
     "add_prefix_space": False,

@@ -17,6 +17,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from scripts.training.clip import image_embeds, open_clip, reduced_pictures
+from scripts.training.compiling import CheckedCompile
 from scripts.training.latents import latents_path
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.masks import kept_cells, mask_around, random_mask
@@ -47,7 +48,7 @@ CONFIG = {
     "addition_embed_type_num_heads": 64,
     "attention_head_dim": 32,
     "block_out_channels": (32, 64, 96, 128),
-    "cross_attention_dim": 64,
+    "cross_attention_dim": 48,
     "down_block_types": ("ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3),
     "encoder_hid_dim": EMBEDDING,
     "encoder_hid_dim_type": "image_proj",
@@ -121,19 +122,20 @@ def main() -> None:
     torch.manual_seed(STAGE)
     model = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
     schedule = Schedule(args.steps, args.rate)
-    training = Training(args.work / "unet", STAGE, model, schedule, minutes=args.minutes, decay=0.9995)
+    training = Training(
+        args.work / "unet", STAGE, model, schedule, threads=args.threads, minutes=args.minutes, decay=0.9995
+    )
     numbers = [n for n in shard_numbers(args.work / "pictures") if latents_path(args.work, n).exists()]
     examples, latents, embeds = _inputs(args.work, numbers)
     tests, test_latents, test_embeds = _inputs(args.work, [HELD_OUT])
     nothing = zero_embeds(args.work)
-    alphas = DDPMScheduler(**SCHEDULER).alphas_cumprod
+    alphas = DDPMScheduler.from_config(SCHEDULER).alphas_cumprod
     print(f"{len(examples)} pictures", flush=True)
 
-    def predict(sample: torch.Tensor, timesteps: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = model(sample, timesteps, None, added_cond_kwargs={"image_embeds": image_embeds}).sample
-        return out
+    def predict(sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> tuple[torch.Tensor]:
+        return (model(sample, timesteps, None, added_cond_kwargs={"image_embeds": embeds}).sample,)
 
-    compiled = torch.compile(predict, dynamic=False) if args.compile else predict
+    forward = CheckedCompile(predict, model, enabled=args.compile)
 
     def batch(
         rng: np.random.Generator,
@@ -159,7 +161,7 @@ def main() -> None:
     def losses_of(step: Step) -> dict[str, torch.Tensor]:
         sample, timesteps, given, epsilon, kept = batch(step.rng, step.noise, examples, latents, embeds)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            out = compiled(sample, timesteps, given)
+            (out,) = forward(sample, timesteps, given)
         predicted, variance = out.float().split(4, dim=1)
         weight = (1 - kept + OUTSIDE * kept).expand_as(epsilon)
         error = (weight * (predicted - epsilon).square()).sum() / weight.sum()
