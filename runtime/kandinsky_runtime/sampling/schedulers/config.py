@@ -46,7 +46,23 @@ CLIP_OPTIONS = frozenset({"clip_sample", "clip_sample_range"})
 SIGMA_OPTIONS = frozenset({"use_karras_sigmas", "sigma_min", "sigma_max", "final_sigmas_type"})
 
 # Options of schedulers that this package lacks; they do not affect the schedulers that it has.
-_FOREIGN = frozenset({"skip_prk_steps", "noise_sampler_seed"})
+_FOREIGN = frozenset(
+    {
+        "skip_prk_steps",  # PNDM
+        "noise_sampler_seed",  # DPM-Solver SDE
+        "original_inference_steps",  # LCM, TCD
+        "timestep_scaling",
+        "predictor_order",  # SA-Solver
+        "corrector_order",
+        "tau_func",
+        "sigma_data",  # EDM
+        "sigma_schedule",
+        "rho",
+    }
+)
+
+# Options that other schedulers store as null: null means the default of the scheduler that reads it.
+_NULL_IS_DEFAULT = frozenset({"variance_type"})
 
 # Features of diffusers' classes that this package lacks, with the values that leave them off.
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
@@ -222,7 +238,7 @@ class Options:
                     faults.append(f"`{name}` is {_shown(value)}, which is not supported")
             elif name not in _KNOWN:
                 faults.append(f"`{name}` is unknown to every scheduler")
-            elif name in self.reads:
+            elif name in self.reads and not (value is None and name in _NULL_IS_DEFAULT):
                 if isinstance(value, str):
                     value = self.translates.get(name, {}).get(value, value)
                 if name in self.choices and value not in self.choices[name]:
