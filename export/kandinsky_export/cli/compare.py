@@ -121,7 +121,7 @@ def _compare(args: argparse.Namespace) -> int:
     comparison = compare(bundle, baseline, candidates, cases, pictures=args.sheet is not None, progress=not args.quiet)
     if args.sheet is not None:
         from kandinsky_export.comparison.sheet import sheet_of
-        from kandinsky_runtime.pictures.image import save_image
+        from kandinsky_runtime.pictures.saving import save_image
 
         save_image(sheet_of(comparison), args.sheet)
     write_report(args, to_dict(comparison), to_text(comparison, every_step=args.trajectory))
@@ -129,7 +129,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _check_sheet(args: argparse.Namespace) -> None:
-    from kandinsky_runtime.pictures.image import check_output_path
+    from kandinsky_runtime.pictures.saving import check_output_path
 
     check_output_path(args.sheet)
     for name in ("prompts", "image_embeds", "negative_image_embeds", "image", "mask"):

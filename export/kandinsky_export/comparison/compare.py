@@ -22,7 +22,7 @@ from kandinsky_export.comparison.runs import (
 )
 from kandinsky_export.comparison.settings import Setting
 from kandinsky_runtime.bundle.bundle import Bundle
-from kandinsky_runtime.pictures.image import float_to_eight_bit
+from kandinsky_runtime.pictures.opening import float_to_eight_bit
 
 Pixels = npt.NDArray[np.uint8]
 

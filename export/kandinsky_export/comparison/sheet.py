@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kandinsky_export.comparison.cases import Case
 from kandinsky_export.comparison.compare import Comparison
-from kandinsky_runtime.pictures.image import float_to_eight_bit
+from kandinsky_runtime.pictures.opening import float_to_eight_bit
 
 Pixels = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

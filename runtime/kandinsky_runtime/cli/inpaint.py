@@ -38,7 +38,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     needed = parser.add_argument_group("inputs and output")
     needed.add_argument("--image", type=Path, required=True, metavar="F", help="picture to repaint: PNG, JPEG, WebP, …")
     repainted = needed.add_mutually_exclusive_group(required=True)
-    repainted.add_argument("--mask", type=Path, metavar="F", help="mask picture: white is repainted, black is kept")
+    repainted.add_argument("--mask", type=Path, metavar="F", help="mask picture: white is repainted, see --mask-mode")
     repainted.add_argument(
         "--mask-box",
         type=_box,
@@ -70,13 +70,16 @@ def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.cli.prompting import read_conditioning
     from kandinsky_runtime.decoder.inpaint import InpaintPipeline
     from kandinsky_runtime.pictures.image import read_picture
-    from kandinsky_runtime.pictures.mask import box_mask, understand_mask
+    from kandinsky_runtime.pictures.mask import Mask, box_mask, understand_mask
 
     results = Results(args, ("image", "mask"))
     conditioning, count = read_conditioning(args)
     results.plan(count)
     picture = read_picture(args.image)
-    mask = box_mask(*picture.image.size, args.mask_box) if args.mask is None else understand_mask(args.mask)
+    if args.mask is None:
+        mask = Mask(box_mask(*picture.image.size, args.mask_box))
+    else:
+        mask = understand_mask(args.mask, mode=args.mask_mode)
     with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
         output = pipeline(
             image=picture,

@@ -8,10 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from kandinsky_runtime.checks import whole_number
-from kandinsky_runtime.decoder.output import PipelineOutput
+from kandinsky_runtime.decoder.output import InpaintOutput, PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MAX_RESULTS
@@ -63,7 +65,7 @@ class Results:
             save_image(picture, path)
         if self._args.json:
             seconds = {**output.seconds, "total": time.perf_counter() - self._start}
-            result = {
+            result: dict[str, Any] = {
                 "images": [str(path) for path in self._paths],
                 "seeds": list(output.seeds),
                 "engine": pipeline.selection.engine.name,
@@ -71,6 +73,8 @@ class Results:
                 "notes": list(output.notes),
                 "seconds": {part: round(value, 4) for part, value in seconds.items()},
             }
+            if isinstance(output, InpaintOutput):
+                result["masks"] = [asdict(report) for report in output.masks]
             sys.stdout.write(json.dumps(result, indent=1) + "\n")
             return
         for path, seed in zip(self._paths, output.seeds, strict=True):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from kandinsky_runtime.bundle.manifest import INPAINT
 from kandinsky_runtime.decoder.declarations import call_signature
-from kandinsky_runtime.decoder.inpaint_inputs import prepare_inpaint
+from kandinsky_runtime.decoder.inpaint_inputs import InpaintRequest, prepare_inpaint
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.output import InpaintOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
@@ -64,7 +64,8 @@ class InpaintPipeline(DecoderPipeline):
         """Repaint the white area of a mask, from an options object; results and errors are those of a call."""
         run = self.prepare(options, observer)
         images = run.drive()
-        return InpaintOutput(images, run.noise.seeds, run.notes, run.clock.seconds)
+        masks = run.request.reports if isinstance(run.request, InpaintRequest) else ()
+        return InpaintOutput(images, run.noise.seeds, run.notes, run.clock.seconds, masks)
 
     def prepare(self, options: InpaintOptions, observer: RunObserver | None = None) -> Run:
         """Check everything, before any graph runs; the run may be driven step by step, see `Run`."""

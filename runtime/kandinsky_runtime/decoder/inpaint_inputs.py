@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kandinsky_runtime.batch import as_list
 from kandinsky_runtime.bundle.geometry import Geometry
+from kandinsky_runtime.decoder.inpaint_sources import MaskReport, Sources
 from kandinsky_runtime.decoder.kept_area import KeptArea
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.request import Request, Samples
 from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
-from kandinsky_runtime.pictures.image import read_picture
-from kandinsky_runtime.pictures.mask import is_all_keep, largest_value, latent_keep_mask, understand_mask
+from kandinsky_runtime.pictures.mask import is_all_keep, largest_value, latent_keep_mask
 from kandinsky_runtime.pictures.sizes import padding_for
 from kandinsky_runtime.sampling.schedulers import Sampler
 
@@ -35,12 +35,14 @@ class InpaintRequest(Request):
         composite: "paste" or "none", see `InpaintOptions`.
         masks: (B, H, W), 1 to repaint, 0 to keep.
         keep: (B, 1, h, w), 1 to keep, on the latent grid.
+        reports: what was understood of the mask of each of B samples.
     """
 
     areas: Areas
     composite: str
     masks: Array
     keep: Array
+    reports: tuple[MaskReport, ...] = ()
 
     @property
     def keeps_everything(self) -> bool:
@@ -75,11 +77,8 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
     """
     images, mask_images = as_list("image", options.image), as_list("mask_image", options.mask_image)
     samples = Samples.of(geometry, options, prompt_count, image=images, mask_image=mask_images)
-    read = [read_picture(source) for source in images]
-    understood = [understand_mask(source) for source in mask_images]
-    pictures, masks = [picture.image for picture in read], [mask.image for mask in understood]
-    if options.invert_mask:
-        masks = [ImageOps.invert(mask) for mask in masks]
+    sources = Sources.read(options, images, mask_images)
+    pictures, masks = sources.pictures, sources.masks
     if options.inpaint_area == "mask":
         areas = around_masks(
             pictures,
@@ -100,17 +99,16 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
     # Like the picture's, the mask's padding repeats the edge: next to repainted pixels there is nothing to keep.
     padded = np.pad(repainted, ((0, 0), (0, bottom), (0, right)), mode="edge")
     keep = latent_keep_mask(padded, *common["latent_shape"][2:])
+    reports = sources.reports(areas.areas)
     return InpaintRequest(
         **common,
         areas=areas,
         composite=options.composite,
         masks=repainted,
         keep=keep,
-        notes=(
-            *(note for picture in read for note in picture.notes),
-            *(note for mask in understood for note in mask.notes),
-            *_notes(repainted, keep, [largest_value(mask) for mask in masks]),
-        ),
+        reports=tuple(report for report in reports for _ in range(samples.repeats * samples.prompts // len(reports))),
+        notes=(*sources.notes, *_notes(repainted, keep, [largest_value(mask) for mask in masks])),
+        understood=tuple(dict.fromkeys(str(report) for report in reports)),
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 OUTPUT_TYPES = ("pil", "np", "latent")
 COMPOSITES = ("paste", "none")
 INPAINT_AREAS = ("picture", "mask")
+MASK_MODES = ("auto", "alpha", "white", "black")
 
 
 def _whole(least: int, most: int | None = None) -> Check:
@@ -210,9 +211,18 @@ class InpaintOptions(DecoderOptions):
     mask_image: Any = option(
         None, "the mask: white (1) is repainted, black (0) is kept; a path, a Pillow picture or an array; or a list"
     )
+    mask_mode: Literal["auto", "alpha", "white", "black"] = option(
+        "auto",
+        "what of the mask is repainted: alpha is what is transparent; auto is alpha for a picture with a transparent"
+        " hole, else white",
+        check=_one_of(MASK_MODES),
+        spelling="--mask-mode",
+        group="files",
+        choices=MASK_MODES,
+    )
     invert_mask: bool = option(
         False,
-        "repaint the black part of the mask, as diffusers did before 0.19",
+        "swap what the mask repaints and what it keeps; white masks are then read as diffusers did before 0.19",
         check=flag,
         spelling="--invert-mask",
         group="files",

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kandinsky_runtime.decoder.inpaint_sources import MaskReport
+
 
 @dataclass(frozen=True)
 class PipelineOutput:
@@ -29,8 +31,15 @@ class PipelineOutput:
     seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True)
 class InpaintOutput(PipelineOutput):
-    """What a run of inpainting returns."""
+    """What a run of inpainting returns.
+
+    Attributes:
+        masks: what was understood of the mask of each sample: the rule, and the share of the picture repainted.
+    """
+
+    masks: tuple[MaskReport, ...] = ()
 
 
 class GenerateOutput(PipelineOutput):

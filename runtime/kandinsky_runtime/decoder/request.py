@@ -47,6 +47,7 @@ class Request(ABC):
         picture_of: the picture of each sample; empty without pictures.
         first_step: the step to begin with, from 0.
         notes: what the user should know, one sentence each.
+        understood: how the inputs were understood without a guess, one sentence each.
     """
 
     image_embeds: Array
@@ -61,6 +62,7 @@ class Request(ABC):
     picture_of: tuple[int, ...]
     first_step: int = 0
     notes: tuple[str, ...] = ()
+    understood: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int:

@@ -75,13 +75,19 @@ class Run:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, one sentence each."""
+        """What the user should know, one sentence each, and how the inputs were understood."""
+        return (*self._warnings, *self.request.understood)
+
+    @property
+    def _warnings(self) -> tuple[str, ...]:
         return (*(() if self.plan is None else self.plan.notes), *self.request.notes)
 
     def drive(self) -> list[Image.Image] | Array:
         """Do everything, from the prompt to the results; errors are those of `begin`, `predict` and `finish`."""
-        for note in self.notes:
+        for note in self._warnings:
             _log.warning(note)
+        for note in self.request.understood:
+            _log.info(note)
         with self.graphs.run():
             if self.request.keeps_everything:
                 return self.untouched()

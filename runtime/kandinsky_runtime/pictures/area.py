@@ -48,6 +48,11 @@ class Area:
     mask: Array
     inner: Size
 
+    @property
+    def share(self) -> float:
+        """The share of the whole picture that is repainted, 0 to 1."""
+        return float(np.count_nonzero(self.mask)) / (self.picture.width * self.picture.height)
+
     def crop(self, working: Size) -> Image.Image:
         """The working picture (RGB), padded by repetition of the last row or column."""
         return Image.fromarray(_padded(np.asarray(fit(self.picture.crop(self.box), *self.inner)), working))
@@ -124,19 +129,20 @@ class Areas:
 
     def finished(self, worked: Array, output_type: str, composite: str) -> list[Image.Image] | Array:
         """Whole pictures, "pil" or "np", from repainted ones (B, …, …, 3) in [0, 1]; B is a multiple of N."""
-        pairs = list(zip(self._by_sample(len(worked)), worked, strict=True))
+        pairs = list(zip(self.by_sample(len(worked)), worked, strict=True))
         if output_type == "np":
             return np.stack([area.put_back_pixels(picture, composite) for area, picture in pairs])
         return [area.put_back(picture, composite) for area, picture in pairs]
 
     def unchanged(self, batch: int, output_type: str) -> list[Image.Image] | Array:
         """Copies of the whole pictures of a batch, unchanged."""
-        areas = self._by_sample(batch)
+        areas = self.by_sample(batch)
         if output_type == "np":
             return np.stack([_floats(area.picture) for area in areas])
         return [area.picture.copy() for area in areas]
 
-    def _by_sample(self, batch: int) -> list[Area]:
+    def by_sample(self, batch: int) -> list[Area]:
+        """The area of each of B samples."""
         return [self.areas[sample * len(self.areas) // batch] for sample in range(batch)]
 
 

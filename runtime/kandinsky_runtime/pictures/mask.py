@@ -53,18 +53,19 @@ class Mask:
 AnyMask: TypeAlias = "PictureSource | Mask"
 
 
-def understand_mask(source: AnyMask, *, max_pixels: int = MAX_PIXELS) -> Mask:
+def understand_mask(source: AnyMask, *, mode: str = "auto", max_pixels: int = MAX_PIXELS) -> Mask:
     """A mask at its own size, and how it was understood; `source` is never changed.
 
-    Files and Pillow images may have any mode, and are turned upright by their EXIF orientation. Transparent pixels
-    count as black, whatever their colours. 16-bit and float modes are scaled as in `image.read_image`. A mask whose
-    largest value is 1 has the values 0 and 1, in files, Pillow images and arrays alike.
+    Files and Pillow images may have any mode, and are turned upright by their EXIF orientation. `mask_rules` has the
+    rules of white, black and transparent pixels. 16-bit and float modes are scaled as in `image.read_image`. A mask
+    whose largest value is 1 has the values 0 and 1, in files, Pillow images and arrays alike.
 
     Arrays are (H, W), (H, W, 1) or (1, H, W): bool, float in [0, 1], or integers. The range of integers is the first
     that contains every value: 0..1, 0..255 or, for uint16, 0..65535.
 
     Args:
         source: a path, the bytes of a file, a Pillow image, an array, or a result of this function.
+        mode: "auto", "alpha", "white" or "black", see `mask_rules`.
         max_pixels: the largest width x height.
 
     Raises:
@@ -75,19 +76,21 @@ def understand_mask(source: AnyMask, *, max_pixels: int = MAX_PIXELS) -> Mask:
     if isinstance(source, np.ndarray):
         source = _picture_from_array(source)
     with open_picture(source, "mask", max_pixels, small_values=True) as opened:
-        mask, rule = by_rule(opened)
+        mask, rule = by_rule(opened, mode)
     mask.info = {}
     return Mask(mask, rule, tuple(opened.notes))
 
 
-def read_mask(source: AnyMask, *, invert: bool = False, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_mask(
+    source: AnyMask, *, mode: str = "auto", invert: bool = False, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """The image of `understand_mask`, for `fit_mask`; its notes are logged as warnings.
 
     Args:
-        source, max_pixels: see `understand_mask`.
+        source, mode, max_pixels: see `understand_mask`.
         invert: whether to swap the pixels to repaint and the pixels to keep.
     """
-    mask = understand_mask(source, max_pixels=max_pixels)
+    mask = understand_mask(source, mode=mode, max_pixels=max_pixels)
     for note in mask.notes:
         logger.warning(note)
     return ImageOps.invert(mask.image) if invert else mask.image

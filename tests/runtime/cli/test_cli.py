@@ -116,6 +116,16 @@ def test_tiles(k22: K22, fake_engine: type[FakeEngine]) -> None:
     assert [name for name, _ in fake_engine.runs].count("movq_decoder") == 2
 
 
+def test_mask_mode_reaches_the_mask(k22: K22) -> None:
+    Image.fromarray(np.dstack([PICTURE, 255 - MASK])).save("hole.png")
+    assert k22(*inpaint()).status == 0
+    expected = np.asarray(Image.open("out.png"))
+    for mode in ("auto", "alpha"):
+        result = k22(*inpaint("--json", mask="hole.png", mask_mode=mode))
+        assert json.loads(result.out)["masks"][0]["rule"] == "alpha"
+        np.testing.assert_array_equal(np.asarray(Image.open("out.png")), expected)
+
+
 def test_quiet(k22: K22) -> None:
     assert k22(*inpaint("--quiet")) == (0, "wrote out.png (seed 3)\n", "")
 
@@ -124,10 +134,15 @@ def test_json_is_all_of_stdout(k22: K22) -> None:
     result = k22(*inpaint("--json", num_images=2))
     data = json.loads(result.out)
     assert result.status == 0
-    assert list(data) == ["images", "seeds", "engine", "precision", "notes", "seconds"]
+    assert list(data) == ["images", "seeds", "engine", "precision", "notes", "seconds", "masks"]
     assert data["images"] == ["out-1.png", "out-2.png"]
     assert data["seeds"] == [3, 4]
-    assert (data["engine"], data["precision"], data["notes"]) == ("fake", "fp32", [])
+    assert (data["engine"], data["precision"], data["notes"]) == (
+        "fake",
+        "fp32",
+        ["mask: white is repainted; 0.222 of the picture"],
+    )
+    assert data["masks"] == [{"rule": "white", "inverted": False, "repainted": 32 * 36 / (65 * 80)}] * 2
     assert set(data["seconds"]) == {"load", "encode", "denoise", "unet", "decode", "total"}
     assert "inpainting" in result.err
 
@@ -170,7 +185,7 @@ def test_black_mask_is_told(k22: K22, fake_engine: type[FakeEngine], caplog: pyt
     Image.fromarray(np.zeros_like(MASK)).save("black.png")
     result = k22(*inpaint("--json", mask="black.png"))
     note = "the mask has nothing to repaint, its largest value is 0 of 255: the picture is returned as it is"
-    assert json.loads(result.out)["notes"] == [note]
+    assert json.loads(result.out)["notes"] == [note, "mask: white is repainted; 0 of the picture"]
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [note]
     assert not fake_engine.runs
     np.testing.assert_array_equal(np.asarray(Image.open("out.png")), PICTURE)

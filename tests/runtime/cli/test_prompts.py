@@ -145,7 +145,7 @@ def test_json_is_all_of_stdout(k22: K22, name: str) -> None:
     data = json.loads(k22(*command(name, "--json", prompt="a very long prompt")).out)
     assert data["images"] == ["out.png"]
     assert data["seeds"] == [3]
-    assert data["notes"] == ["a prompt has more tokens than the text encoder takes; its end was cut off: 'rompt'"]
+    assert data["notes"][:1] == ["a prompt has more tokens than the text encoder takes; its end was cut off: 'rompt'"]
     assert {"encode_text", "prior", "load", "encode", "denoise", "unet", "total"} <= set(data["seconds"])
 
 

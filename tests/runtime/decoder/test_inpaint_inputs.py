@@ -186,6 +186,21 @@ def test_invert_mask() -> None:
     np.testing.assert_array_equal(request(invert_mask=True).masks, 1 - request().masks)
 
 
+def test_what_was_understood_of_the_masks_is_known() -> None:
+    hole = np.dstack([picture(), 255 - mask()])
+    made = request(mask_image=[mask(), Image.fromarray(hole)], num_images_per_prompt=2)
+    np.testing.assert_array_equal(made.masks[0], made.masks[2])
+    assert [report.rule for report in made.reports] == ["white", "white", "alpha", "alpha"]
+    assert {report.repainted for report in made.reports} == {0.25}
+    assert made.understood == (
+        "mask: white is repainted; 0.25 of the picture",
+        "mask: what is transparent is repainted; 0.25 of the picture",
+    )
+    np.testing.assert_array_equal(request(mask_image=mask(), mask_mode="black").masks, 1 - made.masks[:1])
+    (inverted,) = request(invert_mask=True).understood
+    assert inverted == "mask: white is repainted, inverted; 0.75 of the picture"
+
+
 def test_note_on_a_mask_that_keeps_everything() -> None:
     made = request(mask_image=np.zeros((64, 80), np.uint8))
     assert made.keeps_everything

@@ -60,7 +60,7 @@ def test_the_decoder_draws_on_where_the_prior_ended(
     output = prompted(**sound(negative_prompt=negative, guidance_scale=scale, prior_guidance_scale=2.0))
     np.testing.assert_allclose(output.images, expected.images, rtol=0, atol=SAME_RUN)
     assert output.seeds == (5,)
-    assert output.notes == ()
+    assert len(output.notes) == 1, "what was understood of the mask"
 
 
 def test_by_position_and_by_name(prompted: InpaintPipeline) -> None:
@@ -199,7 +199,7 @@ def test_progress_and_seconds_by_stage(prompted: InpaintPipeline, capfd: pytest.
 
 
 def test_what_was_cut_off_a_prompt_is_told(prompted: InpaintPipeline) -> None:
-    (note,) = prompted(**sound(prompt=["a hat", "a very long prompt"])).notes
+    note, _ = prompted(**sound(prompt=["a hat", "a very long prompt"])).notes
     assert note == "a prompt has more tokens than the text encoder takes; its end was cut off: 'rompt'"
 
 

@@ -123,11 +123,11 @@ class TestPictures:
         image.putdata([0, 1, 2])
         np.testing.assert_array_equal(decide(encoded(image)), [[0, 1, 1]])
         for transparency in (1, bytes([255, 0, 255])):
-            np.testing.assert_array_equal(decide(encoded(image, transparency=transparency)), [[0, 0, 1]])
+            np.testing.assert_array_equal(decide(encoded(image, transparency=transparency), mode="white"), [[0, 0, 1]])
 
     def test_transparent_grey_level_is_not_painted(self) -> None:
         image = Image.fromarray(np.array([[0, 200, 255]], np.uint8))
-        np.testing.assert_array_equal(decide(encoded(image, transparency=200)), [[0, 0, 1]])
+        np.testing.assert_array_equal(decide(encoded(image, transparency=200), mode="white"), [[0, 0, 1]])
 
     def test_orientation_is_applied_with_the_pictures(self, tmp_path: Path) -> None:
         tags = Image.Exif()

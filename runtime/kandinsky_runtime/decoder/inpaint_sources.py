@@ -1,0 +1,83 @@
+"""The pictures and masks of a run of inpainting: read, brought together, and what was understood of them.
+
+Legend: N pairs of picture and mask · B samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from kandinsky_runtime.decoder.options import InpaintOptions
+from kandinsky_runtime.pictures.area import Area
+from kandinsky_runtime.pictures.image import Picture, read_picture
+from kandinsky_runtime.pictures.mask import Mask, understand_mask
+from kandinsky_runtime.pictures.mask_rules import RULES
+
+
+@dataclass(frozen=True)
+class MaskReport:
+    """What was understood of the mask of one result.
+
+    Attributes:
+        rule: what is repainted of the mask: "white", "black" or "alpha" (what is transparent).
+        inverted: whether that was swapped by `invert_mask`.
+        repainted: the share of the picture that is repainted, 0 to 1.
+    """
+
+    rule: str
+    inverted: bool
+    repainted: float
+
+    def __str__(self) -> str:
+        turned = ", inverted" if self.inverted else ""
+        return f"mask: {RULES[self.rule]}{turned}; {self.repainted:.3g} of the picture"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The pictures and masks of a run, one for each pair, or one for all.
+
+    Attributes:
+        pictures: RGB.
+        masks: of mode 1, L or RGB, at their own sizes; white is repainted.
+        rules: the rule of each mask, see `MaskReport`.
+        inverted: whether the masks were swapped.
+        notes: what had to be guessed, one sentence each.
+    """
+
+    pictures: list[Image.Image]
+    masks: list[Image.Image]
+    rules: list[str]
+    inverted: bool
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, options: InpaintOptions, images: Sequence[Any], mask_images: Sequence[Any]) -> Sources:
+        """Read pictures and masks.
+
+        Raises:
+            InputError: one of them cannot be read or used.
+        """
+        pictures: list[Picture] = [read_picture(source) for source in images]
+        masks: list[Mask] = [understand_mask(source, mode=options.mask_mode) for source in mask_images]
+        notes = [
+            *(note for picture in pictures for note in picture.notes),
+            *(note for mask in masks for note in mask.notes),
+        ]
+        return cls(
+            [picture.image for picture in pictures],
+            [ImageOps.invert(mask.image) if options.invert_mask else mask.image for mask in masks],
+            [mask.rule for mask in masks],
+            options.invert_mask,
+            tuple(dict.fromkeys(notes)),
+        )
+
+    def reports(self, areas: Sequence[Area]) -> tuple[MaskReport, ...]:
+        """What was understood of the mask of each of N areas."""
+        return tuple(
+            MaskReport(self.rules[pair % len(self.rules)], self.inverted, area.share) for pair, area in enumerate(areas)
+        )
