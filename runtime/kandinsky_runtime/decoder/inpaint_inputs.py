@@ -20,7 +20,7 @@ from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.request import Request, Samples
 from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
 from kandinsky_runtime.pictures.mask import is_all_keep, largest_value, latent_keep_mask
-from kandinsky_runtime.pictures.sizes import padding_for
+from kandinsky_runtime.pictures.sizes import padding_for, stretching
 from kandinsky_runtime.sampling.schedulers import Sampler
 
 Array = npt.NDArray[np.float32]
@@ -79,6 +79,7 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
     samples = Samples.of(geometry, options, prompt_count, image=images, mask_image=mask_images)
     sources = Sources.read(options, images, mask_images)
     pictures, masks = sources.pictures, sources.masks
+    stretched: list[str] = []
     if options.inpaint_area == "mask":
         areas = around_masks(
             pictures,
@@ -90,6 +91,7 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
         )
     else:
         areas = whole_pictures(pictures, masks, height=options.height, width=options.width)
+        stretched = stretching([picture.size for picture in pictures], areas.working)
     areas.check_output_type(options.output_type)
     width, height = areas.working
     crops, crop_of = areas.crops()
@@ -107,7 +109,7 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
         masks=repainted,
         keep=keep,
         reports=tuple(report for report in reports for _ in range(samples.repeats * samples.prompts // len(reports))),
-        notes=(*sources.notes, *_notes(repainted, keep, [largest_value(mask) for mask in masks])),
+        notes=(*sources.notes, *stretched, *_notes(repainted, keep, [largest_value(mask) for mask in masks])),
         understood=tuple(dict.fromkeys(str(report) for report in reports)),
     )
 

@@ -16,6 +16,7 @@ from kandinsky_runtime.pictures.area import Area
 from kandinsky_runtime.pictures.image import Picture, read_picture
 from kandinsky_runtime.pictures.mask import Mask, understand_mask
 from kandinsky_runtime.pictures.mask_rules import RULES
+from kandinsky_runtime.pictures.registration import registered, stretching
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,17 @@ class Sources:
         Raises:
             InputError: one of them cannot be read or used.
         """
-        pictures: list[Picture] = [read_picture(source) for source in images]
-        masks: list[Mask] = [understand_mask(source, mode=options.mask_mode) for source in mask_images]
-        notes = [
-            *(note for picture in pictures for note in picture.notes),
-            *(note for mask in masks for note in mask.notes),
-        ]
+        pictures = [read_picture(source) for source in images]
+        masks = [understand_mask(source, mode=options.mask_mode) for source in mask_images]
+        notes = [*(note for picture in pictures for note in picture.notes)]
+        notes += [note for mask in masks for note in mask.notes]
+        masks, more = _brought_together(pictures, masks)
         return cls(
             [picture.image for picture in pictures],
             [ImageOps.invert(mask.image) if options.invert_mask else mask.image for mask in masks],
             [mask.rule for mask in masks],
             options.invert_mask,
-            tuple(dict.fromkeys(notes)),
+            tuple(dict.fromkeys([*notes, *more])),
         )
 
     def reports(self, areas: Sequence[Area]) -> tuple[MaskReport, ...]:
@@ -81,3 +81,14 @@ class Sources:
         return tuple(
             MaskReport(self.rules[pair % len(self.rules)], self.inverted, area.share) for pair, area in enumerate(areas)
         )
+
+
+def _brought_together(pictures: Sequence[Picture], masks: Sequence[Mask]) -> tuple[list[Mask], list[str]]:
+    """The masks of the upright pictures, one for each pair or one for all, and notes on what was guessed."""
+    pairs = [(pictures[i % len(pictures)], masks[i % len(masks)]) for i in range(max(len(pictures), len(masks)))]
+    found = [registered(mask, picture) for picture, mask in pairs]
+    turned = [mask for mask, _ in found]
+    notes = [note for _, note in found]
+    notes += [stretching(mask, picture) for mask, (picture, _) in zip(turned, pairs, strict=True)]
+    same = all(mask is own for mask, (_, own) in zip(turned, pairs, strict=True))
+    return list(masks) if same else turned, [note for note in notes if note]

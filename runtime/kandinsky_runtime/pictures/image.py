@@ -28,12 +28,14 @@ class Picture:
     """A picture that was read; pipelines take one in place of its source.
 
     Attributes:
-        image: the upright 8-bit RGB image.
+        image: the 8-bit RGB image.
+        name: its name in messages, such as "image cat.png".
         orientation: the EXIF orientation that was undone; 1 for none.
         notes: what had to be guessed, one sentence each.
     """
 
     image: Image.Image
+    name: str = "image"
     orientation: int = 1
     notes: tuple[str, ...] = ()
 
@@ -42,10 +44,11 @@ AnyPicture: TypeAlias = "PictureSource | Picture"
 
 
 def read_picture(source: AnyPicture, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """A picture as an upright 8-bit RGB image, and what had to be guessed; `source` is never changed.
+    """A picture as an 8-bit RGB image, and what had to be guessed; `source` is never changed.
 
-    Files and Pillow images may have any mode, and are turned upright by their EXIF orientation. 16-bit modes (`I;16`,
-    `I` in 0..65535) and float (`F` in [0, 1]) are scaled to 8 bits and rounded. The first of several frames is used.
+    Files and Pillow images may have any mode. Files are turned upright by their EXIF orientation; Pillow images are
+    taken as they are. 16-bit modes (`I;16`, `I` in 0..65535) and float (`F` in [0, 1]) are scaled to 8 bits and
+    rounded. The first of several frames is used.
     Alpha is dropped, as in diffusers, so that hidden colours show; a note says so if there are any.
 
     Arrays are (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), uint8 or float in [0, 1], rounded to 8 bits.
@@ -69,7 +72,7 @@ def read_picture(source: AnyPicture, *, max_pixels: int = MAX_PIXELS) -> Picture
             )
         rgb = picture.convert("RGB")  # always a copy
     rgb.info = {}  # a later read would apply an orientation that is left here again
-    return Picture(rgb, opened.orientation, tuple(notes))
+    return Picture(rgb, opened.name, opened.orientation, tuple(notes))
 
 
 def read_image(source: AnyPicture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -42,11 +42,13 @@ class Mask:
             diffusers resizes first and then takes the luminance, which rounds differently in colours, and Pillow
             resizes mode 1 by nearest neighbour.
         rule: what is repainted of the source: "white", "black" or "alpha" (what is transparent).
+        orientation: the EXIF orientation that was undone; 1 for none.
         notes: what had to be guessed, one sentence each.
     """
 
     image: Image.Image
     rule: str = "white"
+    orientation: int = 1
     notes: tuple[str, ...] = ()
 
 
@@ -56,9 +58,10 @@ AnyMask: TypeAlias = "PictureSource | Mask"
 def understand_mask(source: AnyMask, *, mode: str = "auto", max_pixels: int = MAX_PIXELS) -> Mask:
     """A mask at its own size, and how it was understood; `source` is never changed.
 
-    Files and Pillow images may have any mode, and are turned upright by their EXIF orientation. `mask_rules` has the
-    rules of white, black and transparent pixels. 16-bit and float modes are scaled as in `image.read_image`. A mask
-    whose largest value is 1 has the values 0 and 1, in files, Pillow images and arrays alike.
+    Files and Pillow images may have any mode. Files are turned upright by their EXIF orientation; Pillow images are
+    taken as they are. `mask_rules` has the rules of white, black and transparent pixels. 16-bit and float modes are
+    scaled as in `image.read_image`. A mask whose largest value is 1 has the values 0 and 1, in files, Pillow images
+    and arrays alike.
 
     Arrays are (H, W), (H, W, 1) or (1, H, W): bool, float in [0, 1], or integers. The range of integers is the first
     that contains every value: 0..1, 0..255 or, for uint16, 0..65535.
@@ -78,7 +81,7 @@ def understand_mask(source: AnyMask, *, mode: str = "auto", max_pixels: int = MA
     with open_picture(source, "mask", max_pixels, small_values=True) as opened:
         mask, rule = by_rule(opened, mode)
     mask.info = {}
-    return Mask(mask, rule, tuple(opened.notes))
+    return Mask(mask, rule, opened.orientation, tuple(opened.notes))
 
 
 def read_mask(

@@ -1,4 +1,7 @@
-"""Pictures are opened: from a path, the bytes of a file or a Pillow image to 8 bits for each channel, upright.
+"""Pictures are opened: from a path, the bytes of a file or a Pillow image to 8 bits for each channel.
+
+Files are turned upright by their EXIF orientation, as viewers show them. Pillow images are taken as they are, as
+diffusers takes them.
 
 What had to be guessed is a note, one sentence each.
 """
@@ -94,7 +97,7 @@ class Opened:
 def open_picture(
     source: PictureSource, what: str, max_pixels: int = MAX_PIXELS, *, small_values: bool = False
 ) -> Iterator[Opened]:
-    """Open a picture: upright, 8 bits for each channel, in its own mode and with its transparency.
+    """Open a picture: 8 bits for each channel, in its own mode and with its transparency; files are turned upright.
 
     Pillow's warnings are silenced until the context ends.
 
@@ -111,11 +114,11 @@ def open_picture(
     with _silent_warnings:
         try:
             if isinstance(source, Image.Image):
-                yield _opened(source, name, max_pixels, small_values)
+                yield _opened(source, name, max_pixels, small_values, file=False)
             elif isinstance(source, (str, os.PathLike, bytes)):
                 with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
                     frames = getattr(file, "is_animated", False)
-                    opened = _opened(file, name, max_pixels, small_values)
+                    opened = _opened(file, name, max_pixels, small_values, file=True)
                     if frames:
                         opened.notes.append(f"{name} holds several frames: the first one is used")
                     yield opened
@@ -148,12 +151,23 @@ def float_to_eight_bit(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-def _opened(picture: Image.Image, name: str, max_pixels: int, small_values: bool) -> Opened:
+def turned_upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """A picture that was stored with an EXIF orientation, upright."""
+    turn = _TO_UPRIGHT.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _opened(picture: Image.Image, name: str, max_pixels: int, small_values: bool, *, file: bool) -> Opened:
     _check_size(picture, name, max_pixels)
     notes: list[str] = []
     orientation = _orientation(picture, name, notes)
-    turn = _TO_UPRIGHT.get(orientation)
-    upright = picture if turn is None else picture.transpose(turn)
+    if not file and orientation != 1:
+        notes.append(
+            f"{name} is a Pillow picture with the EXIF orientation {orientation}: it is taken as it is;"
+            " ImageOps.exif_transpose turns it upright"
+        )
+        orientation = 1
+    upright = turned_upright(picture, orientation)
     return Opened(_eight_bit(upright, name, notes if small_values else None), name, orientation, notes)
 
 

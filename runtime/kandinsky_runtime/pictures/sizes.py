@@ -46,6 +46,20 @@ def picture_size(sizes: Sequence[tuple[int, int]], height: int | None, width: in
     return rows, columns
 
 
+def same_proportions(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have the same proportions, up to the rounding of sides: within 1%."""
+    return abs(size[0] * other[1] - size[1] * other[0]) <= 0.01 * size[0] * other[1]
+
+
+def stretching(sizes: Sequence[tuple[int, int]], result: tuple[int, int]) -> list[str]:
+    """Notes, one for each size of a picture that is stretched to the result's."""
+    return [
+        f"the picture is {across}x{down} and the result {result[0]}x{result[1]}: the picture is stretched"
+        for across, down in dict.fromkeys(sizes)
+        if not same_proportions((across, down), result)
+    ]
+
+
 def _check_pixels(height: int, width: int, pixels: int) -> None:
     if pixels > MAX_PIXELS:
         raise InputError(f"the result would be {width}x{height} pixels; expected at most {MAX_PIXELS:,} in all")

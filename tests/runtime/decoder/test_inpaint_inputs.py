@@ -186,6 +186,26 @@ def test_invert_mask() -> None:
     np.testing.assert_array_equal(request(invert_mask=True).masks, 1 - request().masks)
 
 
+def test_one_mask_of_the_stored_size_lies_on_every_picture(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.fromarray(picture()).save(tmp_path / "turned.jpg", exif=tags)
+    made = request(image=[tmp_path / "turned.jpg", picture(80, 64)], mask_image=[mask(), mask(80, 64)])
+    np.testing.assert_array_equal(made.masks[0], np.rot90(mask() / 255, -1))
+    assert [note for note in made.notes if "turned.jpg was turned upright by its EXIF orientation 6" in note]
+    made = request(image=[tmp_path / "turned.jpg", picture()], mask_image=mask(), height=64, width=64)
+    assert len(made.masks) == 2
+
+
+def test_stretching_is_noted_with_both_sizes() -> None:
+    made = request(image=picture(90, 160), mask_image=mask(64, 64), height=96, width=96)
+    assert made.notes == (
+        "the mask is 64x64 and image 160x90: the mask is stretched to the picture",
+        "the picture is 160x90 and the result 96x96: the picture is stretched",
+    )
+    assert request(image=picture(90, 160), mask_image=mask(45, 80), height=180, width=320).notes == ()
+
+
 def test_what_was_understood_of_the_masks_is_known() -> None:
     hole = np.dstack([picture(), 255 - mask()])
     made = request(mask_image=[mask(), Image.fromarray(hole)], num_images_per_prompt=2)

@@ -18,7 +18,15 @@ from PIL import Image
 
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
 from kandinsky_runtime.pictures import opening as module
-from kandinsky_runtime.pictures.image import fit, from_model, pad_to_multiple, read_image, to_model, to_pil
+from kandinsky_runtime.pictures.image import (
+    fit,
+    from_model,
+    pad_to_multiple,
+    read_image,
+    read_picture,
+    to_model,
+    to_pil,
+)
 from kandinsky_runtime.pictures.saving import check_output_path, save_image
 from tests.tolerances import FIRST_FRAME, JPEG, JPEG_QUARTERS
 
@@ -199,13 +207,17 @@ class TestOrientation:
             image = Image.fromarray(stored).convert(mode)
         np.testing.assert_array_equal(pixels(read_image(encoded(image, "PNG", exif=exif(orientation)))), eight)
 
-    def test_a_pillow_image_is_turned_once(self) -> None:
+    def test_a_pillow_image_is_taken_as_it_is(self) -> None:
         data = encoded(Image.fromarray(COLOURS), "PNG", exif=exif(6))
         with Image.open(io.BytesIO(data)) as opened:
-            once = read_image(opened)
-            assert opened.size == (7, 5)  # the caller's image is unchanged
-        assert once.size == (5, 7)
-        np.testing.assert_array_equal(pixels(read_image(once)), pixels(once))
+            for image in (opened, opened.resize((14, 10))):  # a resized picture still has the tag
+                taken = read_picture(image)
+                np.testing.assert_array_equal(pixels(taken.image), np.asarray(image))
+                (note,) = taken.notes
+                assert "EXIF orientation 6: it is taken as it is; ImageOps.exif_transpose turns it upright" in note
+                assert taken.orientation == 1
+        assert read_picture(data).orientation == 6
+        assert read_picture(data).notes == ()
 
     def test_an_unknown_orientation_means_upright(self) -> None:
         assert read_image(encoded(Image.fromarray(COLOURS), "PNG", exif=exif(9))).size == (7, 5)
