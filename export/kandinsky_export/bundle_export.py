@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
+from kandinsky_export.checkpoints.unused_files import unused_notes
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
 from kandinsky_export.graphs.architecture import build_models, expected_tensors
@@ -89,6 +90,8 @@ def export_bundle(
     if cuda_graphs and not any(name.startswith("onnx") for name in variants):
         raise UsageError(f"cuda_graphs needs an ONNX variant; got {', '.join(variants)}")
     check_without(without, has_prior=prior is not None)
+    for note in unused_notes([checkpoint] if prior is None else [checkpoint, prior]):
+        _log.warning("%s", note)
     _check_scheduler(checkpoint)
     models = _models(checkpoint)
     signatures = {key: part.signature(models[part.model].config) for key, part in PARTS.items()}

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,11 +56,13 @@ class Checkpoint:
         root: the folder.
         components: "unet" and "movq".
         scheduler: the scheduler's config.
+        prefix: the beginning of each folder's name; "prior_" for the prior in a combined pipeline's folder.
     """
 
     root: Path
     components: Mapping[str, ModelFiles]
     scheduler: dict[str, Any]
+    prefix: str = field(default="", kw_only=True)
 
     @classmethod
     def open(cls, root: Path, variant: str | None = None) -> Checkpoint:
@@ -83,9 +85,9 @@ class Checkpoint:
 
     def files(self) -> tuple[Path, ...]:
         """Every file that the checkpoint is read from."""
-        found = [self.root / "scheduler" / "scheduler_config.json"]
-        for name, component in self.components.items():
-            found += [self.root / name / "config.json", *weight_files(component.weights)]
+        found = [self.root / f"{self.prefix}scheduler" / "scheduler_config.json"]
+        for component in self.components.values():
+            found += [component.weights.parent / "config.json", *weight_files(component.weights)]
         return tuple(found)
 
     def tensors(self, expected: Mapping[str, Mapping[str, Expected]]) -> dict[str, dict[str, Callable[[], Array]]]:
@@ -150,19 +152,23 @@ def read_folder(root: Path) -> Iterator[None]:
         raise CheckpointError(str(root), [f"cannot be read ({error})"]) from error
 
 
-def read_models(root: Path, stems: Mapping[str, str], variant: str | None, faults: list[str]) -> dict[str, ModelFiles]:
+def read_models(
+    root: Path, stems: Mapping[str, str], variant: str | None, faults: list[str], prefix: str = ""
+) -> dict[str, ModelFiles]:
     """The models of a checkpoint that have weights; `faults` takes every config and weight file that is missing.
 
     Args:
         root: the folder.
-        stems: folder of a model → how the name of its safetensors file begins.
+        stems: model → how the name of its safetensors file begins.
         variant: of the weight files; None takes the plain ones, or the only variant there is.
         faults: takes what is wrong.
+        prefix: the beginning of each folder's name; the model's name follows.
     """
     components = {}
     for name, stem in stems.items():
-        config = read_config(root / name / "config.json", faults)
-        if found := _find_weights(root / name, stem, variant, faults):
+        folder = root / f"{prefix}{name}"
+        config = read_config(folder / "config.json", faults)
+        if found := _find_weights(folder, stem, variant, faults):
             components[name] = ModelFiles(config, *found)
     return components
 

@@ -18,10 +18,12 @@ WEIGHT_STEMS: Mapping[str, str] = {
     "prior": "diffusion_pytorch_model",
 }
 PRIOR_MODELS = tuple(WEIGHT_STEMS)
+# A combined pipeline's folder is a decoder's, and in it the prior's folders have this before their names.
+COMBINED_PREFIX = "prior_"
 # Folders of the checkpoint, as they are requested from a hub.
 PRIOR_FOLDERS = (*PRIOR_MODELS, "tokenizer", "image_processor")
 
-_IMAGE_PROCESSOR = Path("image_processor", "preprocessor_config.json")
+_IMAGE_PROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class PriorCheckpoint(Checkpoint):
 
         Args:
             root: the folder, with `text_encoder`, `image_encoder`, `prior`, `tokenizer`, `image_processor` and
-                `scheduler` in it.
+                `scheduler` in it; or the folder of diffusers' combined pipeline, with `prior_prior` and so on.
             variant: of the weight files, such as "fp16"; None takes the plain ones, or the only variant there is.
 
         Raises:
@@ -52,14 +54,16 @@ class PriorCheckpoint(Checkpoint):
         """
         faults: list[str] = []
         with read_folder(root):
-            scheduler = read_config(root / "scheduler" / "scheduler_config.json", faults)
-            components = read_models(root, WEIGHT_STEMS, variant, faults)
-            tokenizer = read_tokenizer(root / "tokenizer", faults)
-            image_processor = read_config(root / _IMAGE_PROCESSOR, faults)
+            prefix = COMBINED_PREFIX if (root / f"{COMBINED_PREFIX}prior").is_dir() else ""
+            scheduler = read_config(root / f"{prefix}scheduler" / "scheduler_config.json", faults)
+            components = read_models(root, WEIGHT_STEMS, variant, faults, prefix)
+            tokenizer = read_tokenizer(root / f"{prefix}tokenizer", faults)
+            image_processor = read_config(root / f"{prefix}image_processor" / _IMAGE_PROCESSOR, faults)
         if faults or tokenizer is None:
             raise CheckpointError(str(root), faults)
-        return cls(root, components, scheduler, tokenizer, image_processor)
+        return cls(root, components, scheduler, tokenizer, image_processor, prefix=prefix)
 
     def files(self) -> tuple[Path, ...]:
         """Every file that the checkpoint is read from."""
-        return (*super().files(), *self.tokenizer.read, self.root / _IMAGE_PROCESSOR)
+        image_processor = self.root / f"{self.prefix}image_processor" / _IMAGE_PROCESSOR
+        return (*super().files(), *self.tokenizer.read, image_processor)

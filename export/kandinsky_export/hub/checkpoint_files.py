@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
+from kandinsky_export.checkpoints.prior_checkpoint import COMBINED_PREFIX
 from kandinsky_export.errors import CheckpointError
 
 ALWAYS = ("model_index.json", "scheduler/scheduler_config.json")
@@ -15,22 +16,31 @@ _WEIGHT_STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transform
 
 
 def select_files(listing: Iterable[str], components: Sequence[str], variant: str | None, subject: str) -> list[str]:
-    """The files of `listing` that make the checkpoint; CheckpointError lists everything that is missing from it."""
+    """The files of `listing` that make the checkpoint; CheckpointError lists everything that is missing from it.
+
+    If `components` are a prior's and the listing is a combined pipeline's, they are its `prior_*` folders.
+    """
     folders: dict[str, set[str]] = {}
     for file in map(PurePosixPath, listing):
         folders.setdefault(str(file.parent), set()).add(file.name)
+    index, scheduler = ALWAYS
+    combined = "prior" in components and f"{COMBINED_PREFIX}prior" in folders
+    if combined:
+        components, scheduler = [f"{COMBINED_PREFIX}{name}" for name in components], f"{COMBINED_PREFIX}{scheduler}"
+    weightless = {f"{COMBINED_PREFIX}{name}" for name in WEIGHTLESS} if combined else set(WEIGHTLESS)
     files, faults = [], []
-    for file in map(PurePosixPath, [*ALWAYS, *(f"{c}/config.json" for c in components if c not in WEIGHTLESS)]):
+    configs = (f"{component}/config.json" for component in components if component not in weightless)
+    for file in map(PurePosixPath, [index, scheduler, *configs]):
         if file.name in folders.get(str(file.parent), ()):
             files.append(str(file))
         else:
             faults.append(f"{file} is missing")
     for component in components:
         names = folders.get(component, set())
-        chosen = _text_files(names) if component in WEIGHTLESS else _weight_files(names, variant)
+        chosen = _text_files(names) if component in weightless else _weight_files(names, variant)
         files += [f"{component}/{file}" for file in chosen]
         if not chosen:
-            faults.append(_nothing_chosen(component, names, variant))
+            faults.append(_nothing_chosen(component, names, variant, has_weights=component not in weightless))
     if faults:
         raise CheckpointError(subject, faults)
     return files
@@ -66,10 +76,10 @@ def _whole_shards(names: Collection[str], pattern: str) -> list[str]:
     return next((found for count, found in shards.items() if len(found) == count), [])
 
 
-def _nothing_chosen(component: str, names: Collection[str], variant: str | None) -> str:
+def _nothing_chosen(component: str, names: Collection[str], variant: str | None, *, has_weights: bool) -> str:
     """What is wrong with a folder from which no file could be chosen."""
     present = ", ".join(sorted(set(names) - {"config.json"})) or "nothing else"
-    if component in WEIGHTLESS:
+    if not has_weights:
         return f"{component}/ has no .json or .txt file; it holds {present}"
     kind = f"{variant} weights" if variant else "weights"
     return f"{component}/ has no complete {kind} in safetensors form; it holds {present}"

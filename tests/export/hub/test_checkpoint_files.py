@@ -54,6 +54,21 @@ def test_components_decide_what_is_needed(huggingface: FakeHuggingFace, tmp_path
     }
 
 
+def test_a_combined_pipeline_has_its_prior_in_folders_of_its_own(huggingface: FakeHuggingFace, tmp_path: Path) -> None:
+    prior = {
+        "prior_scheduler/scheduler_config.json",
+        "prior_tokenizer/tokenizer.json",
+        "prior_prior/config.json",
+        "prior_prior/diffusion_pytorch_model.safetensors",
+    }
+    huggingface.publish(PUBLISHED | prior)
+    assert names(fetch_hf(tmp_path / "prior", components=("prior", "tokenizer"))) == prior | {"model_index.json"}
+    assert names(fetch_hf(tmp_path / "decoder")) == weights(".safetensors")
+    huggingface.publish(PUBLISHED | prior - {"prior_tokenizer/tokenizer.json"})
+    with pytest.raises(CheckpointError, match="prior_tokenizer/ has no .json or .txt file"):
+        fetch_hf(tmp_path / "missing", components=("prior", "tokenizer"))
+
+
 @pytest.mark.parametrize(
     ("published", "variant", "faults"),
     [
