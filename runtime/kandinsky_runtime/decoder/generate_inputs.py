@@ -17,7 +17,7 @@ from kandinsky_runtime.decoder.kept_area import KeptArea
 from kandinsky_runtime.decoder.options import GenerateOptions
 from kandinsky_runtime.decoder.request import Request, Samples
 from kandinsky_runtime.errors import InputError
-from kandinsky_runtime.pictures.image import fit, read_picture, to_pil
+from kandinsky_runtime.pictures.image import fit, read_picture, to_pil, without_alpha
 from kandinsky_runtime.pictures.sizes import picture_size
 from kandinsky_runtime.sampling.schedulers import Sampler
 
@@ -29,7 +29,13 @@ SIDE = 512  # of a result without a picture: diffusers' default
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(Request):
-    """The checked inputs of one run of text-to-image or image-to-image; every array is float32."""
+    """The checked inputs of one run of text-to-image or image-to-image; every array is float32.
+
+    Attributes:
+        sources: the different pictures to change.
+    """
+
+    sources: tuple[Image.Image, ...] = ()
 
     def begin(self, noise: Array, encoded: Array, sampler: Sampler) -> tuple[Array, KeptArea | None]:
         """Noise, or the pictures' latents at the noise level of the first step taken; see `Request.begin`."""
@@ -38,8 +44,13 @@ class GenerateRequest(Request):
         return sampler.add_noise(sampler.first, encoded, noise), None
 
     def finished(self, decoded: Array, output_type: str) -> list[Image.Image] | Array:
-        """The decoder's pictures; see `Request.finished`."""
-        return to_pil(decoded) if output_type == "pil" else decoded
+        """The decoder's pictures, "pil" with the profiles of their sources; see `Request.finished`."""
+        if output_type == "np":
+            return decoded
+        images = to_pil(decoded)
+        for image, picture in zip(images, self.picture_of, strict=False):
+            image.info.update(self.sources[picture].info)
+        return images
 
 
 def prepare_generate(geometry: Geometry, options: GenerateOptions, prompt_count: int = 0) -> GenerateRequest:
@@ -62,9 +73,14 @@ def prepare_generate(geometry: Geometry, options: GenerateOptions, prompt_count:
     read = [read_picture(source) for source in images]
     sizes = [picture.image.size for picture in read] or [(SIDE, SIDE)]
     height, width = picture_size(sizes, options.height, options.width)
-    pictures = [fit(picture.image, width=width, height=height) for picture in read]
+    pictures = [fit(without_alpha(picture.image), width=width, height=height) for picture in read]
     common = samples.common(geometry, options, pictures, range(len(pictures)), height, width)
-    return GenerateRequest(**common, first_step=first, notes=tuple(note for picture in read for note in picture.notes))
+    return GenerateRequest(
+        **common,
+        first_step=first,
+        sources=tuple(pictures),
+        notes=tuple(note for picture in read for note in picture.notes),
+    )
 
 
 def first_step(steps: int, strength: float) -> int:

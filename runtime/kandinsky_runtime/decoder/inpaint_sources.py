@@ -43,7 +43,7 @@ class Sources:
     """The pictures and masks of a run, one for each pair, or one for all.
 
     Attributes:
-        pictures: RGB.
+        pictures: RGB or RGBA.
         masks: of mode 1, L or RGB, at their own sizes; white is repainted.
         rules: the rule of each mask, see `MaskReport`.
         inverted: whether the masks were swapped.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
-from kandinsky_runtime.pictures.image import fit, to_pil
+from kandinsky_runtime.pictures.image import fit, to_pil, without_alpha
 from kandinsky_runtime.pictures.mask import Scalar, fit_mask, paste_pixels
 from kandinsky_runtime.pictures.sizes import picture_size
 
@@ -35,7 +35,7 @@ class Area:
     The working picture is the resized box at the top left, with padding to the right or below.
 
     Attributes:
-        picture: the whole picture, RGB.
+        picture: the whole picture, RGB or RGBA; what is repainted becomes opaque.
         number: the index of the picture in the run; several areas may share a picture.
         box: the box of the part.
         mask: the mask of the box, (h, w) of {0, 1}, 1 to repaint.
@@ -55,7 +55,9 @@ class Area:
 
     def crop(self, working: Size) -> Image.Image:
         """The working picture (RGB), padded by repetition of the last row or column."""
-        return Image.fromarray(_padded(np.asarray(fit(self.picture.crop(self.box), *self.inner)), working))
+        return Image.fromarray(
+            _padded(np.asarray(fit(without_alpha(self.picture.crop(self.box)), *self.inner)), working)
+        )
 
     def working_mask(self, working: Size) -> Array:
         """The mask of the working picture, padded in the same way."""
@@ -288,6 +290,6 @@ def _as_picture(mask: Array) -> Image.Image:
 
 
 def _floats(picture: Image.Image) -> Array:
-    pixels = np.asarray(picture).astype(np.float32)
+    pixels = np.asarray(without_alpha(picture)).astype(np.float32)
     pixels /= 255
     return pixels

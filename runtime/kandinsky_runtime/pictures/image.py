@@ -19,6 +19,7 @@ from PIL import Image
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS
 from kandinsky_runtime.pictures.opening import PictureSource, describe_range, float_to_eight_bit, open_picture
+from kandinsky_runtime.pictures.profiles import to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class Picture:
     """A picture that was read; pipelines take one in place of its source.
 
     Attributes:
-        image: the 8-bit RGB image.
+        image: the 8-bit RGB image, or RGBA if the picture is partly transparent. Its `info` has the colour profile, if
+            there is one, and nothing else.
         name: its name in messages, such as "image cat.png".
         orientation: the EXIF orientation that was undone; 1 for none.
         notes: what had to be guessed, one sentence each.
@@ -49,7 +51,8 @@ def read_picture(source: AnyPicture, *, max_pixels: int = MAX_PIXELS) -> Picture
     Files and Pillow images may have any mode. Files are turned upright by their EXIF orientation; Pillow images are
     taken as they are. 16-bit modes (`I;16`, `I` in 0..65535) and float (`F` in [0, 1]) are scaled to 8 bits and
     rounded. The first of several frames is used.
-    Alpha is dropped, as in diffusers, so that hidden colours show; a note says so if there are any.
+    The colours beneath transparent pixels are used, as in diffusers, so that hidden colours show; a note says so if
+    there are any. `profiles` has the rules of colour profiles.
 
     Arrays are (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), uint8 or float in [0, 1], rounded to 8 bits.
 
@@ -66,27 +69,39 @@ def read_picture(source: AnyPicture, *, max_pixels: int = MAX_PIXELS) -> Picture
         source = _picture_from_array(source)
     with open_picture(source, "image", max_pixels) as opened:
         picture, notes = opened.picture, opened.notes
-        if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] != 255:
-            notes.append(
-                f"{opened.name} is partly transparent: its alpha is ignored, and the colours stored beneath are used"
-            )
-        rgb = picture.convert("RGB")  # always a copy
-    rgb.info = {}  # a later read would apply an orientation that is left here again
-    return Picture(rgb, opened.name, opened.orientation, tuple(notes))
+        image = to_rgb(picture, opened.profile, opened.name, notes)
+        if picture.has_transparency_data:
+            alpha = picture.convert("RGBA").getchannel("A")
+            if alpha.getextrema()[0] != 255:
+                notes.append(f"{opened.name} is partly transparent: the colours stored beneath are used")
+                image.putalpha(alpha)
+    return Picture(image, opened.name, opened.orientation, tuple(notes))
 
 
 def read_image(source: AnyPicture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image of `read_picture`, whose notes are logged as warnings."""
+    """The image of `read_picture` as RGB; its notes are logged as warnings."""
     picture = read_picture(source, max_pixels=max_pixels)
     for note in picture.notes:
         logger.warning(note)
-    return picture.image
+    return without_alpha(picture.image)
+
+
+def without_alpha(image: Image.Image) -> Image.Image:
+    """An RGB or RGBA image as RGB; the same object if it is."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """An RGB image resized to width x height as in diffusers: bicubic, after a box reduction of large images."""
+    """An image resized to width x height as in diffusers: bicubic, after a box reduction of large images.
+
+    The alpha of an RGBA image is resized by itself, so that the colours are those of the RGB image.
+    """
     if image.size == (width, height):
         return image
+    if image.mode == "RGBA":
+        resized = fit(image.convert("RGB"), width, height)
+        resized.putalpha(fit(image.getchannel("A"), width, height))
+        return resized
     return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=1)
 
 

@@ -84,12 +84,14 @@ class Opened:
         picture: the picture, 8 bits for each channel, in its own mode and with its transparency.
         name: its name in messages, such as "image cat.png".
         orientation: the EXIF orientation that was undone; 1 for none.
+        profile: its ICC profile, or None.
         notes: what had to be guessed, one sentence each.
     """
 
     picture: Image.Image
     name: str
     orientation: int = 1
+    profile: bytes | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -167,8 +169,9 @@ def _opened(picture: Image.Image, name: str, max_pixels: int, small_values: bool
             " ImageOps.exif_transpose turns it upright"
         )
         orientation = 1
-    upright = turned_upright(picture, orientation)
-    return Opened(_eight_bit(upright, name, notes if small_values else None), name, orientation, notes)
+    eight_bit = _eight_bit(turned_upright(picture, orientation), name, notes if small_values else None)
+    profile = picture.info.get("icc_profile")
+    return Opened(eight_bit, name, orientation, profile if isinstance(profile, bytes) and profile else None, notes)
 
 
 def _name(source: object, what: str) -> str:

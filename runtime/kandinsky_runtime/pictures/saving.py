@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,19 @@ from kandinsky_runtime.files import write_whole
 # suffix → Pillow's format, and the options to save without loss (JPEG: with little loss)
 _OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
-    ".webp": ("WEBP", {"lossless": True}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".bmp": ("BMP", {}),
     ".tif": ("TIFF", {}),
     ".tiff": ("TIFF", {}),
 }
+
+
+_WITHOUT_PROFILE = ("BMP",)
+_WITHOUT_ALPHA = ("JPEG", "BMP")
+
+_log = logging.getLogger(__name__)
 
 
 def check_output_path(path: str | os.PathLike[str]) -> None:
@@ -42,9 +49,10 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write an RGB image in the format of the suffix of `path`. The write is atomic.
+    """Write an RGB or RGBA image with its colour profile in the format of the suffix of `path`. The write is atomic.
 
-    Every format except JPEG is lossless.
+    Every format except JPEG is lossless. What a format cannot hold is left out, with a warning: JPEG and BMP have no
+    transparency, and BMP has no profile.
 
     Raises:
         InputError: see `check_output_path`.
@@ -53,6 +61,14 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     check_output_path(path)
     target = Path(path)
     file_format, options = _OUTPUT_FORMATS[target.suffix.lower()]
+    profile = image.info.get("icc_profile")
+    if profile and file_format in _WITHOUT_PROFILE:
+        _log.warning("output %s: %s holds no colour profile; the picture's is left out", target, file_format)
+    elif profile:
+        options = {**options, "icc_profile": profile}
+    if image.mode == "RGBA" and file_format in _WITHOUT_ALPHA:
+        _log.warning("output %s: %s holds no transparency; the picture's is left out", target, file_format)
+        image = image.convert("RGB")
     try:
         write_whole(target, lambda stream: image.save(stream, file_format, **options))
     except (OSError, ValueError) as error:  # ValueError: a limit of the format, such as WebP's 16383 px
