@@ -1,4 +1,4 @@
-"""The readiness check's verdicts on graphs that are made to fail, held against NVIDIA's builder."""
+"""The readiness check's verdicts on small graphs, held against NVIDIA's builder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.export.tensorrt.test_check import FAILING, PROFILES, SPEC
+from tests.export.tensorrt.test_check import FAILING, LARGEST_HEIGHT, PASSING, PROFILES, SPEC, SQUARE, up_to
 from tests.tensorrt_rtx.builder import Built, Job, build, profile_options
 
 # What TensorRT-RTX 1.7.1 builds although the check says no, and why the check goes on saying it. The check is for the
@@ -32,18 +32,23 @@ BUILT_ALL_THE_SAME = {
     "a shape that holds for the smallest only": "the builder leaves it to the run: refused there, and here before",
     "nodes out of order": "ONNX Runtime sorts them; ONNX forbids them",
 }
+# On either side of what the check calls too large.
+HEIGHTS = (LARGEST_HEIGHT, LARGEST_HEIGHT + 1)
 
 
 @pytest.fixture(scope="module")
 def verdicts(nvidia_builder: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     """What the builder says to every graph, by case."""
-    folder = tmp_path_factory.mktemp("failing")
+    folder = tmp_path_factory.mktemp("verdicts")
+    graphs = {case: (*graph, PROFILES) for case, graph in PASSING.items()}
+    graphs |= {case: (nodes, constants, opset, PROFILES) for case, (nodes, constants, opset, _) in FAILING.items()}
+    graphs |= {f"up to {height}": (*SQUARE, up_to(height)) for height in HEIGHTS}
     jobs = []
-    for case, (nodes, constants, opset, _) in FAILING.items():
+    for case, (nodes, constants, opset, profiles) in graphs.items():
         file = folder / f"{case}.onnx"
         file.write_bytes(graph_of(nodes, constants, opset).SerializeToString())
-        jobs.append(Job(file, folder / case, "sm89", profile_options(SPEC, PROFILES)))
-    return dict(zip(FAILING, build(jobs), strict=True))
+        jobs.append(Job(file, folder / case, "sm89", profile_options(SPEC, profiles)))
+    return dict(zip(graphs, build(jobs), strict=True))
 
 
 def graph_of(nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto], opset: int) -> onnx.ModelProto:
@@ -66,3 +71,14 @@ def test_what_the_check_refuses_is_not_built(case: str, verdicts: dict[str, Buil
 @pytest.mark.parametrize("case", BUILT_ALL_THE_SAME)
 def test_what_is_built_all_the_same(case: str, verdicts: dict[str, Built]) -> None:
     assert verdicts[case].faults() == [], "no longer built: take it out of the list"
+
+
+@pytest.mark.parametrize("case", PASSING)
+def test_what_the_check_calls_ready_is_built(case: str, verdicts: dict[str, Built]) -> None:
+    assert verdicts[case].faults() == []
+
+
+def test_the_largest_tensor(verdicts: dict[str, Built]) -> None:
+    taken, refused = (verdicts[f"up to {height}"] for height in HEIGHTS)
+    assert taken.faults() == []
+    assert any("tensor volume exceeds 1099511627776" in text for text in refused.faults())

@@ -18,6 +18,8 @@ import onnx
 from kandinsky_export.tensorrt.shapes import Origin, Site, Value
 
 _MAX_VOLUME = 2**31 - 1
+# A larger tensor is refused when the engine is built (TensorRT-RTX 1.7.1), whether or not it is fused away.
+_LARGEST_VOLUME = 2**40
 
 _TYPE_NAMES = {
     onnx.TensorProto.FLOAT: "FP32",
@@ -129,8 +131,13 @@ def notes(site: Site) -> Iterator[str]:
     """Differences of TensorRT that lose nothing."""
     if any(value is not None and value.dtype == onnx.TensorProto.DOUBLE for value in (*site.inputs, *site.outputs)):
         yield "computes in FP32 in place of DOUBLE; its constants are the same in FP32"
-    if any(value is not None and value.shape and math.prod(value.shape) > _MAX_VOLUME for value in site.outputs):
+    if _MAX_VOLUME < _volume(site) <= _LARGEST_VOLUME:
         yield "makes more than 2^31 - 1 elements, unless TensorRT fuses them away: if the build fails, lower MAX"
+
+
+def _volume(site: Site) -> int:
+    """The number of elements of a node's largest output, as far as shapes are known."""
+    return max((math.prod(value.shape) for value in site.outputs if value is not None and value.shape), default=0)
 
 
 def _mixed_types(site: Site) -> Iterator[str]:
@@ -183,6 +190,8 @@ def _shape_reasons(site: Site) -> Iterator[str]:
     for value in site.outputs:
         if value is not None and value.shape is None:
             yield "the shape of its output does not follow from the shapes of the graph's inputs"
+    if _volume(site) > _LARGEST_VOLUME:
+        yield "makes more than 2^40 elements, which TensorRT-RTX 1.7.1 refuses: lower MAX"
 
 
 def _resize(site: Site, opset: int) -> Iterator[str]:

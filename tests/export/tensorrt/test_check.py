@@ -300,56 +300,70 @@ def test_what_would_fail_and_why(case: str) -> None:
     assert any(text.startswith(reason) for text in found.reasons), found.reasons
 
 
-@pytest.mark.parametrize(
-    ("nodes", "constants", "opset"),
-    [
-        ([node("Resize", "x _ scales", mode="linear")], [constant("scales", [1, 1, 1, 1])], 17),
-        (
-            [node("GroupNormalization", "x s b", num_groups=2)],
-            [constant("s", np.ones(2)), constant("b", np.zeros(2))],
-            18,
-        ),
-        (
-            [cast("x", "h", HALF), node("Mul", "h h", "m"), cast("m", "y", FLOAT)],
-            [],
-            17,
-        ),
-        (
-            [node("Shape", "x", "s"), node("Reshape", "x flat", "f"), node("Reshape", "f s")],
-            [constant("flat", [-1], np.int64)],
-            17,
-        ),
-        ([node("ReduceMax", "x axes", "m"), node("Add", "x m")], [constant("axes", [1, 2], np.int64)], 18),
-        ([node("Where", "b x x")], [constant("b", [True], np.bool_)], 17),
-        ([node("MaxPool", "x", "y", kernel_shape=[1, 1])], [], 17),
-    ],
-    ids=["resize", "group norm 18", "fp16", "shape", "axes", "where", "pool"],
-)
-def test_what_is_next_to_it_passes(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], opset: int) -> None:
-    assert check(nodes, constants, opset) == Findings()
+PASSING: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto], int]] = {
+    "resize": ([node("Resize", "x _ scales", mode="linear")], [constant("scales", [1, 1, 1, 1])], 17),
+    "group norm 18": (
+        [node("GroupNormalization", "x s b", num_groups=2)],
+        [constant("s", np.ones(2)), constant("b", np.zeros(2))],
+        18,
+    ),
+    "fp16": ([cast("x", "h", HALF), node("Mul", "h h", "m"), cast("m", "y", FLOAT)], [], 17),
+    "shape": (
+        [node("Shape", "x", "s"), node("Reshape", "x flat", "f"), node("Reshape", "f s")],
+        [constant("flat", [-1], np.int64)],
+        17,
+    ),
+    "axes": ([node("ReduceMax", "x axes", "m"), node("Add", "x m")], [constant("axes", [1, 2], np.int64)], 18),
+    "where": ([node("Where", "b x x")], [constant("b", [True], np.bool_)], 17),
+    "pool": ([node("MaxPool", "x", "y", kernel_shape=[1, 1])], [], 17),
+}
+
+
+@pytest.mark.parametrize("case", PASSING)
+def test_what_is_next_to_it_passes(case: str) -> None:
+    assert check(*PASSING[case]) == Findings()
 
 
 def test_a_double_that_float_holds_is_a_note() -> None:
     nodes = [cast("x", "d", DOUBLE), node("Mul", "c d", "m"), cast("m", "y", FLOAT)]
     found = check(nodes, [constant("c", 0.5, np.float64)])
     assert found.ready
-    assert list(found.notes) == ["computes in FP32 where the graph says DOUBLE; its constants are the same in FP32"]
+    assert list(found.notes) == ["computes in FP32 in place of DOUBLE; its constants are the same in FP32"]
 
 
-def test_a_huge_tensor_is_a_note() -> None:
-    nodes = [
+# A product of (n, 1) and (1, n), where n is 24 times the height.
+SQUARE: tuple[list[onnx.NodeProto], list[onnx.TensorProto], int] = (
+    [
         node("Reshape", "x column", "a"),
         node("Reshape", "x row", "b"),
         node("MatMul", "a b", "m"),
         node("ReduceMax", "m", "r"),
         node("Reshape", "r one", "s"),
         node("Add", "x s"),
-    ]
-    shapes = {"column": [-1, 1], "row": [1, -1], "one": [1]}
-    profiles = [GraphProfile(Profile(), {"batch": Span(1, 1, 1), "height": Span(1, 1, 2048)}, 1, False)]
-    found = check(nodes, [constant(name, shape, np.int64) for name, shape in shapes.items()], profiles=profiles)
+    ],
+    [constant(name, shape, np.int64) for name, shape in (("column", [-1, 1]), ("row", [1, -1]), ("one", [1]))],
+    17,
+)
+# The largest height whose square has at most 2^40 elements.
+LARGEST_HEIGHT = 43690
+
+
+def up_to(height: int) -> tuple[GraphProfile, ...]:
+    """The profile of one picture, of up to this height."""
+    return (GraphProfile(Profile(), {"batch": Span(1, 1, 1), "height": Span(1, 1, height)}, 1, False),)
+
+
+@pytest.mark.parametrize("height", [2048, LARGEST_HEIGHT])
+def test_a_huge_tensor_is_a_note(height: int) -> None:
+    found = check(*SQUARE, profiles=up_to(height))
     assert found.ready
     assert [text.partition(",")[0] for text in found.notes] == ["makes more than 2^31 - 1 elements"]
+
+
+def test_a_tensor_larger_than_the_builder_takes() -> None:
+    found = check(*SQUARE, profiles=up_to(LARGEST_HEIGHT + 1))
+    assert found.reasons == {"makes more than 2^40 elements, which TensorRT-RTX 1.7.1 refuses: lower MAX": ["MatMul m"]}
+    assert not found.notes
 
 
 def test_the_nodes_are_named() -> None:
