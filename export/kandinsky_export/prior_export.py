@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +69,7 @@ def write_prior_entry(
         CheckpointError: a tensor cannot be read any more, or is not finite.
     """
     (folder / _TOKENIZER).mkdir()
-    for role, path in prior.tokenizer.paths.items():
-        shutil.copyfile(path, folder / _TOKENIZER / FILES[role])
+    prior.tokenizer.write(folder / _TOKENIZER)
     weights = tensors["prior"]
     np.savez(
         folder / CONSTANTS,

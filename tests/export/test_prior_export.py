@@ -64,8 +64,9 @@ class TestContent:
         assert manifest.prior.image_processor == prior.image_processor
         assert manifest.prior.tokenizer_config == prior.tokenizer.config
         assert manifest.prior.eos_token_id == prior.components["text_encoder"].config["eos_token_id"] == 2
-        for role, path in prior.tokenizer.paths.items():
-            assert (micro_prior_bundle / manifest.prior.tokenizer[role]).read_bytes() == path.read_bytes()
+        for role, name in (("vocabulary", "vocab.json"), ("merges", "merges.txt")):
+            there = micro_prior_diffusers / "tokenizer" / name
+            assert (micro_prior_bundle / manifest.prior.tokenizer[role]).read_bytes() == there.read_bytes()
         source = manifest.source["prior"]
         assert (source["name"], source["form"]) == ("micro-prior", "diffusers")
         assert set(source["files"]) == {path.relative_to(micro_prior_diffusers).as_posix() for path in prior.files()}

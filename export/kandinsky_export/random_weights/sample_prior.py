@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from kandinsky_export.checkpoints.checkpoint import Form
 from kandinsky_export.checkpoints.prior_checkpoint import PRIOR_MODELS, WEIGHT_STEMS
-from kandinsky_export.checkpoints.tokenizer_files import FILES, read_tokenizer
+from kandinsky_export.checkpoints.tokenizer_files import FILES, TokenizerFiles, read_tokenizer
 from kandinsky_export.errors import CheckpointError
 from kandinsky_export.folders import new_folder
 from kandinsky_export.graphs.architecture import build_models, expected_tensors
@@ -48,7 +47,7 @@ def write_sample_prior(
         size: "tiny" or "full". A tiny text encoder has as many tokens as the vocabulary, a full one as published.
         seed: of the values.
         form: "ppdiffusers" (.pdparams) or "diffusers" (.safetensors).
-        vocabulary: a folder with `vocab.json` and `merges.txt`; None for a small vocabulary made here.
+        vocabulary: a tokenizer's folder; None for a small vocabulary made here.
         changes: settings that differ from the sized configs, by "text_encoder", "image_encoder", "prior" and
             "scheduler".
         overwrite: replace `out`.
@@ -61,7 +60,8 @@ def write_sample_prior(
     """
     if form not in get_args(Form):
         raise UsageError(f"there is no form {form!r}; choose from {', '.join(get_args(Form))}")
-    tokens = len(small_vocabulary().tokens) if vocabulary is None else _given_tokens(vocabulary)
+    given = None if vocabulary is None else _given_tokenizer(vocabulary)
+    tokens = len(small_vocabulary().tokens) if given is None else given.size
     changed = changes or {}
     configs = {name: sized(name, size) for name in PRIOR_MODELS}
     configs["text_encoder"] |= {"vocab_size": tokens} if size == "tiny" else {}
@@ -87,26 +87,25 @@ def write_sample_prior(
         scheduler = sized("prior_scheduler", size) | dict(changed.get("scheduler", {}))
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         write_json(folder / "image_processor" / "preprocessor_config.json", sized("image_processor", size))
-        _write_tokenizer(folder / "tokenizer", vocabulary)
+        _write_tokenizer(folder / "tokenizer", given)
         write_json(folder / INDEX, model_index(published("prior_model_index"), form))
 
 
-def _given_tokens(folder: Path) -> int:
+def _given_tokenizer(folder: Path) -> TokenizerFiles:
     faults: list[str] = []
     tokenizer = read_tokenizer(folder, faults)
     if tokenizer is None or faults:
         raise CheckpointError(str(folder), faults)
-    return tokenizer.size
+    return tokenizer
 
 
-def _write_tokenizer(folder: Path, vocabulary: Path | None) -> None:
-    if vocabulary is None:
+def _write_tokenizer(folder: Path, given: TokenizerFiles | None) -> None:
+    if given is None:
         made = small_vocabulary()
         write_json(folder / FILES["vocabulary"], made.ids())
         (folder / FILES["merges"]).write_text(made.merges_text(), encoding="utf-8")
     else:
-        for name in FILES.values():
-            shutil.copyfile(vocabulary / name, folder / name)
+        given.write(folder)
     config = published("tokenizer")
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", {key: config[key] for key in _SPECIAL_TOKENS})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from kandinsky_export.checkpoints.tokenizer_files import read_tokenizer
 from kandinsky_export.random_weights.vocabulary import small_vocabulary
+from kandinsky_runtime.prior.tokenizer import Tokenizer
+from tests.golden import GOLDEN
 
 CLIP = {"bos_token": "<|startoftext|>"} | dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
 
@@ -32,8 +35,12 @@ def test_clips_settings_where_no_config_says_otherwise(folder: Path) -> None:
     assert not faults
     assert tokenizer.config == {"model_max_length": 77, **CLIP}
     assert tokenizer.size == len(small_vocabulary().tokens)
-    assert tokenizer.paths == {"vocabulary": folder / "vocab.json", "merges": folder / "merges.txt"}
-    assert tokenizer.read == tuple(tokenizer.paths.values())
+    assert tokenizer.read == (folder / "vocab.json", folder / "merges.txt")
+    written = folder.parent / "written"
+    written.mkdir()
+    tokenizer.write(written)
+    for path in tokenizer.read:
+        assert (written / path.name).read_bytes() == path.read_bytes()
 
 
 def configured(folder: Path, tokens: dict[str, Any], config: dict[str, Any]) -> Mapping[str, Any]:
@@ -106,3 +113,78 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     faults = ["from elsewhere"]
     assert read_tokenizer(tmp_path / "tokenizer", faults) is None
     assert faults == ["from elsewhere", "tokenizer/vocab.json is missing", "tokenizer/merges.txt is missing"]
+
+
+class TestTokenizerJson:
+    """What transformers 5 saves; `scripts/goldens/tokenizer_json.py` saved the golden folder with it."""
+
+    @pytest.fixture
+    def saved(self, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(GOLDEN / "tokenizer_json", tmp_path / "tokenizer"))
+
+    def change(self, folder: Path, **model: Any) -> None:
+        content = json.loads((folder / "tokenizer.json").read_text())
+        content["model"] |= model
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+
+    def test_the_vocabulary_and_the_merges_are_those_it_was_made_from(self, saved: Path, tmp_path: Path) -> None:
+        tokenizer = read_tokenizer(saved, [])
+        assert tokenizer is not None
+        assert tokenizer.read == (saved / "tokenizer.json", saved / "tokenizer_config.json")
+        tokenizer.write(tmp_path)
+        assert json.loads((tmp_path / "vocab.json").read_text()) == small_vocabulary().ids()
+        assert (tmp_path / "merges.txt").read_text() == small_vocabulary().merges_text()
+        assert tokenizer.config["model_max_length"] == 77  # 10^30 in the file: not set
+
+    def test_tokens_are_those_of_transformers(self, saved: Path, tmp_path: Path) -> None:
+        tokenizer = read_tokenizer(saved, [])
+        assert tokenizer is not None
+        tokenizer.write(tmp_path)
+        mine = Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt", tokenizer.config)
+        for text, ids in json.loads((saved / "tokens.json").read_text()).items():
+            assert mine.encode([text]).ids[0].tolist() == ids, text
+
+    def test_merges_as_texts(self, saved: Path) -> None:
+        """As tokenizers wrote them before 0.20."""
+        pairs = read_tokenizer(saved, [])
+        self.change(saved, merges=[" ".join(pair) for pair in small_vocabulary().merges])
+        texts = read_tokenizer(saved, [])
+        assert pairs is not None
+        assert texts is not None
+        assert texts.contents == pairs.contents
+
+    def test_files_of_their_own_go_first(self, saved: Path) -> None:
+        (saved / "vocab.json").write_text(json.dumps(small_vocabulary().ids()))
+        assert read_tokenizer(saved, []) is not None  # one alone does not count
+        (saved / "merges.txt").write_text("#version\nnonsense\n")
+        faults: list[str] = []
+        assert read_tokenizer(saved, faults) is None
+        assert faults == ["tokenizer/merges.txt cannot be used: line 2 is not two symbols with a space between them"]
+
+    @pytest.mark.parametrize(
+        ("model", "fault"),
+        [
+            ({"type": "Unigram"}, "has no `model` of type BPE"),
+            ({"end_of_word_suffix": ""}, "`end_of_word_suffix` is ''; CLIP's tokenizer has '</w>'"),
+            ({"vocab": [["a", 1.0]]}, "has no `vocab` that maps tokens to numbers"),
+            ({"vocab": {"a": "b"}}, "must map tokens to whole numbers"),
+            ({"merges": None}, "`merges` must be a list of pairs of symbols"),
+            ({"merges": ["a b c"]}, "`merges` must be a list of pairs of symbols"),
+            ({"merges": [["a", "b c"]]}, "`merges` must be a list of pairs of symbols"),
+            ({"merges": [["a", 1]]}, "`merges` must be a list of pairs of symbols"),
+            ({"merges": [["a", "\ud800"]]}, "is not UTF-8 text"),
+            ({"merges": []}, "it has no line of two symbols"),
+        ],
+    )
+    def test_faults(self, model: dict[str, Any], fault: str, saved: Path) -> None:
+        self.change(saved, **model)
+        faults: list[str] = []
+        assert read_tokenizer(saved, faults) is None
+        assert any(fault in said and said.startswith("tokenizer/tokenizer.json") for said in faults), faults
+
+    @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b'{"model": 1, "added_tokens": {}}', b"[" * 100_000])
+    def test_nonsense(self, content: bytes, saved: Path) -> None:
+        (saved / "tokenizer.json").write_bytes(content)
+        faults: list[str] = []
+        assert read_tokenizer(saved, faults) is None
+        assert len(faults) == 1
