@@ -1,0 +1,256 @@
+"""Every row of the grid, one after the other: a result file for each, and finished ones are skipped."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.quality import tasks as drawn
+from benchmarks.quality.frechet import Gaussian, frechet_distance
+from benchmarks.quality.grid import BASELINE, COMMON, Item
+from benchmarks.quality.judging import Judge, Verdict, accuracy, look_at
+from benchmarks.quality.opening import opener
+from benchmarks.quality.reference import Reference, reference_of, shortened
+from kandinsky_export.comparison.cases import Case
+from kandinsky_export.comparison.figures import Figures, Summary, shown
+from kandinsky_export.comparison.runs import Outcome, run_case
+from kandinsky_export.comparison.settings import Setting
+from kandinsky_runtime.bench.report import environment
+from kandinsky_runtime.bundle.bundle import MANIFEST, Bundle
+from kandinsky_runtime.bundle.manifest import INPAINT
+from kandinsky_runtime.decoder import movq
+from kandinsky_runtime.errors import EngineUnavailable, Kandinsky22Error, UsageError
+from kandinsky_runtime.files import file_sha256, fingerprint, write_whole
+from kandinsky_runtime.pictures.opening import float_to_eight_bit
+
+REVISION = 1
+"""Raised when a measure changes, so that older results are made again."""
+SHEET_ROWS = 8
+"""Results whose pictures are kept for contact sheets."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every row has in common.
+
+    Attributes:
+        bundle: the bundle.
+        folder: where results are written.
+        tasks: what the model is asked to do.
+        seeds: results of each task.
+        judge: reads the results; None for measures without a judge alone.
+        baseline: the row that the others are compared with.
+        common: settings that are added to every row's.
+        progress: whether to show bars.
+    """
+
+    bundle: Bundle
+    folder: Path
+    tasks: Sequence[drawn.Task]
+    seeds: int
+    judge: Judge | None
+    baseline: Item = BASELINE
+    common: str = COMMON
+    progress: bool = True
+
+    @property
+    def inpainting(self) -> bool:
+        """Whether the bundle repaints drawings; else it makes pictures from prompts alone."""
+        return INPAINT in self.bundle.manifest.tasks
+
+    def setting(self, item: Item) -> Setting:
+        """The row's setting with what all rows have."""
+        return Setting.parse(",".join(filter(None, (item.text, self.common))))
+
+    def cases(self, item: Item) -> list[Case]:
+        """The row's cases."""
+        prompts = drawn.shuffled_prompts(self.tasks) if item.shuffled else None
+        return drawn.cases_for(self.tasks, self.seeds, inpainting=self.inpainting, prompts=prompts)
+
+    @cached_property
+    def held_out(self) -> Gaussian:
+        """The features of as many held-out drawings as there are tasks, as the judge sees them."""
+        if self.judge is None:
+            raise ValueError("there is no judge, so there are no features")
+        drawings = drawn.held_out_drawings(len(self.tasks), self.tasks[0].picture.shape[0])
+        return Gaussian.of(look_at(self.judge, drawings)[1])
+
+    def name(self, item: Item) -> str:
+        """Changes if anything does that the row's figures depend on."""
+        return fingerprint(
+            {
+                "revision": REVISION,
+                "bundle": file_sha256(self.bundle.root / MANIFEST),
+                "tasks": drawn.digest(self.tasks),
+                "seeds": self.seeds,
+                "judge": None if self.judge is None else self.judge.name,
+                "baseline": [self.baseline.label, self.common],
+                "item": item.label,
+            }
+        )
+
+    def file(self, item: Item) -> Path:
+        """The row's result file."""
+        return self.folder / f"{item.group}-{re.sub(r'[^a-z0-9.+]+', '-', item.label.lower())}.json"
+
+
+def finished(plan: Plan, item: Item) -> dict[str, Any] | None:
+    """The row's result, if it was made of the same bundle, tasks and judge; a row that failed is tried again."""
+    try:
+        data = json.loads(plan.file(item).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    made = isinstance(data, dict) and data.get("name") == plan.name(item) and "failed" not in data
+    return data if made else None
+
+
+def run_grid(plan: Plan, rows: Sequence[Item]) -> dict[str, dict[str, Any]]:
+    """Every row's result by its label, the baseline's first; rows that cannot run here are reported and left out."""
+    results = {plan.baseline.label: _baseline(plan)}
+    reference: Reference | None = None
+    for number, item in enumerate(rows, 1):
+        result = finished(plan, item)
+        if result is None:
+            if reference is None:
+                reference = _reference(plan)
+            print(f"{number} of {len(rows)}: {item.label}", flush=True)
+            result = _measured(plan, item, reference)
+        if result is not None:
+            results[_key(item)] = result
+    return results
+
+
+def with_finished(plan: Plan, items: Sequence[Item], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The results of `run_grid` with those of earlier runs, the baseline's first, then in the order of the items."""
+    known = {_key(item): found for item in items if (found := finished(plan, item)) is not None} | results
+    first = plan.baseline.label
+    keys = [first, *(key for key in map(_key, items) if key in known)]
+    return {key: known[key] for key in dict.fromkeys(keys)}
+
+
+def _key(item: Item) -> str:
+    return f"{item.group}: {item.label}"
+
+
+def floors(plan: Plan) -> dict[str, Any]:
+    """Fréchet distances that no setting can beat: of the right drawings, and of their way through MoVQ and back."""
+    if plan.judge is None:
+        return {}
+    item = Item("floor", plan.baseline.text)
+    if (known := finished(plan, item)) is not None:
+        return known
+    targets = np.stack([task.target for task in plan.tasks])
+    with (
+        opener(plan.baseline, plan.folder)(plan.bundle, plan.setting(plan.baseline)) as pipeline,
+        pipeline.graphs.run(),
+    ):
+        rebuilt = []
+        for picture in tqdm(targets, desc="MoVQ alone", disable=not plan.progress):
+            pixels = picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(127.5) - 1
+            latents = movq.encode(pipeline.graphs, pixels)
+            rebuilt.append(float_to_eight_bit(movq.decode(pipeline.graphs, latents, *picture.shape[:2])[0]))
+    errors = [np.square(a.astype(float) - b).mean() for a, b in zip(targets, rebuilt, strict=True)]
+    data = {
+        "name": plan.name(item),
+        "drawings": _distance(plan, plan.judge, targets),
+        "movq": _distance(plan, plan.judge, np.stack(rebuilt)),
+        "movq_db": float(np.median(10 * np.log10(255**2 / np.maximum(errors, 1e-9)))),
+    }
+    write_whole(plan.file(item), json.dumps(data, indent=1) + "\n")
+    return data
+
+
+def _baseline(plan: Plan) -> dict[str, Any]:
+    known = finished(plan, plan.baseline)
+    if known is not None and Reference.load(plan.folder / "reference.npz", plan.name(plan.baseline)) is not None:
+        return known
+    print(f"baseline: {plan.baseline.label}", flush=True)
+    result = _measured(plan, plan.baseline, None)
+    if result is None or "failed" in result:
+        raise UsageError(f"the baseline {plan.setting(plan.baseline).text} cannot run here; see above")
+    return result
+
+
+def _reference(plan: Plan) -> Reference:
+    found = Reference.load(plan.folder / "reference.npz", plan.name(plan.baseline))
+    if found is None:
+        raise UsageError(f"{plan.folder / 'reference.npz'} is gone; run again")
+    return found
+
+
+def _measured(plan: Plan, item: Item, reference: Reference | None) -> dict[str, Any] | None:
+    """Run a row and write its result; None if it cannot run on this machine."""
+    figures: list[Figures] = []
+    pictures: list[np.ndarray] = []
+    outcomes: list[Outcome] = []
+    cases, runs_on = plan.cases(item), [""]
+    data: dict[str, Any] = {"name": plan.name(item), "group": item.group, "label": item.label}
+    try:
+        for number, outcome in enumerate(_outcomes(plan, item, cases, runs_on)):
+            want = None if reference is None else reference.outcome(number)
+            figures.append(Figures.of(cases[number], outcome, want))
+            pictures.append(float_to_eight_bit(shown(cases[number], outcome.picture)))
+            if reference is None:
+                outcomes.append(shortened(outcome, number))
+    except (EngineUnavailable, UsageError) as error:
+        print(f"  left out: {error}", flush=True)
+        return None
+    except Kandinsky22Error as error:  # such as fp16 whose range is too small: that is a result
+        print(f"  failed: {error}", flush=True)
+        data |= {"failed": str(error)}
+        write_whole(plan.file(item), json.dumps(data, indent=1) + "\n")
+        return data
+    if reference is None:
+        reference_of(plan.name(item), outcomes).save(plan.folder / "reference.npz")
+    data |= {"setting": plan.setting(item).text, "runs_on": runs_on, "results": len(cases)}
+    data |= {"figures": Summary.of(figures).to_dict(), "latents_by_step": _by_step(figures)}
+    data |= _judged(plan, np.stack(pictures)) | {"environment": environment()}
+    kept = np.stack(pictures[:: max(1, plan.seeds)][:SHEET_ROWS])
+    write_whole(plan.file(item).with_suffix(".npz"), lambda stream: np.savez(stream, pictures=kept))
+    write_whole(plan.file(item), json.dumps(data, indent=1) + "\n")  # last: it says that the row is finished
+    return data
+
+
+def _outcomes(plan: Plan, item: Item, cases: Sequence[Case], runs_on: list[str]) -> Iterator[Outcome]:
+    """The outcome of every case; `runs_on` takes engine, precision and variant."""
+    setting = plan.setting(item)
+    with opener(item, plan.folder)(plan.bundle, setting) as pipeline:
+        selection = pipeline.selection
+        runs_on[:] = [selection.engine.name, str(selection.precision), selection.variant]
+        for case in tqdm(cases, unit="picture", disable=not plan.progress):
+            yield run_case(pipeline, setting, case)
+
+
+def _by_step(figures: Sequence[Figures]) -> list[float | None]:
+    """The median PSNR of the latents after each step, over the results whose baseline was followed step by step."""
+    rows = [item.latents for item in figures if item.latents is not None and len(item.latents) > 1]
+    if not rows:
+        return []
+    return [round(float(value), 3) if np.isfinite(value) else None for value in np.median(np.array(rows), axis=0)]
+
+
+def _judged(plan: Plan, pictures: np.ndarray) -> dict[str, Any]:
+    """Accuracy of a row's results, and the distance of as many of them as there are tasks, as the judge sees them."""
+    if plan.judge is None:
+        return {}
+    readings, features = look_at(plan.judge, pictures)
+    asked = [task for task in plan.tasks for _ in range(plan.seeds)]
+    verdicts = [
+        Verdict.of(task, reading, inpainting=plan.inpainting) for task, reading in zip(asked, readings, strict=True)
+    ]
+    return {
+        "accuracy": accuracy(verdicts),
+        "frechet": frechet_distance(Gaussian.of(features[:: plan.seeds]), plan.held_out),
+    }
+
+
+def _distance(plan: Plan, judge: Judge, pictures: np.ndarray) -> float:
+    return frechet_distance(Gaussian.of(look_at(judge, pictures)[1]), plan.held_out)
