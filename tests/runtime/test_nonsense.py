@@ -47,6 +47,7 @@ COMMON = {
     "height": {"None"},  # the picture's own
     "width": {"None"},
     "latents": {"None"},  # drawn
+    "metadata": {"True"},
     "negative_prompt": {"None"},
     "prior_guidance_scale": {"None"},
     "prior_num_inference_steps": {"None"},

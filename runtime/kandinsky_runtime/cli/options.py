@@ -95,9 +95,10 @@ def add_declared(group: argparse._ArgumentGroup, options: type[DecoderOptions], 
     """A declared option: spelling, type, text and default are those of `decoder/options.py`."""
     item, declared = declarations(options)[name]
     shown = f"{item.default:g}" if isinstance(item.default, float) else str(item.default)
-    text = declared.text + ("" if item.default is None or item.default is False else f" (default: {shown})")
-    if item.default is False:
-        group.add_argument(declared.spelling, dest=name, action="store_true", help=text)
+    text = declared.text + ("" if item.default is None else f" (default: {shown})")
+    if isinstance(item.default, bool):
+        action = "store_false" if item.default else "store_true"
+        group.add_argument(declared.spelling, dest=name, action=action, help=declared.text)
         return
     group.add_argument(
         declared.spelling,
@@ -171,6 +172,12 @@ def add_out(group: argparse._ArgumentGroup) -> None:
         required=True,
         metavar="F",
         help="result file; several get -1, -2, … before the suffix",
+    )
+    group.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="quality of a JPEG or WebP file, 1 to 100 (default: 95 for JPEG; WebP is lossless)",
     )
 
 

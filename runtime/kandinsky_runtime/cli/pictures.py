@@ -38,7 +38,7 @@ class Results:
         """
         self._args, self._inputs, self._start = args, (*inputs, *_READ), time.perf_counter()
         self._paths: list[Path] = []
-        check_output_path(args.out)
+        check_output_path(args.out, args.quality)
         whole_number("--num-images", args.num_images_per_prompt, 1, MAX_RESULTS)
         if args.replay_noise and (args.seed is not None or args.noise):
             raise UsageError("--replay-noise takes the place of --seed and --noise; give one of them")
@@ -62,7 +62,7 @@ class Results:
             Kandinsky22Error: a picture cannot be written.
         """
         for path, picture in zip(self._paths, output.images, strict=True):
-            save_image(picture, path)
+            save_image(picture, path, self._args.quality)
         if self._args.json:
             seconds = {**output.seconds, "total": time.perf_counter() - self._start}
             result: dict[str, Any] = {

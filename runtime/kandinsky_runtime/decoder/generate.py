@@ -11,6 +11,7 @@ from kandinsky_runtime.decoder.generate_inputs import prepare_generate
 from kandinsky_runtime.decoder.options import GenerateOptions
 from kandinsky_runtime.decoder.output import GenerateOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
+from kandinsky_runtime.decoder.recipe import describe_results
 from kandinsky_runtime.decoder.run import Run
 from kandinsky_runtime.observers import RunObserver, StepCallback
 
@@ -63,6 +64,7 @@ class GeneratePipeline(DecoderPipeline):
         """Make or change a picture, from an options object; results and errors are those of a call."""
         run = self.prepare(options, observer)
         images = run.drive()
+        describe_results(images, run, self.bundle)
         return GenerateOutput(images, run.noise.seeds, run.notes, run.clock.seconds)
 
     def prepare(self, options: GenerateOptions, observer: RunObserver | None = None) -> Run:

@@ -11,6 +11,7 @@ from kandinsky_runtime.decoder.inpaint_inputs import InpaintRequest, prepare_inp
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.output import InpaintOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
+from kandinsky_runtime.decoder.recipe import describe_results
 from kandinsky_runtime.decoder.run import Run
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.observers import RunObserver, StepCallback
@@ -64,6 +65,7 @@ class InpaintPipeline(DecoderPipeline):
         """Repaint the white area of a mask, from an options object; results and errors are those of a call."""
         run = self.prepare(options, observer)
         images = run.drive()
+        describe_results(images, run, self.bundle)
         masks = run.request.reports if isinstance(run.request, InpaintRequest) else ()
         return InpaintOutput(images, run.noise.seeds, run.notes, run.clock.seconds, masks)
 

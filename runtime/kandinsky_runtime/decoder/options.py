@@ -177,6 +177,15 @@ class DecoderOptions:
         check=_one_of(OUTPUT_TYPES),
     )
 
+    metadata: bool = option(
+        True,
+        "how a picture was made, in its `info` and in its file: seed, prompt, steps, scheduler, guidance, size and"
+        " bundle; --no-metadata leaves it out",
+        check=flag,
+        spelling="--no-metadata",
+        group="files",
+    )
+
     def __post_init__(self) -> None:
         for name, (item, declared) in declarations(type(self)).items():
             value = getattr(self, name)

@@ -9,8 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from kandinsky_runtime.errors import InputError, Kandinsky22Error
+from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.errors import InputError, Kandinsky22Error, UsageError
 from kandinsky_runtime.files import write_whole
+from kandinsky_runtime.pictures.metadata import file_options
 
 # suffix → Pillow's format, and the options to save without loss (JPEG: with little loss)
 _OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,17 +28,24 @@ _OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 
 _WITHOUT_PROFILE = ("BMP",)
 _WITHOUT_ALPHA = ("JPEG", "BMP")
+_WITH_QUALITY = ("JPEG", "WEBP")
 
 _log = logging.getLogger(__name__)
 
 
-def check_output_path(path: str | os.PathLike[str]) -> None:
-    """Raise InputError, before any work, if `save_image` could not write to `path`."""
+def check_output_path(path: str | os.PathLike[str], quality: int | None = None) -> None:
+    """Raise InputError or UsageError, before any work, if `save_image` could not write to `path`."""
     target = Path(path)
     if target.suffix.lower() not in _OUTPUT_FORMATS:
         raise InputError(
             f"output {target} has the suffix '{target.suffix}'; expected one of {', '.join(_OUTPUT_FORMATS)}"
         )
+    if quality is not None:
+        whole_number("quality", quality, 1, 100)
+        if _OUTPUT_FORMATS[target.suffix.lower()][0] not in _WITH_QUALITY:
+            raise UsageError(
+                f"output {target}: quality is for JPEG and WebP files; leave it out, or choose their suffix"
+            )
     try:
         if target.is_dir():
             raise InputError(f"output {target} is a directory; add a file name to it")
@@ -48,24 +57,28 @@ def check_output_path(path: str | os.PathLike[str]) -> None:
         raise InputError(f"output {target}: the folder {target.parent} is not writable; choose another one")
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | None = None) -> None:
     """Write an RGB or RGBA image with its colour profile in the format of the suffix of `path`. The write is atomic.
 
-    Every format except JPEG is lossless. What a format cannot hold is left out, with a warning: JPEG and BMP have no
-    transparency, and BMP has no profile.
+    The file has the image's entries of `metadata`. Every format except JPEG is lossless. With `quality`, 1 to 100,
+    WebP is not, and JPEG has that quality instead of 95. What a format cannot hold is left out, with a warning: JPEG
+    and BMP have no transparency, and BMP has no profile.
 
     Raises:
-        InputError: see `check_output_path`.
+        InputError, UsageError: see `check_output_path`.
         Kandinsky22Error: the file cannot be written.
     """
-    check_output_path(path)
+    check_output_path(path, quality)
     target = Path(path)
     file_format, options = _OUTPUT_FORMATS[target.suffix.lower()]
+    options = options | file_options(image, file_format)
+    if quality is not None:
+        options = options | {"quality": quality, "lossless": False}
     profile = image.info.get("icc_profile")
     if profile and file_format in _WITHOUT_PROFILE:
         _log.warning("output %s: %s holds no colour profile; the picture's is left out", target, file_format)
     elif profile:
-        options = {**options, "icc_profile": profile}
+        options = options | {"icc_profile": profile}
     if image.mode == "RGBA" and file_format in _WITHOUT_ALPHA:
         _log.warning("output %s: %s holds no transparency; the picture's is left out", target, file_format)
         image = image.convert("RGB")

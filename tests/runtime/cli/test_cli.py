@@ -126,6 +126,27 @@ def test_mask_mode_reaches_the_mask(k22: K22) -> None:
         np.testing.assert_array_equal(np.asarray(Image.open("out.png")), expected)
 
 
+def test_a_result_tells_how_it_was_made(k22: K22) -> None:
+    assert k22(*inpaint(scheduler="ddim", num_images=2)).status == 0
+    for number, seed in ((1, 3), (2, 4)):
+        with Image.open(f"out-{number}.png") as written:
+            lines = written.info["parameters"].splitlines()
+            assert json.loads(written.info["k22"])["seed"] == seed
+        assert lines[0] == "image embeddings"
+        assert lines[1].startswith(f"Steps: 2, Sampler: ddim, CFG scale: 4, Seed: {seed}, Size: 80x65, Model: bundle")
+    assert k22(*inpaint("--no-metadata")).status == 0
+    with Image.open("out.png") as written:
+        assert not set(written.info) & {"parameters", "k22"}
+
+
+def test_quality_reaches_the_file(k22: K22) -> None:
+    sizes = []
+    for quality in (10, 95):
+        assert k22(*inpaint(out="out.jpg", quality=quality)).status == 0
+        sizes.append(Path("out.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
 def test_quiet(k22: K22) -> None:
     assert k22(*inpaint("--quiet")) == (0, "wrote out.png (seed 3)\n", "")
 
@@ -174,8 +195,10 @@ def test_negative_embeddings_of_their_own(k22: K22) -> None:
 
 
 def test_recorded_noise_gives_the_same_picture(k22: K22) -> None:
-    assert k22(*inpaint(record_noise="noise.npz", num_images=2)).status == 0
-    result = k22(*inpaint("--quiet", seed=None, replay_noise="noise.npz", out="again.png", num_images=2))
+    assert k22(*inpaint("--no-metadata", record_noise="noise.npz", num_images=2)).status == 0
+    result = k22(
+        *inpaint("--quiet", "--no-metadata", seed=None, replay_noise="noise.npz", out="again.png", num_images=2)
+    )
     assert result == (0, "wrote again-1.png\nwrote again-2.png\n", "")
     for number in (1, 2):
         assert Path(f"again-{number}.png").read_bytes() == Path(f"out-{number}.png").read_bytes()
@@ -245,6 +268,7 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(out="out"), "output out has the suffix ''; expected one of .png, .webp"),
         (inpaint(out="out.gif"), "output out.gif has the suffix '.gif'; expected one of .png, .webp"),
         (inpaint(out="nowhere/out.png"), "output nowhere/out.png: the folder nowhere does not exist; create it first"),
+        (inpaint(quality=80), "output out.png: quality is for JPEG and WebP files; leave it out, or choose their"),
         (inpaint(out="bundle"), "output bundle has the suffix ''"),
         (inpaint(out="cat.png"), "--out cat.png would replace the file of --image; choose another path"),
         (inpaint(out="./bundle/../mask.png"), "would replace the file of --mask; choose another path"),

@@ -162,7 +162,7 @@ def test_recorded_noise_gives_the_same_picture(k22: K22, name: str) -> None:
     done = k22(*command(name, "--prompt", "cats", "--quiet", seed=None, replay_noise="noise.npz", out="again.png"))
     assert done == (0, "wrote again-1.png\nwrote again-2.png\n", "")
     for number in (1, 2):
-        assert Path(f"again-{number}.png").read_bytes() == Path(f"out-{number}.png").read_bytes()
+        np.testing.assert_array_equal(picture(f"again-{number}.png"), picture(f"out-{number}.png"))
 
 
 def test_low_memory(k22: K22, fake_engine: type[FakeEngine]) -> None:
@@ -339,3 +339,12 @@ def test_help_shows_an_example(k22: K22, name: str) -> None:
     done = k22(name, "--help")
     assert (done.status, done.err) == (0, "")
     assert f'  k22 {name} bundle --prompt "a ' in done.out
+
+
+@pytest.mark.parametrize("name", ["inpaint", "generate"])
+def test_prompts_are_written_into_the_results(k22: K22, name: str) -> None:
+    done = k22(*command(name, "--prompt", "a dog", "--negative-prompt", "fog", "--quiet"))
+    assert done.status == 0, done
+    for number, prompt in ((1, "a hat"), (2, "a dog")):
+        with Image.open(f"out-{number}.png") as written:
+            assert written.info["parameters"].startswith(f"{prompt}\nNegative prompt: fog\nSteps: ")
