@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_export.checkpoints.tensor_names import current_names
-from kandinsky_export.checkpoints.weights import read_weights, weight_files
+from kandinsky_export.checkpoints.weight_names import find_weights
+from kandinsky_export.checkpoints.weights import is_in_paddles_layout, read_weights, weight_files
 from kandinsky_export.errors import CheckpointError
 
 Array = npt.NDArray[np.float32]
@@ -23,7 +22,8 @@ Form = Literal["ppdiffusers", "diffusers"]
 
 MODELS = ("unet", "movq")
 
-_log = logging.getLogger(__name__)
+# What only the Paddle libraries write into a model's config.
+_PADDLE_KEYS = {"_ppdiffusers_version", "paddlenlp_version"}
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def read_models(
 
     Args:
         root: the folder.
-        stems: model → how the name of its safetensors file begins.
+        stems: model → how the name of its safetensors file begins in diffusers' form.
         variant: of the weight files; None takes the plain ones, or the only variant there is.
         faults: takes what is wrong.
         prefix: the beginning of each folder's name; the model's name follows.
@@ -168,8 +168,9 @@ def read_models(
     for name, stem in stems.items():
         folder = root / f"{prefix}{name}"
         config = read_config(folder / "config.json", faults)
-        if found := _find_weights(folder, stem, variant, faults):
-            components[name] = ModelFiles(config, *found)
+        if found := find_weights(folder, stem, variant, faults, by_paddle=_PADDLE_KEYS & set(config) != set()):
+            in_paddles_layout = is_in_paddles_layout(found)
+            components[name] = ModelFiles(config, "ppdiffusers" if in_paddles_layout else "diffusers", found)
     return components
 
 
@@ -188,39 +189,3 @@ def read_config(path: Path, faults: list[str]) -> dict[str, Any]:
         faults.append(f"{where} holds no config")
         return {}
     return config
-
-
-def _find_weights(folder: Path, stem: str, variant: str | None, faults: list[str]) -> tuple[Form, Path] | None:
-    """The form and the file, or the index of the shards, of a component's weights."""
-    there = _weights_by_variant(folder, stem)
-    if variant in there:
-        return there[variant]
-    if variant is None and len(there) == 1:
-        ((only, found),) = there.items()
-        _log.warning("%s has only %s weights; they are used", folder.name, only)
-        return found
-    wanted = f"{variant} weights" if variant else "weights"
-    have = f"; it has {', '.join(sorted(str(name or 'plain') for name in there))} ones" if there else ""
-    pickled = "; .bin files are not read: convert them to safetensors" if any(folder.glob("*.bin")) else ""
-    faults.append(f"{folder.name} has no {wanted} ({stem}.safetensors or model_state.pdparams){have}{pickled}")
-    return None
-
-
-# Name patterns of whole files and of indexes, the preferred form first; shards are named in an index only.
-_VARIANT = r"(?P<variant>(?!.*-\d+-of-\d+)\w[\w-]*)"
-_WEIGHT_NAMES: tuple[tuple[Form, str], ...] = (
-    ("diffusers", rf"STEM(?:\.{_VARIANT})?\.safetensors"),
-    ("diffusers", rf"STEM\.safetensors\.index(?:\.{_VARIANT})?\.json"),
-    ("diffusers", rf"STEM\.{_VARIANT}\.safetensors\.index\.json"),
-    ("ppdiffusers", rf"model_state(?:\.{_VARIANT})?\.pdparams"),
-)
-
-
-def _weights_by_variant(folder: Path, stem: str) -> dict[str | None, tuple[Form, Path]]:
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    found: dict[str | None, tuple[Form, Path]] = {}
-    for form, pattern in _WEIGHT_NAMES:
-        for name in names:
-            if match := re.fullmatch(pattern.replace("STEM", stem), name):
-                found.setdefault(match["variant"], (form, folder / name))
-    return found

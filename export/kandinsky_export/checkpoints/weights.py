@@ -19,6 +19,7 @@ from kandinsky_export.errors import CheckpointError
 Array = npt.NDArray[np.float32]
 
 _SAFETENSORS_FLOATS = ("F32", "F16", "BF16", "F64")
+_PADDLE_FORMATS = ("pd", "np")  # in a safetensors file's metadata: ppdiffusers' models, and PaddleNLP's encoders
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class StoredTensor:
 
 
 def read_weights(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a `.pdparams` or `.safetensors` file, or of all shards of a `.safetensors.index*.json`.
+    """The tensors of a `.pdparams` or `.safetensors` file, or of all shards of an index.
 
     Raises:
         CheckpointError: a file is missing, damaged, or holds what it must not.
@@ -48,6 +49,23 @@ def read_weights(path: Path) -> dict[str, StoredTensor]:
     if path.suffix == ".json":
         return _sharded(path)
     return _safetensors(path) if path.suffix == ".safetensors" else _pdparams(path)
+
+
+def is_in_paddles_layout(path: Path) -> bool:
+    """Whether Linear weights in a weight file, or in the shards of an index, are [in, out].
+
+    A `.safetensors` file says so in its metadata. One that says nothing is in PyTorch's layout, as ppdiffusers takes it
+    to be, unless it has Paddle's name. A file that cannot be read counts as one that says nothing.
+    """
+    if ".pdparams" in path.suffixes:
+        return True
+    default = path.name.startswith("diffusion_paddle_model")
+    try:
+        with safe_open(weight_files(path)[-1], framework="numpy") as file:
+            stated = (file.metadata() or {}).get("format")
+    except (CheckpointError, SafetensorError, OSError):
+        return default
+    return default if stated is None else stated in _PADDLE_FORMATS
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -66,6 +84,8 @@ def _safetensors(path: Path) -> dict[str, StoredTensor]:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             header = {name: (tuple(item.get_shape()), item.get_dtype()) for name, item in slices.items()}
+            if (file.metadata() or {}).get("format") in _PADDLE_FORMATS:
+                header = {name: (shape, "BF16" if dtype == "U16" else dtype) for name, (shape, dtype) in header.items()}
         offsets = _bf16_offsets(path) if any(dtype == "BF16" for _, dtype in header.values()) else {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(str(path), [f"not a whole safetensors file ({error}); download it again"]) from error
@@ -100,7 +120,9 @@ def _bf16_offsets(path: Path) -> dict[str, int]:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
     return {
-        name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if entry.get("dtype") == "BF16"
+        name: 8 + length + entry["data_offsets"][0]
+        for name, entry in header.items()
+        if entry.get("dtype") in ("BF16", "U16")  # the second is Paddle's way to save bf16
     }
 
 
@@ -149,7 +171,7 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
     faults = []
     for file in sorted(set(placement.values())):
         try:
-            shards[file] = _safetensors(index.parent / file)
+            shards[file] = read_weights(index.parent / file)
         except CheckpointError as error:
             faults += [f"{file}: {fault}" for fault in error.faults]
     tensors = {}
@@ -170,11 +192,12 @@ def _weight_map(index: Path) -> Mapping[str, str]:
         raise CheckpointError(str(index), [f"not an index of shards ({error!r})"]) from error
     if not isinstance(placement, dict) or not all(isinstance(file, str) for file in placement.values()):
         raise CheckpointError(str(index), ["`weight_map` must map tensor names to file names"])
-    others = sorted({file for file in placement.values() if not _is_plain_name(file)})
+    suffix = ".pdparams" if ".pdparams" in index.suffixes else ".safetensors"
+    others = sorted({file for file in placement.values() if not _is_plain_name(file, suffix)})
     if others:
-        raise CheckpointError(str(index), [f"{file!r} is not the plain name of a .safetensors file" for file in others])
+        raise CheckpointError(str(index), [f"{file!r} is not the plain name of a {suffix} file" for file in others])
     return placement
 
 
-def _is_plain_name(file: str) -> bool:
-    return PurePath(file).name == file and file.endswith(".safetensors") and not set("\\\0") & set(file)
+def _is_plain_name(file: str, suffix: str) -> bool:
+    return PurePath(file).name == file and file.endswith(suffix) and not set("\\\0") & set(file)

@@ -12,7 +12,8 @@ from kandinsky_export.errors import CheckpointError
 ALWAYS = ("model_index.json", "scheduler/scheduler_config.json")
 # Folders without weights, and what the Paddle store, which cannot be listed, holds in them.
 WEIGHTLESS = {"tokenizer": ("vocab.json", "merges.txt"), "image_processor": ("preprocessor_config.json",)}
-_WEIGHT_STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' file names
+# File names of diffusers, of ppdiffusers and of transformers.
+_WEIGHT_STEMS = ("diffusion_pytorch_model", "diffusion_paddle_model", "model")
 
 
 def select_files(listing: Iterable[str], components: Sequence[str], variant: str | None, subject: str) -> list[str]:
