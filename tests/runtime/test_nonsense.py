@@ -57,7 +57,12 @@ COMMON = {
     "scheduler": {"None"},  # the checkpoint's
     "seed": {"None"},  # drawn
 }
-INPAINT = COMMON | {"padding_mask_crop": {"None"}, "invert_mask": {"True"}}
+INPAINT = COMMON | {
+    "padding_mask_crop": {"None"},
+    "mask_blur": {"None", "2.5"},
+    "expand": {"None"},
+    "invert_mask": {"True"},
+}
 # The generator's bundle has the embeddings of an empty picture.
 GENERATE = COMMON | {"strength": {"None"}, "negative_image_embeds": {"None"}}
 PRIOR = {

@@ -19,6 +19,7 @@ from kandinsky_runtime.cli.options import (
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
 from kandinsky_runtime.decoder.options import InpaintOptions
+from kandinsky_runtime.errors import UsageError
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -37,7 +38,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_prompt_options(parser)
     needed = parser.add_argument_group("inputs and output")
     needed.add_argument("--image", type=Path, required=True, metavar="F", help="picture to repaint: PNG, JPEG, WebP, …")
-    repainted = needed.add_mutually_exclusive_group(required=True)
+    repainted = needed.add_mutually_exclusive_group()
     repainted.add_argument("--mask", type=Path, metavar="F", help="mask picture: white is repainted, see --mask-mode")
     repainted.add_argument(
         "--mask-box",
@@ -72,13 +73,16 @@ def _inpaint(args: argparse.Namespace) -> int:
     from kandinsky_runtime.pictures.image import read_picture
     from kandinsky_runtime.pictures.mask import Mask, box_mask, understand_mask
 
+    if args.mask is None and args.mask_box is None and args.expand is None:
+        raise UsageError("there is nothing to repaint; give --mask F, --mask-box L,T,R,B or --expand L,T,R,B")
     results = Results(args, ("image", "mask"))
     conditioning, count = read_conditioning(args)
     results.plan(count)
     picture = read_picture(args.image)
-    if args.mask is None:
+    mask = None
+    if args.mask_box is not None:
         mask = Mask(box_mask(*picture.image.size, args.mask_box))
-    else:
+    elif args.mask is not None:
         mask = understand_mask(args.mask, mode=args.mask_mode)
     with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
         output = pipeline(

@@ -32,7 +32,7 @@ class InpaintRequest(Request):
 
     Attributes:
         areas: the part of each picture that is worked on.
-        composite: "paste" or "none", see `InpaintOptions`.
+        composite: "paste", "blend" or "none", see `InpaintOptions`.
         masks: (B, H, W), 1 to repaint, 0 to keep.
         keep: (B, 1, h, w), 1 to keep, on the latent grid.
         reports: what was understood of the mask of each of B samples.
@@ -75,11 +75,13 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
         InputError: an input that cannot be used; the message says what was got and what is expected.
         UsageError: the same for an option.
     """
-    images, mask_images = as_list("image", options.image), as_list("mask_image", options.mask_image)
+    images = as_list("image", options.image)
+    mask_images = as_list("mask_image", options.mask_image) if options.mask_image is not None else []
     samples = Samples.of(geometry, options, prompt_count, image=images, mask_image=mask_images)
     sources = Sources.read(options, images, mask_images)
     pictures, masks = sources.pictures, sources.masks
     stretched: list[str] = []
+    blur = (options.mask_blur or 0) if options.composite == "blend" else None
     if options.inpaint_area == "mask":
         areas = around_masks(
             pictures,
@@ -88,9 +90,10 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
             height=options.height,
             width=options.width,
             padding=options.padding_mask_crop,
+            blur=blur,
         )
     else:
-        areas = whole_pictures(pictures, masks, height=options.height, width=options.width)
+        areas = whole_pictures(pictures, masks, height=options.height, width=options.width, blur=blur)
         stretched = stretching([picture.size for picture in pictures], areas.working)
     areas.check_output_type(options.output_type)
     width, height = areas.working

@@ -6,13 +6,14 @@ Legend: N pairs of picture and mask · B samples
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from PIL import Image, ImageOps
 
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.pictures.area import Area
+from kandinsky_runtime.pictures.expand import Edges, expanded, expanded_mask
 from kandinsky_runtime.pictures.image import Picture, read_picture
 from kandinsky_runtime.pictures.mask import Mask, understand_mask
 from kandinsky_runtime.pictures.mask_rules import RULES
@@ -68,11 +69,17 @@ class Sources:
         notes = [*(note for picture in pictures for note in picture.notes)]
         notes += [note for mask in masks for note in mask.notes]
         masks, more = _brought_together(pictures, masks)
+        if options.invert_mask:
+            masks = [replace(mask, image=ImageOps.invert(mask.image)) for mask in masks]
+        if options.expand is not None:
+            edges = cast(Edges, tuple(options.expand))
+            masks = _expanded_masks(pictures, masks, edges)
+            pictures = [replace(picture, image=expanded(picture.image, edges)) for picture in pictures]
         return cls(
             [picture.image for picture in pictures],
-            [ImageOps.invert(mask.image) if options.invert_mask else mask.image for mask in masks],
+            [mask.image for mask in masks],
             [mask.rule for mask in masks],
-            options.invert_mask,
+            options.invert_mask and options.mask_image is not None,
             tuple(dict.fromkeys([*notes, *more])),
         )
 
@@ -83,9 +90,26 @@ class Sources:
         )
 
 
+def _expanded_masks(pictures: Sequence[Picture], masks: Sequence[Mask], edges: Edges) -> list[Mask]:
+    """The masks of the pictures after these have been expanded, one for each pair."""
+    if not masks:
+        return [Mask(expanded_mask(None, picture.image, edges), "added") for picture in pictures]
+    return [
+        replace(mask, image=expanded_mask(mask.image, picture.image, edges))
+        for picture, mask in _pairs(pictures, masks)
+    ]
+
+
+def _pairs(pictures: Sequence[Picture], masks: Sequence[Mask]) -> list[tuple[Picture, Mask]]:
+    count = max(len(pictures), len(masks))
+    return [(pictures[pair % len(pictures)], masks[pair % len(masks)]) for pair in range(count)]
+
+
 def _brought_together(pictures: Sequence[Picture], masks: Sequence[Mask]) -> tuple[list[Mask], list[str]]:
     """The masks of the upright pictures, one for each pair or one for all, and notes on what was guessed."""
-    pairs = [(pictures[i % len(pictures)], masks[i % len(masks)]) for i in range(max(len(pictures), len(masks)))]
+    if not masks:
+        return [], []
+    pairs = _pairs(pictures, masks)
     found = [registered(mask, picture) for picture, mask in pairs]
     turned = [mask for mask, _ in found]
     notes = [note for _, note in found]

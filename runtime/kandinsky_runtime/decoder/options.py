@@ -11,12 +11,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from kandinsky_runtime.checks import choice, flag, real_number, whole_number
-from kandinsky_runtime.decoder.declarations import Check, declarations, documented, option
+from kandinsky_runtime.checks import flag
+from kandinsky_runtime.decoder.declarations import declarations, documented, option
+from kandinsky_runtime.decoder.option_values import (
+    blur,
+    edges,
+    four_edges,
+    interval,
+    one_of,
+    scale,
+    strength,
+    whole,
+    writable,
+)
 from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS, MIN_SIZE
 
@@ -26,45 +35,9 @@ if TYPE_CHECKING:
     from kandinsky_runtime.sampling.noise import NoiseSource
 
 OUTPUT_TYPES = ("pil", "np", "latent")
-COMPOSITES = ("paste", "none")
+COMPOSITES = ("paste", "blend", "none")
 INPAINT_AREAS = ("picture", "mask")
 MASK_MODES = ("auto", "alpha", "white", "black")
-
-
-def _whole(least: int, most: int | None = None) -> Check:
-    return partial(whole_number, least=least, most=most)
-
-
-def _one_of(choices: Sequence[str]) -> Check:
-    def check(name: str, value: Any) -> Any:
-        choice(name, value, choices)
-        return value
-
-    return check
-
-
-def _scale(name: str, value: Any) -> float:
-    return real_number(name, value, 0)
-
-
-def _strength(name: str, value: Any) -> float:
-    return real_number(name, value, 0, 1, exclusive=True)
-
-
-def _writable(name: str, path: Any) -> Any:
-    if isinstance(path, (str, os.PathLike)):
-        folder = Path(path).parent
-        if folder.is_dir() and os.access(folder, os.W_OK) and not Path(path).is_dir():
-            return path
-    raise UsageError(f"{name} is {path!r}; expected the path of a file in a folder that can be written to")
-
-
-def _interval(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(item) for item in text.split(":"))
-    except ValueError:
-        raise ValueError(f"{text!r} is not two noise levels, such as 0.3:5") from None
-    return low, high
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +83,7 @@ class DecoderOptions:
     height: int | None = option(
         None,
         "height of the result in pixels, at least 64 (default: the picture's)",
-        check=_whole(MIN_SIZE),
+        check=whole(MIN_SIZE),
         spelling="--height",
         metavar="PX",
         parse=int,
@@ -118,18 +91,18 @@ class DecoderOptions:
     width: int | None = option(
         None,
         "width of the result in pixels, at least 64 (default: the picture's)",
-        check=_whole(MIN_SIZE),
+        check=whole(MIN_SIZE),
         spelling="--width",
         metavar="PX",
         parse=int,
     )
     num_inference_steps: int = option(
-        100, "number of denoising steps", check=_whole(1), spelling="--num-inference-steps", metavar="N", parse=int
+        100, "number of denoising steps", check=whole(1), spelling="--num-inference-steps", metavar="N", parse=int
     )
     guidance_scale: float = option(
         4.0,
         "weight of classifier-free guidance; 1 and below turn it off",
-        check=_scale,
+        check=scale,
         spelling="--guidance-scale",
         metavar="W",
         parse=float,
@@ -139,7 +112,7 @@ class DecoderOptions:
         "noise levels (low, high] that are guided, such as 0.3:5; the other steps cost half as much (default: all)",
         spelling="--guidance-interval",
         metavar="LOW:HIGH",
-        parse=_interval,
+        parse=interval,
         python="a pair such as (0.3, 5)",
     )
     scheduler: str | None = option(
@@ -149,7 +122,7 @@ class DecoderOptions:
     num_images_per_prompt: int = option(
         1,
         "number of results for each prompt or picture",
-        check=_whole(1, MAX_RESULTS),
+        check=whole(1, MAX_RESULTS),
         spelling="--num-images",
         metavar="N",
         parse=int,
@@ -166,7 +139,7 @@ class DecoderOptions:
         "torch", 'the kind of noise: "torch" (the numbers of `torch.Generator("cpu")`), "numpy", or a `NoiseSource`'
     )
     record_noise: str | os.PathLike[str] | None = option(
-        None, "an .npz file to write every draw of the noise to, for `ReplayNoise`", check=_writable
+        None, "an .npz file to write every draw of the noise to, for `ReplayNoise`", check=writable
     )
     latents: npt.ArrayLike | None = option(
         None, "initial noise (B, C, h, w) instead of a drawn one; the later draws are those of the seed"
@@ -174,7 +147,7 @@ class DecoderOptions:
     output_type: Literal["pil", "np", "latent"] = option(
         "pil",
         'results as "pil" pictures, "np" arrays (B, H, W, 3) in [0, 1], or "latent" arrays (B, C, h, w)',
-        check=_one_of(OUTPUT_TYPES),
+        check=one_of(OUTPUT_TYPES),
     )
 
     metadata: bool = option(
@@ -224,7 +197,7 @@ class InpaintOptions(DecoderOptions):
         "auto",
         "what of the mask is repainted: alpha is what is transparent; auto is alpha for a picture with a transparent"
         " hole, else white",
-        check=_one_of(MASK_MODES),
+        check=one_of(MASK_MODES),
         spelling="--mask-mode",
         group="files",
         choices=MASK_MODES,
@@ -236,35 +209,61 @@ class InpaintOptions(DecoderOptions):
         spelling="--invert-mask",
         group="files",
     )
-    composite: Literal["paste", "none"] = option(
+    composite: Literal["paste", "blend", "none"] = option(
         "paste",
-        "paste keeps the pixels outside the mask bit for bit; none returns the decoder's picture",
-        check=_one_of(COMPOSITES),
+        "paste keeps the pixels outside the mask bit for bit; blend takes grey levels of the mask as shares of old and"
+        " new; none returns the decoder's picture",
+        check=one_of(COMPOSITES),
         spelling="--composite",
         group="files",
         choices=COMPOSITES,
+    )
+    mask_blur: float | None = option(
+        None,
+        "blur of the mask's edge in pixels, the standard deviation of a Gaussian; implies blend (default: none)",
+        check=blur,
+        spelling="--mask-blur",
+        group="files",
+        metavar="PX",
+        parse=float,
+    )
+    expand: Sequence[int] | None = option(
+        None,
+        "pixels to add to the picture and to paint, at its left, top, right and bottom, such as 0,0,128,0; a mask is"
+        " not needed then",
+        check=edges,
+        spelling="--expand",
+        group="files",
+        metavar="L,T,R,B",
+        parse=four_edges,
+        python="a tuple such as (0, 0, 128, 0)",
     )
     inpaint_area: Literal["picture", "mask"] = option(
         "picture",
         "mask works on a crop around the mask and pastes it back; height and width, if given, are then the size that"
         " the crop is resized to",
-        check=_one_of(INPAINT_AREAS),
+        check=one_of(INPAINT_AREAS),
         spelling="--inpaint-area",
         choices=INPAINT_AREAS,
     )
     padding_mask_crop: int | None = option(
         None,
         "pixels of the picture around the mask that a crop includes (default: 32)",
-        check=_whole(0, MAX_PIXELS),
+        check=whole(0, MAX_PIXELS),
         spelling="--padding-mask-crop",
         metavar="PX",
         parse=int,
     )
 
     def __post_init__(self) -> None:
-        if missing := [name for name in ("image", "mask_image") if getattr(self, name) is None]:
+        needed = ("image", "mask_image") if self.expand is None else ("image",)
+        if missing := [name for name in needed if getattr(self, name) is None]:
             raise UsageError(f"{' and '.join(missing)} must be given")
         super().__post_init__()
+        if self.mask_blur is not None:
+            if self.composite == "none":
+                raise UsageError("mask_blur softens a blend, and composite is 'none'; leave one of them out")
+            object.__setattr__(self, "composite", "blend")
         if self.inpaint_area == "picture" and self.padding_mask_crop is not None:
             raise UsageError("padding_mask_crop is for inpaint_area 'mask' only; leave it out or ask for that area")
         if self.inpaint_area == "mask" and (self.height is None) != (self.width is None):
@@ -287,7 +286,7 @@ class GenerateOptions(DecoderOptions):
     height: int | None = option(
         None,
         "height of the result in pixels, at least 64 (default: the picture's, or 512)",
-        check=_whole(MIN_SIZE),
+        check=whole(MIN_SIZE),
         spelling="--height",
         metavar="PX",
         parse=int,
@@ -295,7 +294,7 @@ class GenerateOptions(DecoderOptions):
     width: int | None = option(
         None,
         "width of the result in pixels, at least 64 (default: the picture's, or 512)",
-        check=_whole(MIN_SIZE),
+        check=whole(MIN_SIZE),
         spelling="--width",
         metavar="PX",
         parse=int,
@@ -307,7 +306,7 @@ class GenerateOptions(DecoderOptions):
     strength: float | None = option(
         None,
         "strength of the change to the picture, above 0 and up to 1: the share of the steps taken (default: 0.3)",
-        check=_strength,
+        check=strength,
         spelling="--strength",
         group="files",
         metavar="S",

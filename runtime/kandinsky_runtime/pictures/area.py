@@ -17,7 +17,8 @@ from PIL import Image
 from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
 from kandinsky_runtime.pictures.image import fit, to_pil, without_alpha
-from kandinsky_runtime.pictures.mask import Scalar, fit_mask, paste_pixels
+from kandinsky_runtime.pictures.mask import Scalar, blend_pixels, fit_mask, fit_weights, paste_pixels
+from kandinsky_runtime.pictures.opening import float_to_eight_bit
 from kandinsky_runtime.pictures.sizes import picture_size
 
 Array = npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ class Area:
         box: the box of the part.
         mask: the mask of the box, (h, w) of {0, 1}, 1 to repaint.
         inner: the size of the resized box in the working picture.
+        weights: the weights of the new pixels in a blend, (h, w) in [0, 1]; None if the mask decides.
     """
 
     picture: Image.Image
@@ -47,6 +49,7 @@ class Area:
     box: Box
     mask: Array
     inner: Size
+    weights: Array | None = None
 
     @property
     def share(self) -> float:
@@ -68,10 +71,18 @@ class Area:
 
         Args:
             worked: the repainted working picture, float32 (…, …, 3) in [0, 1].
-            composite: "paste" to keep every pixel outside the mask, or "none" to replace the whole box.
+            composite: "paste" to keep every pixel outside the mask, "blend" to keep every pixel of no weight, or "none"
+                to replace the whole box.
         """
-        (part,) = to_pil(self._at_own_size(worked)[None])
         whole = self.picture.copy()
+        if composite == "blend" and self.weights is not None:
+            old = _floats(whole.crop(self.box), whole.mode)
+            part = Image.fromarray(
+                float_to_eight_bit(blend_pixels(old, self._opaque(worked, whole.mode), self.weights))
+            )
+            whole.paste(part, self.box)
+            return whole
+        (part,) = to_pil(self._at_own_size(worked)[None])
         whole.paste(part, self.box, None if composite == "none" else _as_picture(self.mask))
         return whole
 
@@ -80,8 +91,16 @@ class Area:
         whole, part = _floats(self.picture), self._at_own_size(worked)
         left, top, right, bottom = self.box
         inside = whole[top:bottom, left:right]
-        inside[...] = part if composite == "none" else paste_pixels(inside, part, self.mask)
+        if composite == "blend" and self.weights is not None:
+            inside[...] = blend_pixels(inside, part, self.weights)
+        else:
+            inside[...] = part if composite == "none" else paste_pixels(inside, part, self.mask)
         return whole
+
+    def _opaque(self, worked: Array, mode: str) -> Array:
+        """The box of a working picture at its own size, with an opaque alpha channel if `mode` is RGBA."""
+        part = self._at_own_size(worked)
+        return np.pad(part, ((0, 0), (0, 0), (0, 1)), constant_values=1) if mode == "RGBA" else part
 
     def _at_own_size(self, worked: Array) -> Array:
         """The box of a working picture at its own size, (h, w, 3) in [0, 1]; exact if the box was not resized."""
@@ -149,13 +168,19 @@ class Areas:
 
 
 def whole_pictures(
-    pictures: Sequence[Image.Image], masks: Sequence[Image.Image], *, height: int | None, width: int | None
+    pictures: Sequence[Image.Image],
+    masks: Sequence[Image.Image],
+    *,
+    height: int | None,
+    width: int | None,
+    blur: float | None = None,
 ) -> Areas:
     """Whole pictures as areas: each box is the whole picture at the size of the result.
 
     Args:
         pictures, masks: the results of `read_image` and `read_mask`; one for each pair, or one for all.
         height, width: the size of the results in pixels, or None for the pictures' own.
+        blur: the blur of the masks' weights in a blend, see `fit_weights`; None without a blend.
 
     Raises:
         InputError: the pictures' sizes differ or are too small, and no size is given; or a result has too many pixels.
@@ -164,9 +189,10 @@ def whole_pictures(
     size = columns, rows
     fitted = [fit(picture, *size) for picture in pictures]
     repainted = [fit_mask(mask, *size) for mask in masks]
+    weights = [None if blur is None else fit_weights(mask, *size, blur) for mask in masks]
     return Areas(
         tuple(
-            Area(fitted[picture], picture, (0, 0, columns, rows), repainted[mask], size)
+            Area(fitted[picture], picture, (0, 0, columns, rows), repainted[mask], size, weights[mask])
             for picture, mask in _pairs(len(fitted), len(repainted))
         ),
         size,
@@ -181,6 +207,7 @@ def around_masks(
     height: int | None,
     width: int | None,
     padding: int | None = None,
+    blur: float | None = None,
 ) -> Areas:
     """The area around each mask: a box that contains every pixel to repaint.
 
@@ -193,6 +220,7 @@ def around_masks(
         multiple: the number that the sides of a box are multiples of, in pixels.
         height, width: the size of the working picture in pixels; both or none.
         padding: the pixels of the picture around the part to repaint; None for 32.
+        blur: the blur of the masks' weights in a blend, see `fit_weights`; None without a blend.
 
     Raises:
         InputError: the working size is too large, or the boxes cannot have one size.
@@ -202,8 +230,16 @@ def around_masks(
     pairs = [
         (number, fit_mask(masks[mask], *pictures[number].size)) for number, mask in _pairs(len(pictures), len(masks))
     ]
+    weights: list[Array | None] = [None] * len(pairs)
+    if blur is not None:
+        weights = [
+            fit_weights(masks[mask], *pictures[number].size, blur) for number, mask in _pairs(len(pictures), len(masks))
+        ]
     sizes = [pictures[number].size for number, _ in pairs]
-    boxes = [_around(mask, DEFAULT_PADDING if padding is None else padding) for _, mask in pairs]
+    changed = [
+        mask if weight is None else np.maximum(mask, weight) for (_, mask), weight in zip(pairs, weights, strict=True)
+    ]
+    boxes = [_around(mask, DEFAULT_PADDING if padding is None else padding) for mask in changed]
     if height is None or width is None:
         working = _common_size(boxes, sizes, multiple)
         wanted = [working] * len(boxes)
@@ -211,10 +247,11 @@ def around_masks(
         working = int(width), int(height)
         wanted = [_in_proportion(box, working) for box in boxes]
     areas = []
-    for (number, mask), box, least, size in zip(pairs, boxes, wanted, sizes, strict=True):
+    for (number, mask), weight, box, least, size in zip(pairs, weights, boxes, wanted, sizes, strict=True):
         left, top, right, bottom = grown = _grown(box, least, size)
-        inner = _fitted(grown, working)
-        areas.append(Area(pictures[number], number, grown, mask[top:bottom, left:right].copy(), inner))
+        inside = np.s_[top:bottom, left:right]
+        shares = None if weight is None else weight[inside].copy()
+        areas.append(Area(pictures[number], number, grown, mask[inside].copy(), _fitted(grown, working), shares))
     return Areas(tuple(areas), working)
 
 
@@ -289,7 +326,7 @@ def _as_picture(mask: Array) -> Image.Image:
     return Image.fromarray((mask * 255).astype(np.uint8))
 
 
-def _floats(picture: Image.Image) -> Array:
-    pixels = np.asarray(without_alpha(picture)).astype(np.float32)
+def _floats(picture: Image.Image, mode: str = "RGB") -> Array:
+    pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode)).astype(np.float32)
     pixels /= 255
     return pixels

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS
@@ -136,6 +136,20 @@ def fit_mask(mask: Image.Image, width: int, height: int) -> NDArray[np.float32]:
     return (np.asarray(luminance) >= 128).astype(np.float32)  # 128 is the first level above 0.5 * 255
 
 
+def fit_weights(mask: Image.Image, width: int, height: int, blur: float = 0) -> NDArray[np.float32]:
+    """The grey levels of a mask at width x height as weights of the new picture, float32 (H, W) in [0, 1].
+
+    Args:
+        mask: a mask of `read_mask`.
+        width, height: the size of the weights.
+        blur: the standard deviation of a Gaussian, in pixels; Pillow's approximation of it, which ends.
+    """
+    levels = mask.resize((width, height), Image.Resampling.LANCZOS).convert("L")
+    if blur:
+        levels = levels.filter(ImageFilter.GaussianBlur(blur))
+    return np.asarray(levels).astype(np.float32) / np.float32(255)
+
+
 def is_all_keep(mask: NDArray[np.float32]) -> bool:
     """Whether a {0, 1} mask of any shape repaints nothing."""
     return not mask.any()
@@ -173,6 +187,15 @@ def paste(original: Image.Image, generated: Image.Image, mask: NDArray[np.float3
 def paste_pixels(original: NDArray[Scalar], generated: NDArray[Scalar], mask: NDArray[np.float32]) -> NDArray[Scalar]:
     """`paste` for arrays (..., H, W, 3) of any one dtype, with a mask (..., H, W)."""
     return np.where(mask[..., None] == 0, original, generated)
+
+
+def blend_pixels(
+    original: NDArray[np.float32], generated: NDArray[np.float32], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`generated` with weights (H, W) in [0, 1], and `original` with the rest; exact at weights of 0 and 1."""
+    share = weights[..., None]
+    blended = original + share * (generated - original)
+    return np.where(share == 0, original, np.where(share == 1, generated, blended))
 
 
 def _nearest(size: int, new_size: int) -> NDArray[np.intp]:

@@ -21,6 +21,7 @@ RULES = {
     "white": "white is repainted",
     "black": "black is repainted",
     "alpha": "what is transparent is repainted",
+    "added": "what was added to the picture is repainted",
 }
 _WHITE = 250  # the least level of a channel that counts as white
 _OPAQUE = 128  # the least alpha that counts as opaque

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from kandinsky_runtime.cli import options
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
@@ -147,6 +147,24 @@ def test_quality_reaches_the_file(k22: K22) -> None:
     assert sizes[0] < sizes[1]
 
 
+def test_a_picture_is_expanded(k22: K22) -> None:
+    assert k22(*inpaint(mask=None, expand="0,7,40,0")).status == 0
+    result = np.asarray(Image.open("out.png"))
+    assert result.shape == (72, 120, 3)
+    np.testing.assert_array_equal(result[7:, :80], PICTURE)
+
+
+def test_a_blurred_mask_blends(k22: K22) -> None:
+    assert k22(*inpaint()).status == 0
+    cut = np.asarray(Image.open("out.png")).astype(int)
+    assert k22(*inpaint(mask_blur=2)).status == 0
+    soft = np.asarray(Image.open("out.png")).astype(int)
+    weights = np.asarray(Image.fromarray(MASK).filter(ImageFilter.GaussianBlur(2)))
+    np.testing.assert_array_equal(soft[weights == 0], PICTURE[weights == 0])
+    np.testing.assert_array_equal(soft[weights == 255], cut[weights == 255])
+    assert (soft[MASK == 0] != PICTURE[MASK == 0]).any()
+
+
 def test_quiet(k22: K22) -> None:
     assert k22(*inpaint("--quiet")) == (0, "wrote out.png (seed 3)\n", "")
 
@@ -262,7 +280,11 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint("--colour"), "unrecognized arguments: --colour"),
         (inpaint("--gui", 3), "unrecognized arguments: --gui 3"),
         (inpaint(height="tall"), "argument --height: invalid int value: 'tall'"),
-        (inpaint(composite="blend"), "argument --composite: invalid choice: 'blend'"),
+        (inpaint(composite="glue"), "argument --composite: invalid choice: 'glue'"),
+        (inpaint(mask=None), "there is nothing to repaint; give --mask F, --mask-box L,T,R,B or --expand L,T,R,B"),
+        (inpaint(expand="1,2,3"), "argument --expand: '1,2,3' is not four whole numbers, such as 0,0,128,0"),
+        (inpaint(expand="0,0,0,0"), "expand is (0, 0, 0, 0); expected four whole numbers"),
+        (inpaint(composite="none", mask_blur=4), "mask_blur softens a blend, and composite is 'none'"),
         (inpaint(noise="loud"), "argument --noise: invalid choice: 'loud'"),
         # one by one, before anything is read
         (inpaint(out="out"), "output out has the suffix ''; expected one of .png, .webp"),

@@ -206,6 +206,20 @@ def test_stretching_is_noted_with_both_sizes() -> None:
     assert request(image=picture(90, 160), mask_image=mask(45, 80), height=180, width=320).notes == ()
 
 
+@pytest.mark.parametrize("area", ["picture", "mask"])
+def test_expanded_pictures(area: str) -> None:
+    made = request(mask_image=None, expand=(16, 0, 64, 8), inpaint_area=area)
+    assert made.areas.areas[0].picture.size == (160, 72)
+    assert made.understood == ("mask: what was added to the picture is repainted; 0.556 of the picture",)
+    both = request(expand=[16, 0, 64, 8])
+    assert both.masks[0].sum() == mask().sum() / 255 + 160 * 72 - 80 * 64
+    np.testing.assert_array_equal(both.masks[0, :64, 16:96], mask() / 255)
+    inverted = request(expand=[16, 0, 64, 8], invert_mask=True)
+    np.testing.assert_array_equal(inverted.masks[0, :64, 16:96], 1 - mask() / 255)
+    assert inverted.masks[0, :, 96:].all(), "what was added is repainted all the same"
+    assert request(image=[picture(), picture(80, 64)], expand=(0, 0, 64, 0), height=64, width=64).batch == 2
+
+
 def test_what_was_understood_of_the_masks_is_known() -> None:
     hole = np.dstack([picture(), 255 - mask()])
     made = request(mask_image=[mask(), Image.fromarray(hole)], num_images_per_prompt=2)
