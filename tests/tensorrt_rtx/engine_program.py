@@ -39,7 +39,7 @@ ATTENTION, CONVOLUTION, PRODUCT, NORM, MOVE, OTHER = (
     "other",
 )
 KINDS = (CONVOLUTION, PRODUCT, ATTENTION, NORM, MOVE, OTHER)
-_OWN_KINDS = {"corrltn": CONVOLUTION, "fully_connected": PRODUCT, "inorm": NORM}
+_OWN_KINDS = {"corrltn": CONVOLUTION, "deconvolution": CONVOLUTION, "fully_connected": PRODUCT, "inorm": NORM}
 # Parts of a generated kernel's name, tried in this order.
 _PARTS = (
     (ATTENTION, {"Soft"}),
