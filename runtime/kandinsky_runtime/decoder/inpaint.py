@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 from kandinsky_runtime.bundle.manifest import INPAINT
 from kandinsky_runtime.decoder.declarations import call_signature
 from kandinsky_runtime.decoder.inpaint_inputs import InpaintRequest, prepare_inpaint
+from kandinsky_runtime.decoder.inpaint_sources import Sources
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.output import InpaintOutput
+from kandinsky_runtime.decoder.parts import parts_of, put_reports_together, put_together
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.decoder.recipe import describe_results
 from kandinsky_runtime.decoder.run import Run
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.observers import RunObserver, StepCallback
+
+_log = logging.getLogger(__name__)
 
 
 class InpaintPipeline(DecoderPipeline):
@@ -63,15 +69,45 @@ class InpaintPipeline(DecoderPipeline):
 
     def run(self, options: InpaintOptions, observer: RunObserver | None = None) -> InpaintOutput:
         """Repaint the white area of a mask, from an options object; results and errors are those of a call."""
-        run = self.prepare(options, observer)
+        parts, sources = parts_of(self.geometry, options)
+        if sources is not None:
+            return self._run_parts(parts, sources, observer)
+        run = self.prepare(parts[0], observer)
         images = run.drive()
         describe_results(images, run, self.bundle)
-        masks = run.request.reports if isinstance(run.request, InpaintRequest) else ()
-        return InpaintOutput(images, run.noise.seeds, run.notes, run.clock.seconds, masks)
+        return InpaintOutput(images, run.noise.seeds, run.notes, run.clock.seconds, _request(run).reports)
 
     def prepare(self, options: InpaintOptions, observer: RunObserver | None = None) -> Run:
-        """Check everything, before any graph runs; the run may be driven step by step, see `Run`."""
+        """Check everything, before any graph runs; the run may be driven step by step, see `Run`.
+
+        The run has one area around the whole mask, also if the mask has separate parts.
+        """
         return self._prepared(options, observer or RunObserver(title=options.title), prepare_inpaint)
+
+    def _run_parts(self, parts: list[InpaintOptions], sources: Sources, observer: RunObserver | None) -> InpaintOutput:
+        """One run for each separate part of a mask; everything is checked before the first one."""
+        runs = [self.prepare(parts[0], observer)]
+        seeds = [seed for seed in runs[0].noise.seeds if seed is not None]
+        runs += [self.prepare(replace(part, seed=seeds), observer) for part in parts[1:]]
+        boxes = [_request(run).areas.areas[0].box for run in runs]
+        notes = (*sources.notes, f"the mask has {len(runs)} separate parts: each is worked on by itself")
+        for note in notes:
+            _log.warning(note)
+        results = [run.drive() for run in runs]
+        images = put_together(results, boxes, parts[0].output_type)
+        describe_results(images, runs[0], self.bundle)
+        reports = put_reports_together([_request(run).reports for run in runs], sources)
+        more = [note for run in runs for note in run.notes if note not in run.request.understood]
+        seconds: dict[str, float] = {}
+        for run in runs:
+            for phase, value in run.clock.seconds.items():
+                seconds[phase] = seconds.get(phase, 0.0) + value
+        all_notes = dict.fromkeys([*notes, *more, *map(str, reports)])
+        return InpaintOutput(images, runs[0].noise.seeds, tuple(all_notes), seconds, reports)
+
+
+def _request(run: Run) -> InpaintRequest:
+    return cast(InpaintRequest, run.request)
 
 
 def _by_name(inputs: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:

@@ -260,18 +260,32 @@ def _pairs(pictures: int, masks: int) -> list[tuple[int, int]]:
     return [(pair % pictures, pair % masks) for pair in range(max(pictures, masks))]
 
 
+def planned_box(
+    bounds: Box, picture: Size, *, multiple: int, height: int | None, width: int | None, padding: int | None
+) -> Box:
+    """The box of `around_masks` for one mask whose pixels to repaint are within `bounds`."""
+    box = _with_padding(bounds, picture, DEFAULT_PADDING if padding is None else padding)
+    if height is None or width is None:
+        return _grown(box, _common_size([box], [picture], multiple), picture)
+    return _grown(box, _in_proportion(box, (width, height)), picture)
+
+
 def _around(mask: Array, padding: int) -> Box:
     """The box of the pixels to repaint with padding, clipped to the picture; the middle if the mask is empty."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         rows, columns = np.array([height // 2]), np.array([width // 2])
+    bounds = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return _with_padding(bounds, (width, height), padding)
+
+
+def _with_padding(box: Box, picture: Size, padding: int) -> Box:
+    left, top, right, bottom = box
     return (
-        max(0, int(columns[0]) - padding),
-        max(0, int(rows[0]) - padding),
-        min(width, int(columns[-1]) + 1 + padding),
-        min(height, int(rows[-1]) + 1 + padding),
-    )
+        max(0, left - padding), max(0, top - padding),
+        min(picture[0], right + padding), min(picture[1], bottom + padding),
+    )  # fmt: skip
 
 
 def _common_size(boxes: Sequence[Box], pictures: Sequence[Size], multiple: int) -> Size:

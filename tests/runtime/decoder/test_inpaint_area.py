@@ -131,3 +131,57 @@ def test_nothing_that_came_in_is_modified(pipeline: InpaintPipeline, tmp_path: P
     before = np.asarray(image).copy()
     pipeline(**options)
     np.testing.assert_array_equal(image, before)
+
+
+# -- masks of separate parts --
+
+
+def two_spots() -> tuple[np.ndarray, np.ndarray]:
+    return mask(160, 600, 20, 20, 40, 45), mask(160, 600, 500, 90, 530, 130)
+
+
+@pytest.mark.parametrize("size", [{}, {"height": 96, "width": 80}])
+@pytest.mark.parametrize("output_type", ["pil", "np"])
+@pytest.mark.parametrize("composite", [{}, {"composite": "none"}, {"mask_blur": 3}])
+def test_separate_parts_are_the_runs_of_each(
+    pipeline: InpaintPipeline, size: dict[str, int], output_type: str, composite: dict[str, Any]
+) -> None:
+    one, other = two_spots()
+    options = sound(image=picture(160, 600), output_type=output_type, num_images_per_prompt=2, **size, **composite)
+    together = pipeline(**options | {"mask_image": one + other})
+    first = pipeline(**options | {"mask_image": one}).images
+    if output_type == "pil":
+        for index, image in enumerate(first):
+            second = pipeline(
+                **options | {"image": image, "mask_image": other, "num_images_per_prompt": 1, "seed": 5 + index}
+            ).images[0]
+            np.testing.assert_array_equal(together.images[index], second)
+    else:
+        second = pipeline(**options | {"mask_image": other}).images
+        changed = second != options["image"] / np.float32(255)
+        np.testing.assert_array_equal(together.images, np.where(changed, second, first))
+    assert "the mask has 2 separate parts: each is worked on by itself" in together.notes
+    assert together.masks[0].repainted == pytest.approx((one + other > 0).mean())
+    assert together.seeds == (5, 6)
+
+
+def test_the_cost_follows_the_mask(pipeline: InpaintPipeline, fake_engine: type[FakeEngine]) -> None:
+    pipeline(**sound(image=picture(160, 600), mask_image=sum(two_spots())))
+    pixels = [
+        feeds["image"].shape[2] * feeds["image"].shape[3] for name, feeds in fake_engine.runs if "encoder" in name
+    ]
+    assert len(pixels) == 2
+    assert sum(pixels) < 160 * 600 / 3
+
+
+def test_drawn_seeds_are_those_of_every_part(pipeline: InpaintPipeline) -> None:
+    options = sound(image=picture(160, 600), mask_image=sum(two_spots()))
+    drawn = pipeline(**options | {"seed": None})
+    again = pipeline(**options | {"seed": list(drawn.seeds)})
+    np.testing.assert_array_equal(drawn.images[0], again.images[0])
+
+
+def test_a_batch_and_noise_of_the_callers_have_one_area(pipeline: InpaintPipeline, tmp_path: Path) -> None:
+    options = sound(image=picture(160, 600), mask_image=sum(two_spots()))
+    for change in ({"image": [options["image"]] * 2}, {"record_noise": tmp_path / "n.npz"}, {"output_type": "latent"}):
+        assert not [note for note in pipeline(**options | change).notes if "separate parts" in note]
