@@ -380,7 +380,9 @@ class TestFailures:
         self, missing: set[str], components: tuple[str, ...], install: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         without_libraries(monkeypatch, missing)
-        with pytest.raises(EngineUnavailable, match=f"made after a trajectory, which needs .*: pip install {install}$"):
+        with pytest.raises(
+            EngineUnavailable, match=f"a measured trajectory, and a library .* not installed: pip install {install}$"
+        ):
             ranges.check_installed(components)
 
     @pytest.mark.parametrize("components", [("unet",), ("unet", "image_encoder"), ("unet", "image_encoder", "prior")])

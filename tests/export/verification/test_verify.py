@@ -228,7 +228,9 @@ class TestBadBundles:
                 Bundle.open(bundle), Checkpoint.open(micro_checkpoint), engine_names=ENGINES, steps=0
             )
         assert report.passed
-        assert caplog.messages == ["the figures cannot be kept in the bundle: [Errno 30] Read-only file system"]
+        assert caplog.messages == [
+            "the figures cannot be written into the bundle's manifest: [Errno 30] Read-only file system"
+        ]
 
 
 class TestRequests:
@@ -240,7 +242,7 @@ class TestRequests:
             select_engines(opened, ["paddle:int4"])
         with pytest.raises(UsageError, match="no engine"):
             select_engines(opened, ["tensorflow"])
-        with pytest.raises(UsageError, match="name an engine to verify; choose from .*onnxruntime, paddle"):
+        with pytest.raises(UsageError, match="got no engine to verify; choose from .*onnxruntime, paddle"):
             select_engines(opened, [])
 
     def test_engines_that_the_bundle_has_nothing_for(self, quick: tuple[Path, Path]) -> None:
