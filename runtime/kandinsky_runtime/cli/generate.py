@@ -55,7 +55,7 @@ def _generate(args: argparse.Namespace) -> int:
     results = Results(args, ("image",))
     conditioning, count = read_conditioning(args)
     results.plan(count)
-    image = None if args.image is None else read_picture(args.image)
+    image = None if args.image is None else read_picture(args.image, max_pixels=args.max_pixels)
     with GeneratePipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
         output = pipeline(
             image=image,

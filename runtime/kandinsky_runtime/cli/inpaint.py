@@ -78,12 +78,12 @@ def _inpaint(args: argparse.Namespace) -> int:
     results = Results(args, ("image", "mask"))
     conditioning, count = read_conditioning(args)
     results.plan(count)
-    picture = read_picture(args.image)
+    picture = read_picture(args.image, max_pixels=args.max_pixels)
     mask = None
     if args.mask_box is not None:
         mask = Mask(box_mask(*picture.image.size, args.mask_box))
     elif args.mask is not None:
-        mask = understand_mask(args.mask, mode=args.mask_mode)
+        mask = understand_mask(args.mask, mode=args.mask_mode, max_pixels=args.max_pixels)
     with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
         output = pipeline(
             image=picture,

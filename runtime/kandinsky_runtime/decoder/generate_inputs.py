@@ -70,9 +70,9 @@ def prepare_generate(geometry: Geometry, options: GenerateOptions, prompt_count:
         first = first_step(options.num_inference_steps, STRENGTH if options.strength is None else options.strength)
     images = [] if options.image is None else as_list("image", options.image)
     samples = Samples.of(geometry, options, prompt_count, image=images)
-    read = [read_picture(source) for source in images]
+    read = [read_picture(source, max_pixels=options.max_pixels) for source in images]
     sizes = [picture.image.size for picture in read] or [(SIDE, SIDE)]
-    height, width = picture_size(sizes, options.height, options.width)
+    height, width = picture_size(sizes, options.height, options.width, options.max_pixels)
     pictures = [fit(without_alpha(picture.image), width=width, height=height) for picture in read]
     common = samples.common(geometry, options, pictures, range(len(pictures)), height, width)
     return GenerateRequest(

@@ -91,16 +91,19 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
             width=options.width,
             padding=options.padding_mask_crop,
             blur=blur,
+            max_pixels=options.max_pixels,
         )
     else:
-        areas = whole_pictures(pictures, masks, height=options.height, width=options.width, blur=blur)
+        areas = whole_pictures(
+            pictures, masks, height=options.height, width=options.width, blur=blur, max_pixels=options.max_pixels
+        )
         stretched = stretching([picture.size for picture in pictures], areas.working)
     areas.check_output_type(options.output_type)
     width, height = areas.working
     crops, crop_of = areas.crops()
     common = samples.common(geometry, options, crops, crop_of, height, width)
     repainted = samples.spread(areas.masks())  # (B, H, W)
-    bottom, right = padding_for(geometry, height, width)
+    bottom, right = padding_for(geometry, height, width, options.max_pixels)
     # Like the picture's, the mask's padding repeats the edge: next to repainted pixels there is nothing to keep.
     padded = np.pad(repainted, ((0, 0), (0, bottom), (0, right)), mode="edge")
     keep = latent_keep_mask(padded, *common["latent_shape"][2:])

@@ -64,8 +64,10 @@ class Sources:
         Raises:
             InputError: one of them cannot be read or used.
         """
-        pictures = [read_picture(source) for source in images]
-        masks = [understand_mask(source, mode=options.mask_mode) for source in mask_images]
+        pictures = [read_picture(source, max_pixels=options.max_pixels) for source in images]
+        masks = [
+            understand_mask(source, mode=options.mask_mode, max_pixels=options.max_pixels) for source in mask_images
+        ]
         notes = [*(note for picture in pictures for note in picture.notes)]
         notes += [note for mask in masks for note in mask.notes]
         masks, more = _brought_together(pictures, masks)
@@ -74,7 +76,9 @@ class Sources:
         if options.expand is not None:
             edges = cast(Edges, tuple(options.expand))
             masks = _expanded_masks(pictures, masks, edges)
-            pictures = [replace(picture, image=expanded(picture.image, edges)) for picture in pictures]
+            pictures = [
+                replace(picture, image=expanded(picture.image, edges, options.max_pixels)) for picture in pictures
+            ]
         return cls(
             [picture.image for picture in pictures],
             [mask.image for mask in masks],

@@ -150,6 +150,15 @@ class DecoderOptions:
         check=one_of(OUTPUT_TYPES),
     )
 
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "most pixels of a picture that is read, of a mask and of a result",
+        check=whole(1),
+        spelling="--max-pixels",
+        group="files",
+        metavar="N",
+        parse=int,
+    )
     metadata: bool = option(
         True,
         "how a picture was made, in its `info` and in its file: seed, prompt, steps, scheduler, guidance, size and"

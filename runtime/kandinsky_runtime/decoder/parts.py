@@ -34,9 +34,11 @@ def parts_of(geometry: Geometry, options: InpaintOptions) -> tuple[list[InpaintO
     """
     if options.inpaint_area != "mask" or not _can_be_parted(options):
         return [options], None
-    options = replace(options, image=read_picture(as_list("image", options.image)[0]))
+    options = replace(options, image=read_picture(as_list("image", options.image)[0], max_pixels=options.max_pixels))
     if options.mask_image is not None:
-        mask = understand_mask(as_list("mask_image", options.mask_image)[0], mode=options.mask_mode)
+        mask = understand_mask(
+            as_list("mask_image", options.mask_image)[0], mode=options.mask_mode, max_pixels=options.max_pixels
+        )
         options = replace(options, mask_image=mask)
     sources = Sources.read(options, [options.image], [] if options.mask_image is None else [options.mask_image])
     ((picture,), (mask_image,)) = sources.pictures, sources.masks

@@ -172,7 +172,7 @@ class Samples:
         Raises:
             InputError: the result would be too large, or `latents` do not fit it.
         """
-        bottom, right = padding_for(geometry, height, width)
+        bottom, right = padding_for(geometry, height, width, options.max_pixels)
         shape = (
             len(self.seeds),
             geometry.channels,

@@ -174,6 +174,7 @@ def whole_pictures(
     height: int | None,
     width: int | None,
     blur: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Areas:
     """Whole pictures as areas: each box is the whole picture at the size of the result.
 
@@ -181,11 +182,12 @@ def whole_pictures(
         pictures, masks: the results of `read_image` and `read_mask`; one for each pair, or one for all.
         height, width: the size of the results in pixels, or None for the pictures' own.
         blur: the blur of the masks' weights in a blend, see `fit_weights`; None without a blend.
+        max_pixels: the most pixels of the working picture.
 
     Raises:
         InputError: the pictures' sizes differ or are too small, and no size is given; or a result has too many pixels.
     """
-    rows, columns = picture_size([picture.size for picture in pictures], height, width)
+    rows, columns = picture_size([picture.size for picture in pictures], height, width, max_pixels)
     size = columns, rows
     fitted = [fit(picture, *size) for picture in pictures]
     repainted = [fit_mask(mask, *size) for mask in masks]
@@ -208,6 +210,7 @@ def around_masks(
     width: int | None,
     padding: int | None = None,
     blur: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Areas:
     """The area around each mask: a box that contains every pixel to repaint.
 
@@ -221,12 +224,13 @@ def around_masks(
         height, width: the size of the working picture in pixels; both or none.
         padding: the pixels of the picture around the part to repaint; None for 32.
         blur: the blur of the masks' weights in a blend, see `fit_weights`; None without a blend.
+        max_pixels: the most pixels of the working picture.
 
     Raises:
         InputError: the working size is too large, or the boxes cannot have one size.
     """
-    if height is not None and width is not None and height * width > MAX_PIXELS:
-        raise InputError(f"the size to work at is {width}x{height}; expected at most {MAX_PIXELS:,} pixels in all")
+    if height is not None and width is not None and height * width > max_pixels:
+        raise InputError(f"the size to work at is {width}x{height}; expected at most {max_pixels:,} pixels in all")
     pairs = [
         (number, fit_mask(masks[mask], *pictures[number].size)) for number, mask in _pairs(len(pictures), len(masks))
     ]

@@ -58,7 +58,7 @@ def read_picture(source: AnyPicture, *, max_pixels: int = MAX_PIXELS) -> Picture
 
     Args:
         source: a path, the bytes of a file, a Pillow image, an array, or a result of this function.
-        max_pixels: the largest width x height; for files, Pillow's own limit (178 million) applies as well.
+        max_pixels: the largest width x height.
 
     Raises:
         InputError: the source is something else; or the file is missing, damaged or not a picture.

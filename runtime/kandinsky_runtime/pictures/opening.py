@@ -8,13 +8,14 @@ What had to be guessed is a note, one sentence each.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
-import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS
+from kandinsky_runtime.pictures.deep import DeepColours
+from kandinsky_runtime.pictures.quiet import no_pixel_limit, silent_tiff, silent_warnings
 
 PictureSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 
@@ -37,6 +40,9 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "does not exist; give the path of a PNG, JPEG or WebP file"),
     (IsADirectoryError, "is a directory; give the path of one PNG, JPEG or WebP file"),
@@ -44,36 +50,6 @@ _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (Image.DecompressionBombError, "has more pixels than Pillow opens; scale it down first"),
     (UnidentifiedImageError, "is not a picture that Pillow knows; convert it to PNG, JPEG or WebP"),
 )
-
-
-class _SilentWarnings:
-    """Silences Python's warnings while at least one thread reads a picture.
-
-    Warning filters belong to the whole process. The first thread that enters saves them, and the last thread that
-    leaves restores them. The lock is held only meanwhile, so that threads decode at the same time.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._saved = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._readers == 0:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.simplefilter("ignore")
-            self._readers += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._readers -= 1
-            if self._readers == 0:
-                self._saved.__exit__(None, None, None)
-
-
-_silent_warnings = _SilentWarnings()
 
 
 @dataclass(frozen=True)
@@ -113,14 +89,17 @@ def open_picture(
         InputError: the picture cannot be read, also if Pillow raises an error within the context.
     """
     name = _name(source, what)
-    with _silent_warnings:
+    with ExitStack() as reading:
+        reading.enter_context(silent_warnings)
         try:
             if isinstance(source, Image.Image):
                 yield _opened(source, name, max_pixels, small_values, file=False)
             elif isinstance(source, (str, os.PathLike, bytes)):
-                with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+                _prepare(_head(source), name, max_pixels, reading)
+                with _open(source) as file:
                     frames = getattr(file, "is_animated", False)
-                    opened = _opened(file, name, max_pixels, small_values, file=True)
+                    deep = DeepColours.of(file, partial(_open, source))
+                    opened = _opened(file, name, max_pixels, small_values, file=True, deep=deep)
                     if frames:
                         opened.notes.append(f"{name} holds several frames: the first one is used")
                     yield opened
@@ -153,13 +132,46 @@ def float_to_eight_bit(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
+def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _head(source: str | os.PathLike[str] | bytes) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, bytes):
+        return source[:16]
+    with Path(source).open("rb") as file:
+        return file.read(16)
+
+
+def _prepare(head: bytes, name: str, max_pixels: int, reading: ExitStack) -> None:
+    """Make Pillow ready for a file that begins with `head`, while `reading` lasts.
+
+    Raises:
+        InputError: the file needs a plug-in that is not installed.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > MAX_PIXELS:
+        reading.enter_context(no_pixel_limit)  # the caller's own limit applies
+    if head[:4] in _TIFF:
+        reading.enter_context(silent_tiff)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
+        try:
+            importlib.import_module("pillow_heif").register_heif_opener()
+        except ImportError:
+            raise InputError(
+                f"{name} is a HEIC picture: pip install pillow-heif, or convert it to PNG, JPEG or WebP"
+            ) from None
+
+
 def turned_upright(picture: Image.Image, orientation: int) -> Image.Image:
     """A picture that was stored with an EXIF orientation, upright."""
     turn = _TO_UPRIGHT.get(orientation)
     return picture if turn is None else picture.transpose(turn)
 
 
-def _opened(picture: Image.Image, name: str, max_pixels: int, small_values: bool, *, file: bool) -> Opened:
+def _opened(
+    picture: Image.Image, name: str, max_pixels: int, small_values: bool, *, file: bool, deep: DeepColours | None = None
+) -> Opened:
     _check_size(picture, name, max_pixels)
     notes: list[str] = []
     orientation = _orientation(picture, name, notes)
@@ -169,8 +181,10 @@ def _opened(picture: Image.Image, name: str, max_pixels: int, small_values: bool
             " ImageOps.exif_transpose turns it upright"
         )
         orientation = 1
-    eight_bit = _eight_bit(turned_upright(picture, orientation), name, notes if small_values else None)
     profile = picture.info.get("icc_profile")
+    if deep is not None:
+        picture = deep.rounded(picture)
+    eight_bit = _eight_bit(turned_upright(picture, orientation), name, notes if small_values else None)
     return Opened(eight_bit, name, orientation, profile if isinstance(profile, bytes) and profile else None, notes)
 
 
@@ -184,7 +198,8 @@ def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
         raise InputError(f"{name} is {width}x{height} pixels; expected at least 1x1")
     if width * height > max_pixels:
         raise InputError(
-            f"{name} is {width}x{height} pixels; expected at most {max_pixels} in all: scale it down first"
+            f"{name} is {width}x{height} pixels; expected at most {max_pixels} in all: scale it down first, or raise"
+            " max_pixels"
         )
 
 
@@ -213,8 +228,17 @@ def _eight_bit(picture: Image.Image, name: str, notes: list[str] | None) -> Imag
         )
     if picture.mode == "F":
         return Image.fromarray(float_to_eight_bit(values))
+    levels = _eight_bit_levels(values, name, notes)
+    transparent = picture.info.get("transparency")
+    if not isinstance(transparent, int):
+        return Image.fromarray(levels)
+    opaque = (values != transparent).astype(np.uint8) * np.uint8(255)
+    return Image.merge("LA", (Image.fromarray(levels), Image.fromarray(opaque)))
+
+
+def _eight_bit_levels(values: NDArray[Any], name: str, notes: list[str] | None) -> NDArray[np.uint8]:
     if notes is not None and 1 < values.max() <= 255:
         notes.append(f"{name} has 16 bits, and no value is above {values.max()}: its values are taken as 0 to 255")
     if notes is not None and values.max() <= 255:
-        return Image.fromarray(values.astype(np.uint8))
-    return Image.fromarray(sixteen_to_eight_bit(values))
+        return values.astype(np.uint8)
+    return sixteen_to_eight_bit(values)

@@ -9,23 +9,26 @@ from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
 
 
-def padding_for(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
+def padding_for(geometry: Geometry, height: int, width: int, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """The rows and columns to add to a picture, so that the graphs take its size.
 
     Raises:
         InputError: the padded picture would have too many pixels.
     """
     bottom, right = -height % geometry.multiple, -width % geometry.multiple
-    _check_pixels(height, width, (height + bottom) * (width + right))
+    _check_pixels(height, width, (height + bottom) * (width + right), max_pixels)
     return bottom, right
 
 
-def picture_size(sizes: Sequence[tuple[int, int]], height: int | None, width: int | None) -> tuple[int, int]:
+def picture_size(
+    sizes: Sequence[tuple[int, int]], height: int | None, width: int | None, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
     """The height and width of the result: the given ones, or else the pictures' own.
 
     Args:
         sizes: the (width, height) of each picture.
         height, width: the requested size in pixels; None for the pictures' own.
+        max_pixels: the most pixels of the result.
 
     Raises:
         InputError: the pictures' sizes differ or are too small, and no size is given; or the result would have too many
@@ -42,7 +45,7 @@ def picture_size(sizes: Sequence[tuple[int, int]], height: int | None, width: in
             " and width"
         )
     rows, columns = own_height if height is None else height, own_width if width is None else width
-    _check_pixels(rows, columns, rows * columns)
+    _check_pixels(rows, columns, rows * columns, max_pixels)
     return rows, columns
 
 
@@ -60,6 +63,6 @@ def stretching(sizes: Sequence[tuple[int, int]], result: tuple[int, int]) -> lis
     ]
 
 
-def _check_pixels(height: int, width: int, pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise InputError(f"the result would be {width}x{height} pixels; expected at most {MAX_PIXELS:,} in all")
+def _check_pixels(height: int, width: int, pixels: int, most: int) -> None:
+    if pixels > most:
+        raise InputError(f"the result would be {width}x{height} pixels; expected at most {most:,} in all")

@@ -316,6 +316,10 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(image_embeds="nowhere.npz"), "nowhere.npz does not exist; give an .npz or .npy file of embeddings"),
         (inpaint(image_embeds="cat.png"), "cat.png cannot be read as .npz or .npy embeddings"),
         # options
+        (
+            inpaint(max_pixels=5199),
+            "image cat.png is 80x65 pixels; expected at most 5199 in all: scale it down first, or",
+        ),
         (inpaint(height=10), "height is 10; expected a whole number of at least 64"),
         (inpaint(seed=-1), "seed is -1; expected a whole number from 0 to"),
         (inpaint(guidance_scale="nan"), "guidance_scale is nan; expected a finite number of at least 0"),

@@ -635,7 +635,7 @@ def test_an_engine_that_returns_what_may_not_be_written_to(
     [
         ({"output_type": "pt"}, UsageError, "output_type is 'pt'; choose from pil, np, latent"),
         ({"output_type": None}, UsageError, "output_type is None; choose from pil, np, latent"),
-        ({"composite": "blend"}, UsageError, "composite is 'blend'; choose from paste, none"),
+        ({"composite": "glue"}, UsageError, "composite is 'glue'; choose from paste, blend, none"),
         ({"noise": "replay"}, UsageError, "noise is 'replay'; choose from torch, numpy"),
         ({"noise": 3}, UsageError, "noise is 3; choose from torch, numpy"),
         ({"callback_on_step_end": 3}, UsageError, "callback_on_step_end is 3; expected a function"),

@@ -327,6 +327,7 @@ class TestRefusals:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Image, "open", refuse)
+        (tmp_path / "secret.png").touch()
         with pytest.raises(InputError, match="cannot be read without permission; give this user the right"):
             read_image(tmp_path / "secret.png")
 

@@ -1,0 +1,199 @@
+"""Files as they come: 16 bits, HEIC, damaged TIFF files and very large pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import threading
+import types
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.pictures import quiet
+from kandinsky_runtime.pictures.image import read_image, read_picture
+from kandinsky_runtime.pictures.mask import fit_mask, understand_mask
+
+RNG = np.random.default_rng(18)
+CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # PNG's colour types
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def deep_png(values: np.ndarray, colour_type: int, transparent: tuple[int, ...] = ()) -> bytes:
+    """A PNG file of 16 bits for each channel, written by hand."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    extra = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def deep_tiff(values: np.ndarray, order: str) -> bytes:
+    """A plain TIFF file of 16 bits for each of three channels, written by hand."""
+    height, width, _ = values.shape
+    data = values.astype(f"{order}u2").tobytes()
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 200)]
+    tags += [(277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(data))]
+    body = struct.pack(f"{order}3H", 16, 16, 16) + bytes(2)
+    ifd = struct.pack(f"{order}H", len(tags))
+    for tag, kind, count, value in tags:
+        packed = struct.pack(f"{order}HH", value, 0) if kind == 3 and count == 1 else struct.pack(f"{order}I", value)
+        ifd += struct.pack(f"{order}HHI", tag, kind, count) + packed
+    magic = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 16)
+    return (magic + body + ifd + bytes(4)).ljust(200, b"\0") + data
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return np.rint(values / 257.0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("colour_type", CHANNELS)
+@pytest.mark.parametrize("as_path", [True, False])
+def test_sixteen_bits_of_every_kind_are_rounded(colour_type: int, as_path: bool, tmp_path: Path) -> None:
+    values = RNG.integers(0, 65536, (33, 70, CHANNELS[colour_type])).astype(np.uint16)
+    values[0, :4] = np.array([0, 128, 129, 65535])[:, None]
+    source: bytes | Path = deep_png(values, colour_type)
+    if as_path:
+        (tmp_path / "deep.png").write_bytes(source)
+        source = tmp_path / "deep.png"
+    image = read_picture(source).image
+    colours = rounded(values[..., :3] if colour_type in (2, 6) else np.repeat(values[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(image.convert("RGB"), colours)
+    if colour_type in (4, 6):
+        np.testing.assert_array_equal(image.getchannel("A"), rounded(values[..., -1]))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_tiff(order: str) -> None:
+    ramp = np.arange(33 * 70 * 3).reshape(33, 70, 3).astype(np.uint16) * 9
+    np.testing.assert_array_equal(read_image(deep_tiff(ramp, order)), rounded(ramp))
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_exact() -> None:
+    values = RNG.integers(0, 65536, (9, 11, 3)).astype(np.uint16)
+    values[4, 4] = values[0, 0] + np.array([0, 0, 1], np.uint16)  # equal in its upper 8 bits
+    alpha = np.asarray(read_picture(deep_png(values, 2, tuple(map(int, values[0, 0])))).image.getchannel("A"))
+    assert np.argwhere(alpha == 0).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("mode", ["auto", "alpha", "white", "black"])
+@pytest.mark.parametrize("transparent", [0, 255, 200])
+def test_a_grey_mask_of_sixteen_bits_is_its_eight_bit_form(mode: str, transparent: int) -> None:
+    levels = np.array([[0, 200, 255, 0, 255, 100, 128, 3]] * 2, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG", transparency=transparent)
+    deep = deep_png(levels[..., None].astype(np.uint16) * 257, 0, (transparent * 257,))
+    shallow, deeper = (understand_mask(source, mode=mode) for source in (buffer.getvalue(), deep))
+    np.testing.assert_array_equal(fit_mask(deeper.image, 8, 2), fit_mask(shallow.image, 8, 2))
+    assert (deeper.rule, deeper.notes) == (shallow.rule, shallow.notes)
+
+
+# -- HEIC --
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+
+
+def test_heic_without_its_plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
+    for source in (HEIC, tmp_path / "IMG_1.HEIC"):
+        with pytest.raises(InputError, match="is a HEIC picture: pip install pillow-heif, or convert it to PNG"):
+            read_image(source)
+    with pytest.raises(InputError, match=r"mask .*IMG_1.HEIC is a HEIC picture"):
+        understand_mask(tmp_path / "IMG_1.HEIC")
+
+
+def test_heic_with_its_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("pillow_heif")
+
+    def register_heif_opener() -> None:
+        real = Image.open
+        monkeypatch.setattr(Image, "open", lambda *_: Image.new("RGB", (8, 6), (1, 2, 3)) or real)
+
+    module.register_heif_opener = register_heif_opener  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    assert read_image(HEIC).getpixel((0, 0)) == (1, 2, 3)
+
+
+# -- the C library's lines --
+
+
+def damaged_tiffs() -> list[bytes]:
+    noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8))
+    found = []
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):
+        buffer = io.BytesIO()
+        noise.save(buffer, "TIFF", compression=compression)
+        data = buffer.getvalue()
+        for start in (60, 300, len(data) // 2):
+            found.append(data[:start] + bytes(200) + data[start + 200 :])
+            found.append(data[: len(data) - start])
+    return found
+
+
+def test_a_damaged_tiff_is_one_error_and_no_line(capfd: pytest.CaptureFixture[str]) -> None:
+    refused = 0
+    for data in damaged_tiffs():
+        try:
+            read_image(data)
+        except InputError:
+            refused += 1
+    assert refused > 5
+    assert capfd.readouterr().err == ""
+
+
+def test_lines_of_others_pass(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet.silent_tiff:
+        os.write(2, b"ZIPDecode: Decoding error at scanline 0, incorrect data check.\n")
+        os.write(2, b"k22: a note of another thread\n")
+        os.write(2, b"TIFFReadDirectory: Warning, unknown field\n")
+    assert capfd.readouterr().err == "k22: a note of another thread\n"
+
+
+def test_threads_share_the_silence() -> None:
+    before = os.fstat(2)
+    threads = [threading.Thread(target=lambda: [_refused(data) for data in damaged_tiffs()]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = os.fstat(2)
+    assert (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino)
+
+
+def _refused(data: bytes) -> None:
+    try:
+        read_image(data)
+    except InputError:
+        return
+
+
+# -- very large pictures --
+
+
+def test_the_limit_can_be_raised(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (20_000, 10_000)).save(path)
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(InputError, match=r"large\.png (has more pixels than Pillow opens|is 20000x10000 pixels)"):
+        read_image(path)
+    mask = understand_mask(path, max_pixels=200_000_000)
+    assert mask.image.size == (20_000, 10_000)
+    assert limit == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(InputError, match="is 20000x10000 pixels; expected at most 199999999 in all: scale it down"):
+        understand_mask(path, max_pixels=199_999_999)
