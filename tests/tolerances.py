@@ -40,6 +40,7 @@ TWO_ROUNDINGS = Tolerance(3e-7, "relative, a product and a sum: two roundings of
 BF16_ROUNDING = Tolerance(4e-3, "relative, bf16 has 8 digits: one unit in the last place is at most 2^-8 = 3.9e-3")
 EMPTY_PICTURE = Tolerance(1e-5, "one layer of the picture encoder, run layer by layer against run whole")
 MASK_CELLS = Tolerance(1.2e-7, "one unit in the last place: a mask's cells are 0 and 1 in both")
+LORA_MERGE = Tolerance(2e-6, "one sum of a weight and a product of small rank: float32 rounds both, values up to 10")
 
 # Steps and schedulers
 STEP = Tolerance(2e-5, "one step by hand against a scheduler's own order of operations, on latents up to about 10")

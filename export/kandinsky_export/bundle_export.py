@@ -180,11 +180,20 @@ def _geometry(signatures: Mapping[str, GraphSpec], subject: str) -> Geometry:
 
 def _source(checkpoint: Checkpoint, name: str, progress: bool) -> dict[str, Any]:
     files = _hash_files(checkpoint.root, checkpoint.files(), "hashing checkpoint", progress)
+    loras = [
+        {
+            "file": lora.path.name,
+            "scale": lora.scale,
+            "bytes": lora.path.stat().st_size,
+            "sha256": file_sha256(lora.path),
+        }
+        for lora in checkpoint.loras
+    ]
     return {
         "name": name,
         "form": next(iter(checkpoint.components.values())).form,
         "files": {path: asdict(entry) for path, entry in files.items()},
-    }
+    } | ({"loras": loras} if loras else {})
 
 
 def _export_component(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_export.checkpoints.lora import Lora, merge_lora
 from kandinsky_export.checkpoints.tensor_names import current_names
 from kandinsky_export.checkpoints.weight_names import find_weights
 from kandinsky_export.checkpoints.weights import is_in_paddles_layout, read_weights, weight_files
@@ -57,12 +58,16 @@ class Checkpoint:
         components: "unet" and "movq".
         scheduler: the scheduler's config.
         prefix: the beginning of each folder's name; "prior_" for the prior in a combined pipeline's folder.
+        loras: merged one after the other into the model `lora_model`.
     """
+
+    lora_model: ClassVar[str] = "unet"
 
     root: Path
     components: Mapping[str, ModelFiles]
     scheduler: dict[str, Any]
     prefix: str = field(default="", kw_only=True)
+    loras: tuple[Lora, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def open(cls, root: Path, variant: str | None = None) -> Checkpoint:
@@ -100,12 +105,16 @@ class Checkpoint:
             Functions that return float32 arrays of the expected shapes.
 
         Raises:
-            CheckpointError: lists every missing, extra and mis-shaped tensor of all components.
+            CheckpointError: lists every missing, extra and mis-shaped tensor of all components; or a LoRA does not fit.
         """
         faults: list[str] = []
         found = {name: self._component_tensors(name, tensors, faults) for name, tensors in expected.items()}
         if faults:
             raise CheckpointError(str(self.root), faults)
+        if (model := self.lora_model) in found:
+            shapes = {name: item.torch_shape for name, item in expected[model].items()}
+            for lora in self.loras:
+                found[model] = merge_lora(lora, model, found[model], shapes)
         return found
 
     def _component_tensors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kandinsky_export.checkpoints.checkpoint import Checkpoint, read_config, read_folder, read_models
 from kandinsky_export.checkpoints.tokenizer_files import TokenizerFiles, read_tokenizer
@@ -36,6 +36,8 @@ class PriorCheckpoint(Checkpoint):
         tokenizer: the tokenizer's files and config.
         image_processor: the config of the picture encoder's preprocessing.
     """
+
+    lora_model: ClassVar[str] = "prior"
 
     tokenizer: TokenizerFiles
     image_processor: dict[str, Any]

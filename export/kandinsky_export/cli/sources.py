@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ def add_source(parser: Parser) -> None:
         metavar="VARIANT",
         help="variant of CHECKPOINT's weight files, such as fp16 (default: the plain files)",
     )
+    _add_loras(parser, "--lora", "UNet")
 
 
 def add_prior(parser: Parser) -> None:
@@ -39,31 +41,50 @@ def add_prior(parser: Parser) -> None:
         metavar="VARIANT",
         help="variant of PRIOR's weight files, such as fp16 (default: the plain files)",
     )
+    _add_loras(parser, "--prior-lora", "prior")
+
+
+def _add_loras(parser: Parser, option: str, model: str) -> None:
+    parser.add_argument(
+        option,
+        action="append",
+        default=[],
+        metavar="F[:SCALE]",
+        help=f"LoRA to merge into the {model}, the pytorch_lora_weights.safetensors of diffusers' training scripts or"
+        " its folder, and its strength; may be given several times (default scale: 1)",
+    )
 
 
 def open_checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
     """The checkpoint, fetched if need be, and its name: the hub name or the folder's name."""
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
+    from kandinsky_export.checkpoints.lora import parse_lora
 
     _check_hub_options(args)
+    loras = tuple(map(parse_lora, args.lora))
+    tuple(map(parse_lora, args.prior_lora))  # a wrong name is reported before anything is fetched
     root, name = _fetched(args, args.checkpoint, args.revision, args.weights)
-    return Checkpoint.open(root, args.weights), name
+    return replace(Checkpoint.open(root, args.weights), loras=loras), name
 
 
 def open_prior(args: argparse.Namespace) -> tuple[PriorCheckpoint | None, str]:
     """The prior, fetched if need be, and its name; None without --prior."""
     if args.prior is None:
         return None, ""
+    from kandinsky_export.checkpoints.lora import parse_lora
     from kandinsky_export.checkpoints.prior_checkpoint import PRIOR_FOLDERS, PriorCheckpoint
 
     root, name = _fetched(args, args.prior, args.prior_revision, args.prior_weights, components=PRIOR_FOLDERS)
-    return PriorCheckpoint.open(root, args.prior_weights), name
+    loras = tuple(map(parse_lora, args.prior_lora))
+    return replace(PriorCheckpoint.open(root, args.prior_weights), loras=loras), name
 
 
 def _check_hub_options(args: argparse.Namespace) -> None:
     """Refuse options of a hub or of a prior without one."""
     if args.prior is None and (args.prior_revision or args.prior_weights):
         raise UsageError("--prior-revision and --prior-weights go with --prior: add --prior, or leave them out")
+    if args.prior is None and args.prior_lora:
+        raise UsageError("--prior-lora goes with --prior: add --prior, or leave it out")
     if args.revision and not _is_hub_name(args.checkpoint):
         raise UsageError(
             f"--hub and --revision go with a hub name, not with the folder {args.checkpoint}: leave them out"
