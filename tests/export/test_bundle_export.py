@@ -372,7 +372,7 @@ class TestTarget:
         assert (tmp_path / "out" / "precious").exists()
 
     def test_a_missing_parent(self, micro_checkpoint: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="no folder; make it first"):
+        with pytest.raises(UsageError, match="is not a folder; create it first"):
             export_bundle(Checkpoint.open(micro_checkpoint), tmp_path / "a" / "out", name="micro")
 
 
