@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
@@ -36,7 +37,13 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_bundle(parser)
     add_prompt_options(parser)
     files = parser.add_argument_group("input and output")
-    files.add_argument("--image", type=Path, metavar="F", help="picture to change: PNG, JPEG, WebP, …")
+    files.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        metavar="F",
+        help="picture to change: PNG, JPEG, WebP, …; several, or a folder, are run one after the other",
+    )
     add_out(files)
     add_group(files, GenerateOptions, "files")
     add_sampling_options(parser.add_argument_group("sampling"), GenerateOptions)
@@ -47,20 +54,40 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.cli.batch import check_batch, of_picture, picture_files, seed_of
     from kandinsky_runtime.cli.pictures import Results
     from kandinsky_runtime.cli.prompting import read_conditioning
     from kandinsky_runtime.decoder.generate import GeneratePipeline
-    from kandinsky_runtime.pictures.image import read_picture
 
+    args.image = None if args.image is None else picture_files(args.image)
+    pictures = len(args.image or [None])
     results = Results(args, ("image",))
     conditioning, count = read_conditioning(args)
-    results.plan(count)
-    image = None if args.image is None else read_picture(args.image, max_pixels=args.max_pixels)
+    results.plan(check_batch(args, pictures, count))
+    first = _source(args, 0)
     with GeneratePipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
-        output = pipeline(
-            image=image,
-            **declared_arguments(args, GenerateOptions) | noise_arguments(args) | conditioning,
-            progress=not args.quiet,
-        )
-    results.save(pipeline, output)
+        shared = declared_arguments(args, GenerateOptions) | noise_arguments(args)
+        if pictures == 1:
+            output = pipeline(image=first, **shared | conditioning, progress=not args.quiet)
+            results.save(pipeline, output)
+            return 0
+        for index in range(pictures):  # everything is checked before the first run
+            pipeline.prepare(GenerateOptions(image=_source(args, index), **shared | of_picture(conditioning, index)))
+        for index in range(pictures):
+            own = of_picture(conditioning, index) | {"seed": seed_of(args.seed, index, args.num_images_per_prompt)}
+            output = pipeline(image=_source(args, index), **shared | own, progress=not args.quiet)
+            args.seed = output.seeds[0] if index == 0 else args.seed
+            results.write(output)
+        results.report(pipeline)
     return 0
+
+
+def _source(args: argparse.Namespace, index: int) -> Any:
+    """The picture of one of the runs, or None for text-to-image.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from kandinsky_runtime.pictures.image import read_picture
+
+    return None if args.image is None else read_picture(args.image[index], max_pixels=args.max_pixels)

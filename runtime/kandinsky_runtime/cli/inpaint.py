@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
@@ -37,9 +38,23 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_bundle(parser)
     add_prompt_options(parser)
     needed = parser.add_argument_group("inputs and output")
-    needed.add_argument("--image", type=Path, required=True, metavar="F", help="picture to repaint: PNG, JPEG, WebP, …")
+    needed.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="F",
+        help="picture to repaint: PNG, JPEG, WebP, …; several, or a folder, are run one after the other",
+    )
     repainted = needed.add_mutually_exclusive_group()
-    repainted.add_argument("--mask", type=Path, metavar="F", help="mask picture: white is repainted, see --mask-mode")
+    repainted.add_argument(
+        "--mask",
+        type=Path,
+        action="append",
+        metavar="F",
+        help="mask picture: white is repainted, see --mask-mode; one for all pictures, one for each, or a folder with"
+        " masks of the same names",
+    )
     repainted.add_argument(
         "--mask-box",
         type=_box,
@@ -67,29 +82,49 @@ def _box(text: str) -> tuple[int, ...]:
 
 
 def _inpaint(args: argparse.Namespace) -> int:
+    from kandinsky_runtime.cli.batch import check_batch, mask_files, of_picture, picture_files, seed_of
     from kandinsky_runtime.cli.pictures import Results
     from kandinsky_runtime.cli.prompting import read_conditioning
     from kandinsky_runtime.decoder.inpaint import InpaintPipeline
-    from kandinsky_runtime.pictures.image import read_picture
-    from kandinsky_runtime.pictures.mask import Mask, box_mask, understand_mask
 
     if args.mask is None and args.mask_box is None and args.expand is None:
         raise UsageError("there is nothing to repaint; give --mask F, --mask-box L,T,R,B or --expand L,T,R,B")
+    args.image = picture_files(args.image)
+    args.mask = None if args.mask is None else mask_files(args.mask, args.image)
     results = Results(args, ("image", "mask"))
     conditioning, count = read_conditioning(args)
-    results.plan(count)
-    picture = read_picture(args.image, max_pixels=args.max_pixels)
+    results.plan(check_batch(args, len(args.image), count))
+    first = _sources(args, 0)
+    with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
+        shared = declared_arguments(args, InpaintOptions) | noise_arguments(args)
+        if len(args.image) == 1:
+            output = pipeline(**first, **shared | conditioning, progress=not args.quiet)
+            results.save(pipeline, output)
+            return 0
+        for index in range(len(args.image)):  # everything is checked before the first run
+            pipeline.prepare(InpaintOptions(**_sources(args, index), **shared | of_picture(conditioning, index)))
+        for index in range(len(args.image)):
+            own = of_picture(conditioning, index) | {"seed": seed_of(args.seed, index, args.num_images_per_prompt)}
+            output = pipeline(**_sources(args, index), **shared | own, progress=not args.quiet)
+            args.seed = output.seeds[0] if index == 0 else args.seed
+            results.write(output)
+        results.report(pipeline)
+    return 0
+
+
+def _sources(args: argparse.Namespace, index: int) -> dict[str, Any]:
+    """The picture and the mask of one of the runs.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    from kandinsky_runtime.pictures.image import read_picture
+    from kandinsky_runtime.pictures.mask import Mask, box_mask, understand_mask
+
+    picture = read_picture(args.image[index], max_pixels=args.max_pixels)
     mask = None
     if args.mask_box is not None:
         mask = Mask(box_mask(*picture.image.size, args.mask_box))
     elif args.mask is not None:
-        mask = understand_mask(args.mask, mode=args.mask_mode, max_pixels=args.max_pixels)
-    with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
-        output = pipeline(
-            image=picture,
-            mask_image=mask,
-            **declared_arguments(args, InpaintOptions) | noise_arguments(args) | conditioning,
-            progress=not args.quiet,
-        )
-    results.save(pipeline, output)
-    return 0
+        mask = understand_mask(args.mask[index], mode=args.mask_mode, max_pixels=args.max_pixels)
+    return {"image": picture, "mask_image": mask}

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Results:
         """
         self._args, self._inputs, self._start = args, (*inputs, *_READ), time.perf_counter()
         self._paths: list[Path] = []
+        self._outputs: list[PipelineOutput] = []
         check_output_path(args.out, args.quality)
         whole_number("--num-images", args.num_images_per_prompt, 1, MAX_RESULTS)
         if args.replay_noise and (args.seed is not None or args.noise):
@@ -56,28 +57,48 @@ class Results:
         check_overwriting(self._args, self._paths, self._inputs)
 
     def save(self, pipeline: DecoderPipeline, output: PipelineOutput) -> None:
-        """Write the pictures, and report them on stdout.
+        """Write the pictures of the only run, and report them on stdout.
 
         Raises:
             Kandinsky22Error: a picture cannot be written.
         """
-        for path, picture in zip(self._paths, output.images, strict=True):
+        self.write(output)
+        self.report(pipeline)
+
+    def write(self, output: PipelineOutput) -> None:
+        """Write the pictures of one of several runs, in their order.
+
+        Raises:
+            Kandinsky22Error: a picture cannot be written.
+        """
+        done = sum(len(earlier.seeds) for earlier in self._outputs)
+        for path, picture in zip(self._paths[done:], output.images, strict=False):
             save_image(picture, path, self._args.quality)
+        self._outputs.append(replace(output, images=None))
+
+    def report(self, pipeline: DecoderPipeline) -> None:
+        """Report all pictures on stdout."""
+        seeds = [seed for output in self._outputs for seed in output.seeds]
         if self._args.json:
-            seconds = {**output.seconds, "total": time.perf_counter() - self._start}
+            seconds: dict[str, float] = {}
+            for output in self._outputs:
+                for part, value in output.seconds.items():
+                    seconds[part] = seconds.get(part, 0.0) + value
+            seconds["total"] = time.perf_counter() - self._start
             result: dict[str, Any] = {
                 "images": [str(path) for path in self._paths],
-                "seeds": list(output.seeds),
+                "seeds": seeds,
                 "engine": pipeline.selection.engine.name,
                 "precision": pipeline.selection.precision,
-                "notes": list(output.notes),
+                "notes": list(dict.fromkeys(note for output in self._outputs for note in output.notes)),
                 "seconds": {part: round(value, 4) for part, value in seconds.items()},
             }
-            if isinstance(output, InpaintOutput):
-                result["masks"] = [asdict(report) for report in output.masks]
+            inpainted = [output for output in self._outputs if isinstance(output, InpaintOutput)]
+            if inpainted:
+                result["masks"] = [asdict(report) for output in inpainted for report in output.masks]
             sys.stdout.write(json.dumps(result, indent=1) + "\n")
             return
-        for path, seed in zip(self._paths, output.seeds, strict=True):
+        for path, seed in zip(self._paths, seeds, strict=True):
             sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
 
 
@@ -94,8 +115,10 @@ def check_overwriting(args: argparse.Namespace, written: Iterable[Path], inputs:
     """
     taken: dict[str, str] = {}
     for option in inputs:
-        if (path := getattr(args, option)) is not None:
-            taken[os.path.realpath(path)] = f"--{option.replace('_', '-')}"
+        given = getattr(args, option)
+        for path in given if isinstance(given, list) else [given]:
+            if path is not None:
+                taken[os.path.realpath(path)] = f"--{option.replace('_', '-')}"
     for picture in args.prompts or []:
         if isinstance(picture, Path):
             taken[os.path.realpath(picture)] = "--prompt-image"

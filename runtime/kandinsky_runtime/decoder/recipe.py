@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kandinsky_runtime import __version__
 from kandinsky_runtime.batch import as_list
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.decoder.run import Run
@@ -35,7 +35,7 @@ def describe_results(images: Any, run: Run, bundle: Bundle) -> None:
                 "size": f"{image.width}x{image.height}",
                 "bundle": bundle.root.name,
                 "source": bundle.manifest.source.get("name"),
-                "version": f"kandinsky22-deploy {__version__}",
+                "version": _version(),
                 "task": options.title,
             },
         )
@@ -56,3 +56,10 @@ def _shown(prompt: Any) -> str:
     if prompt is None:
         return "image embeddings"
     return f"picture {os.path.basename(prompt)}" if isinstance(prompt, os.PathLike) else "a picture"  # noqa: PTH119
+
+
+def _version() -> str:
+    try:
+        return f"kandinsky22-deploy {version('kandinsky22-deploy')}"
+    except PackageNotFoundError:  # run from its source
+        return "kandinsky22-deploy"

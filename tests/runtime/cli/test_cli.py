@@ -312,7 +312,7 @@ def test_help_names_schedulers_and_engines() -> None:
         # inputs
         (inpaint(image="nowhere.png"), "image nowhere.png does not exist; give the path of a PNG"),
         (inpaint(image="hat.npz"), "image hat.npz is not a picture that Pillow knows"),
-        (inpaint(mask="bundle"), "mask bundle is a directory"),
+        (inpaint(mask="bundle"), "folder bundle has no picture; expected files such as .png"),
         (inpaint(image_embeds="nowhere.npz"), "nowhere.npz does not exist; give an .npz or .npy file of embeddings"),
         (inpaint(image_embeds="cat.png"), "cat.png cannot be read as .npz or .npy embeddings"),
         # options

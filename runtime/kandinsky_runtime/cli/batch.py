@@ -1,0 +1,86 @@
+"""Several pictures of one command: the graphs are loaded once, and every picture is a run of its own.
+
+Legend: I pictures · P prompts or embeddings
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kandinsky_runtime.errors import InputError, UsageError
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+
+
+def picture_files(paths: Sequence[Path]) -> list[Path]:
+    """The paths of pictures, with each folder replaced by the pictures in it, by name.
+
+    Raises:
+        InputError: a folder has no pictures.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
+        if not found:
+            raise InputError(f"folder {path} has no picture; expected files such as {', '.join(_SUFFIXES[:4])}")
+        files += found
+    return files
+
+
+def mask_files(masks: Sequence[Path], images: Sequence[Path]) -> list[Path]:
+    """The mask of each picture: one for all, one for each in their order, or those of the same names in a folder.
+
+    Raises:
+        InputError: a picture has no mask in the folder, or there are several.
+        UsageError: there is another number of masks than of pictures.
+    """
+    if len(masks) == 1 and masks[0].is_dir():
+        return [_named(masks[0], image) for image in images]
+    if len(masks) not in (1, len(images)):
+        raise UsageError(f"got {len(masks)} masks for {len(images)} pictures; give one for all, or one for each")
+    return [masks[index % len(masks)] for index in range(len(images))]
+
+
+def _named(folder: Path, image: Path) -> Path:
+    found = [file for file in picture_files([folder]) if file.stem == image.stem]
+    if len(found) != 1:
+        raise InputError(f"folder {folder} has {len(found)} masks for {image}; expected one file named {image.stem}.*")
+    return found[0]
+
+
+def check_batch(args: argparse.Namespace, pictures: int, prompts: int) -> int:
+    """The number of runs, max(I, P), each of one picture and one prompt.
+
+    Raises:
+        UsageError: pictures and prompts do not fit together, or an option is for one picture only.
+    """
+    if pictures > 1:
+        if prompts not in (1, pictures):
+            raise UsageError(f"got {prompts} prompts for {pictures} pictures; give one for all, or one for each")
+        if args.record_noise or args.replay_noise:
+            raise UsageError("--record-noise and --replay-noise are for one picture; leave them out")
+    return max(pictures, prompts)
+
+
+def of_picture(conditioning: dict[str, Any], index: int) -> dict[str, Any]:
+    """The prompts or embeddings of one picture, from those of all."""
+    return {name: _one_of(value, index) for name, value in conditioning.items()}
+
+
+def _one_of(value: Any, index: int) -> Any:
+    if isinstance(value, (list, np.ndarray)) and len(value) > 1:
+        return value[index : index + 1]
+    return value
+
+
+def seed_of(first: int | None, index: int, repeats: int) -> int | None:
+    """The seed of a picture's first result: the results of a command take one after the other."""
+    return None if first is None else first + index * repeats

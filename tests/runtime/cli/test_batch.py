@@ -1,0 +1,132 @@
+"""Several pictures of one command: each result is that of a command for its picture alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runtime.command_line import K22, files
+from tests.runtime.fake_bundle import FakeEngine
+
+RNG = np.random.default_rng(28)
+SIZES = {"a": (64, 80), "b": (96, 64), "c": (64, 64)}
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    prior_bundle: Path,
+    plain_bundle: Path,
+    fake_engine: type[FakeEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The current folder: two bundles, a folder of pictures and a folder of their masks."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pictures", "masks"):
+        Path(name).mkdir()
+    for name, (height, width) in SIZES.items():
+        Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8)).save(f"pictures/{name}.png")
+        mask = np.zeros((height, width), np.uint8)
+        mask[16:40, 16:40] = 255
+        Image.fromarray(mask).save(f"masks/{name}.png")
+    Path("pictures/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def inpaint(*flags: object) -> list[object]:
+    usual = ("--engine", "fake", "--num-inference-steps", 2, "--prior-num-inference-steps", 3, "--quiet")
+    return ["inpaint", "prior-bundle", "--out", "out.png", *usual, *flags]
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def test_a_folder_is_a_batch_that_loads_the_graphs_once(k22: K22, fake_engine: type[FakeEngine]) -> None:
+    done = k22(
+        *inpaint(
+            "--image", "pictures", "--mask", "masks", "--prompt", "a hat", "--seed", 3, "--num-images", 2, "--json"
+        )
+    )
+    assert done.status == 0, done
+    assert len(fake_engine.loaded) == len(set(fake_engine.loaded))
+    data = json.loads(done.out)
+    assert data["images"] == [f"out-{number}.png" for number in range(1, 7)]
+    assert data["seeds"] == [3, 4, 5, 6, 7, 8]
+    assert len(data["masks"]) == 6
+    for index, name in enumerate(SIZES):
+        alone = ("--image", f"pictures/{name}.png", "--mask", f"masks/{name}.png", "--prompt", "a hat")
+        for number in (0, 1):
+            assert k22(*inpaint(*alone, "--seed", 3 + 2 * index + number)).status == 0
+            np.testing.assert_array_equal(pixels("out.png"), pixels(f"out-{2 * index + number + 1}.png"))
+
+
+def test_several_pictures_with_prompts_of_their_own(k22: K22) -> None:
+    flags = ["--image", "pictures/a.png", "--image", "pictures/b.png", "--mask", "masks/c.png"]
+    assert k22(*inpaint(*flags, "--prompt", "a hat", "--prompt", "a dog", "--seed", 5)).status == 0
+    alone = ("--image", "pictures/b.png", "--mask", "masks/c.png", "--prompt", "a dog", "--seed", 6)
+    assert k22(*inpaint(*alone)).status == 0
+    np.testing.assert_array_equal(pixels("out.png"), pixels("out-2.png"))
+
+
+def test_generate_changes_every_picture(k22: K22) -> None:
+    usual = (
+        "--engine",
+        "fake",
+        "--num-inference-steps",
+        4,
+        "--strength",
+        0.5,
+        "--prior-num-inference-steps",
+        3,
+        "--quiet",
+    )
+    command = ("generate", "plain-bundle", "--out", "out.jpg", *usual, "--prompt", "a winter night")
+    done = k22(*command, "--image", "pictures", "--json")
+    assert done.status == 0, done
+    seeds = json.loads(done.out)["seeds"]
+    assert seeds == list(range(seeds[0], seeds[0] + 3)), "a drawn seed goes on"
+    assert [pixels(f"out-{index + 1}.jpg").shape[:2] for index in range(3)] == list(SIZES.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--image", "pictures", "--mask", "masks/a.png", "--mask", "masks/b.png"), "got 2 masks for 3 pictures; give"),
+        (("--image", "masks", "--mask", "empty"), "folder empty has no picture; expected files such as .png"),
+        (
+            ("--image", "pictures", "--mask", "lonely"),
+            "folder lonely has 0 masks for pictures/b.png; expected one file",
+        ),
+        (
+            ("--image", "pictures", "--mask", "masks", "--prompt", "two"),
+            "got 2 prompts for 3 pictures; give one for all",
+        ),
+        (
+            ("--image", "pictures", "--mask", "masks", "--record-noise", "n.npz"),
+            "--record-noise and --replay-noise are",
+        ),
+        (
+            ("--image", "pictures", "--image", "damaged.png", "--mask", "masks/a.png"),
+            "image damaged.png is not a picture",
+        ),
+        (
+            ("--image", "pictures", "--mask", "masks", "--out", "pictures/a.png", "--image", "pictures/a-1.png"),
+            "a-1.png",
+        ),
+    ],
+)
+def test_what_is_refused(refused: Callable[..., str], flags: tuple[object, ...], text: str) -> None:
+    for name in ("empty", "lonely"):
+        Path(name).mkdir()
+    Image.new("L", (8, 8), 255).save("lonely/a.png")
+    Path("damaged.png").write_text("no picture")
+    before = files()
+    assert text in refused(*inpaint("--prompt", "a hat", *flags))
+    assert files() == before
