@@ -64,6 +64,7 @@ def test_a_file_without_a_program(tmp_path: Path) -> None:
         ("function", "_gemm_mha_v2", ATTENTION, "_gemm_mha_v2"),
         ("function", "__myl_ReshSoft", ATTENTION, "ReshSoft"),
         ("corrltn", "Conv.1", CONVOLUTION, "corrltn"),
+        ("deconvolution", "ConvTranspose.0", CONVOLUTION, "deconvolution"),
         ("fully_connected", "MatMul.1+MatMul.2", PRODUCT, "fully_connected"),
         ("runtime_fusion", "__myl_FcAddSilu", PRODUCT, "FcAddSilu"),
         ("function", "__myl_SiluGnor", NORM, "SiluGnor"),
