@@ -8,7 +8,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import ClassVar
@@ -95,6 +95,8 @@ class Engine(ABC):
     """Whether the choice "auto" may be this engine."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     """The engine's devices, the default one first. "cuda" includes "cuda:0", "cuda:1" and so on."""
+    device_aliases: ClassVar[Mapping[str, str]] = {}
+    """The library's own names for devices, in lower case, with their names in `devices`."""
 
     def __init__(
         self,
@@ -118,6 +120,7 @@ class Engine(ABC):
             EngineUnavailable: the library cannot be imported.
             EngineError: a file is missing, or the library could not load the graph.
         """
+        options = replace(options, device=self.device_name(options.device))
         self.check_device(options.device)
         self.check_precision(options.precision, options.device)
         self.component = component
@@ -179,8 +182,20 @@ class Engine(ABC):
         return cls.distribution
 
     @classmethod
+    def device_name(cls, device: str) -> str:
+        """The spelling of a device in `devices`, for a name in any case or one of `device_aliases`.
+
+        A number follows after a colon: "CUDA:1" is "cuda:1". An unknown name comes back unchanged.
+        """
+        kind, colon, number = device.lower().partition(":")
+        name = cls.device_aliases.get(kind, kind) + colon + number
+        if cuda_index(name) is not None and "cuda" in cls.devices:
+            return name
+        return next((known for known in cls.devices if known.lower() == name), device)
+
+    @classmethod
     def check_device(cls, device: str) -> None:
-        """Raise UsageError if the engine does not run on `device`."""
+        """Raise UsageError if the engine does not run on `device`, which has the spelling of `device_name`."""
         known = device in cls.devices or ("cuda" in cls.devices and cuda_index(device) is not None)
         if not known:
             raise UsageError(f"engine {cls.name} runs on {', '.join(cls.devices)}; got device {device!r}")

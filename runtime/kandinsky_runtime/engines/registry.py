@@ -197,7 +197,7 @@ def _candidates(
     components: Collection[str],
 ) -> tuple[Selection, ...]:
     """Everything that an engine could run of these graphs, built or not, the best first; at least one."""
-    chosen = engine.devices[0] if device is None else device
+    chosen = engine.devices[0] if device is None else engine.device_name(device)
     engine.check_device(chosen)
     if precision is not None:
         engine.check_precision(precision, chosen)
@@ -255,7 +255,7 @@ def _worth_a_warning(
     except EngineUnavailable:
         return False
     if not engine.needs_build:
-        return device not in (None, Engine.devices[0])
+        return device is not None and device.lower() != Engine.devices[0]
     available = manifest.variants(components)
     precisions = engine.precisions(engine.devices[0])
     for selection in _runnable(engine, available, precisions, engine.devices[0]):

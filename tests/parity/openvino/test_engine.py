@@ -186,13 +186,40 @@ def test_the_default_precision_of_another_device_is_not_the_cpus(
 
 
 def test_device_that_it_does_not_know(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match=r"engine openvino runs on cpu, gpu, npu; got device 'tpu'"):
+    with pytest.raises(UsageError, match=r"runs on cpu, gpu, npu, .*; got device 'tpu'; OpenVINO finds .*CPU.* here$"):
         InpaintPipeline.load(bundle, engine="openvino", device="tpu")
 
 
 def test_device_that_is_not_here(load: Callable[..., Any]) -> None:
-    with pytest.raises(EngineUnavailable, match=r"OpenVINO finds no device 'npu' here; it finds .*cpu"):
+    with pytest.raises(EngineUnavailable, match=r"OpenVINO finds no device 'npu' here; it finds .*CPU"):
         load(device="npu")
+
+
+@pytest.mark.parametrize("device", ["CPU", "Cpu", "AUTO", "auto"])
+def test_device_names_as_openvino_prints_them(device: str, load: Callable[..., Any]) -> None:
+    """AUTO is the CPU on a machine whose OpenVINO reports no GPU."""
+    assert load(device=device)._device == "CPU"
+
+
+def test_a_second_gpu(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph is opened on the device of that number: the first question about it names GPU.1."""
+    import openvino
+
+    class Reached(Exception):
+        pass
+
+    def reported(core: Any, device: str, question: str) -> Any:
+        if device == "GPU.1":
+            raise Reached(question)
+        raise AssertionError(device)
+
+    monkeypatch.setattr(openvino.Core, "available_devices", property(lambda core: ["CPU", "GPU.0", "GPU.1"]))
+    monkeypatch.setattr(openvino.Core, "get_property", reported)
+    with pytest.raises(EngineError, match="cannot be loaded by openvino: OPTIMIZATION_CAPABILITIES"):
+        load(device="GPU.1")
+    with pytest.raises(EngineUnavailable, match=r"no device 'gpu.2' here; it finds CPU, GPU.0, GPU.1"):
+        load(device="GPU.2")
+    assert OpenVinoEngine.device_name("AUTO") == "gpu.0"
 
 
 def test_precision_that_the_device_does_not_have(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, Range, TensorSpec
+from kandinsky_runtime.engines import registry
 from kandinsky_runtime.engines.base import Engine, EngineOptions
 from kandinsky_runtime.errors import (
     EngineError,
@@ -220,6 +221,48 @@ def test_no_device(device: Any) -> None:
 def test_unknown_device() -> None:
     with pytest.raises(UsageError, match="engine doubler runs on cpu; got device 'gpu'"):
         doubler(EngineOptions(device="gpu"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "expected"),
+    [
+        ("openvino", "CPU", "cpu"),
+        ("openvino", "GPU", "gpu"),
+        ("openvino", "GPU.1", "gpu.1"),
+        ("openvino", "NPU", "npu"),
+        ("onnxruntime", "CUDA:1", "cuda:1"),
+        ("onnxruntime", "CUDAExecutionProvider", "cuda"),
+        ("onnxruntime", "CPUExecutionProvider", "cpu"),
+        ("paddle", "CPU", "cpu"),
+        ("paddle", "gpu:1", "cuda:1"),
+        ("paddle", "GPU", "cuda"),
+        ("tensorrt", "CUDA", "cuda"),
+        ("fastdeploy", "CPU", "cpu"),
+    ],
+)
+def test_device_names_as_the_libraries_print_them(engine: str, given: str, expected: str) -> None:
+    kind = registry.engine_class(engine)
+    assert kind.device_name(given) == expected
+    kind.check_device(expected)
+
+
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [
+        ("openvino", "gpu:1"),
+        ("openvino", "cuda"),
+        ("openvino", "GPU.x"),
+        ("onnxruntime", "gpu"),
+        ("onnxruntime", "cuda:x"),
+        ("paddle", "gpu:"),
+        ("tensorrt", "CPU"),
+        ("fastdeploy", "gpu"),
+    ],
+)
+def test_device_names_of_others(engine: str, device: str) -> None:
+    kind = registry.engine_class(engine)
+    with pytest.raises(UsageError, match="runs on .*; got device"):
+        kind.check_device(kind.device_name(device))
 
 
 # -- what is installed --

@@ -63,6 +63,7 @@ class OnnxRuntimeEngine(Engine):
     variants: ClassVar[Mapping[str, str]] = {Precision.FP32: "onnx-fp32", Precision.FP16: "onnx-fp16"}
     roles = ("graph", "weights")
     devices = ("cpu", "cuda")
+    device_aliases: ClassVar[Mapping[str, str]] = {"cpuexecutionprovider": "cpu", "cudaexecutionprovider": "cuda"}
 
     @classmethod
     def preferred_precisions(cls, device: str) -> tuple[Precision, ...]:

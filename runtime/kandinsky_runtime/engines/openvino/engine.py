@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_n
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.engines.openvino.resident import drop_mapped_pages
 from kandinsky_runtime.engines.records import engine_folder
-from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error
+from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error, UsageError
 from kandinsky_runtime.files import cache_folder
 
 # Each compiled shape has a copy of the weights in the processor's layout: 3.2 GB for the full UNet in bf16.
@@ -27,6 +28,10 @@ MAX_COMPILED_SHAPES = 2
 # The devices whose shapes are kept on disk when they are first compiled. On the CPU this takes gigabytes, and longer
 # than compiling. So it must be requested there, by `k22 build`.
 CACHED_DEVICES = frozenset({"GPU", "NPU"})
+
+# OpenVINO numbers devices of one kind: GPU.0, GPU.1. AUTO is its name for a choice, which `_automatic` makes.
+_DEVICE = re.compile(r"(cpu|gpu|npu)(\.[0-9]{1,3})?")
+_AUTOMATIC = "auto"
 
 _ELEMENT_TYPES = {Precision.BF16: "bf16", Precision.FP32: "f32", Precision.FP16: "f16"}
 # OpenVINO's names for the precisions that a device computes in.
@@ -63,6 +68,23 @@ class OpenVinoEngine(Engine):
     devices = ("cpu", "gpu", "npu")
 
     @classmethod
+    def device_name(cls, device: str) -> str:
+        """OpenVINO's name in lower case: "GPU.1" is "gpu.1". "AUTO" is the first GPU that it reports, else "cpu"."""
+        name = device.lower()
+        if name == _AUTOMATIC:
+            return _automatic()
+        return name if _DEVICE.fullmatch(name) else device
+
+    @classmethod
+    def check_device(cls, device: str) -> None:
+        """Raise UsageError for a name that is none of OpenVINO's devices."""
+        if _DEVICE.fullmatch(device) is None:
+            raise UsageError(
+                f"engine {cls.name} runs on {', '.join(cls.devices)}, one of several such as gpu.1, and auto; got"
+                f" device {device!r}; OpenVINO finds {', '.join(_found()) or 'none'} here"
+            )
+
+    @classmethod
     def preferred_precisions(cls, device: str) -> tuple[Precision, ...]:
         """On the CPU bf16, if the processor has it, then float32. Elsewhere float32, or fp16 on a device without it.
 
@@ -78,9 +100,11 @@ class OpenVinoEngine(Engine):
         import openvino
 
         core, self._device = openvino.Core(), options.device.upper()
-        if self._device not in {name.partition(".")[0] for name in core.available_devices}:
-            found = ", ".join(name.lower() for name in core.available_devices) or "none"
-            raise EngineUnavailable(f"OpenVINO finds no device {options.device!r} here; it finds {found}")
+        found = core.available_devices
+        # GPU is another name of GPU.0, and the CPU has no number.
+        if self._device not in {*found, *(name.partition(".")[0] for name in found)}:
+            listed = ", ".join(found) or "none"
+            raise EngineUnavailable(f"OpenVINO finds no device {options.device!r} here; it finds {listed}")
         able = core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
         if _CAPABILITIES[options.precision] not in able:  # OpenVINO would silently compute in another precision
             others = [precision for precision, name in _CAPABILITIES.items() if name in able]
@@ -90,7 +114,7 @@ class OpenVinoEngine(Engine):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _ELEMENT_TYPES[options.precision],
         }
-        if self._device == "CPU":
+        if _kind(self._device) == "CPU":
             settings["INFERENCE_NUM_THREADS"] = options.thread_count
         self._files = {role: files[role] for role in self.roles}
         # A damaged graph is found now, not at the first run. The model is kept for that run's shape.
@@ -127,7 +151,7 @@ class OpenVinoEngine(Engine):
         folder = engine_folder(self.name)
         with self._lock, drop_mapped_pages(self._files["weights"]):
             try:
-                if self._device not in CACHED_DEVICES:
+                if _kind(self._device) not in CACHED_DEVICES:
                     return BuiltShapes(self._compiler, folder).build(shapes)
                 name = self._compiler.fingerprint(shapes)
                 missing = ensure_entry(folder, name, lambda draft: self._compile_in(draft, shapes))
@@ -168,7 +192,7 @@ class OpenVinoEngine(Engine):
         """The graph compiled for these shapes, from the disk if it was kept there."""
         cache = cache_folder()
         folder = None if cache is None else cache / self.name
-        if self._device in CACHED_DEVICES:
+        if _kind(self._device) in CACHED_DEVICES:
             name = "" if folder is None else self._compiler.fingerprint(shapes)
             return compile_cached(folder, name, lambda entry: self._compile_in(entry, shapes))
         built = None if folder is None else BuiltShapes(self._compiler, folder).load(shapes)
@@ -189,6 +213,29 @@ class OpenVinoEngine(Engine):
     def _release(self) -> None:
         self._compiled.clear()
         del self._compiler
+
+
+def _kind(device: str) -> str:
+    """The kind of a device, without its number."""
+    return device.partition(".")[0]
+
+
+def _found() -> list[str]:
+    """OpenVINO's names for the devices of this machine; none if the library cannot say."""
+    try:
+        import openvino
+
+        return list(openvino.Core().available_devices)
+    except Exception:  # vendors raise nearly anything; loading the graph reports what is wrong
+        return []
+
+
+def _automatic() -> str:
+    """The device that AUTO stands for. One device is chosen, so that its precision is known before a graph is compiled.
+
+    OpenVINO's own AUTO would begin on the CPU and change to another device, and another precision, within a run.
+    """
+    return next((name.lower() for name in _found() if _kind(name) == "GPU"), "cpu")
 
 
 def _capabilities(device: str) -> frozenset[str]:

@@ -42,6 +42,7 @@ class PaddleEngine(Engine):
     }
     roles = ("program", "params")
     devices = ("cpu", "cuda")
+    device_aliases: ClassVar[Mapping[str, str]] = {"gpu": "cuda"}
 
     @classmethod
     def precisions(cls, device: str) -> tuple[Precision, ...]:
