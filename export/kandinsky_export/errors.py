@@ -9,6 +9,8 @@ Kandinsky22Error        (kandinsky_runtime.errors)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kandinsky_runtime.errors import FaultList, Kandinsky22Error
 
 
@@ -21,4 +23,16 @@ class DownloadError(ExportError):
 
 
 class CheckpointError(FaultList):
-    """A checkpoint that is missing, damaged, incomplete or unsafe to read."""
+    """A checkpoint that is missing, damaged, incomplete or unsafe to read.
+
+    `faults` has all of them; the message lists the first `MOST_LISTED`.
+    """
+
+    MOST_LISTED = 20
+
+    def __init__(self, subject: str, faults: Sequence[str]) -> None:
+        super().__init__(subject, faults)
+        if len(faults) > self.MOST_LISTED:
+            listed = "".join(f"\n  - {fault}" for fault in faults[: self.MOST_LISTED])
+            more = f"\n  - and {len(faults) - self.MOST_LISTED:,} more"
+            self.args = (f"{subject}: {len(faults)} faults:{listed}{more}",)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_export.checkpoints.lora import Lora, merge_lora
-from kandinsky_export.checkpoints.tensor_names import current_names
+from kandinsky_export.checkpoints.relatives import refuse_relatives
+from kandinsky_export.checkpoints.tensor_names import current_names, wrapper_of
 from kandinsky_export.checkpoints.weight_names import find_weights
 from kandinsky_export.checkpoints.weights import is_in_paddles_layout, read_weights, weight_files
 from kandinsky_export.errors import CheckpointError
@@ -82,6 +83,7 @@ class Checkpoint:
         """
         faults: list[str] = []
         with read_folder(root):
+            refuse_relatives(root, str(root), prior=False)
             scheduler = read_config(root / "scheduler" / "scheduler_config.json", faults)
             components = read_models(root, dict.fromkeys(MODELS, "diffusion_pytorch_model"), variant, faults)
         if faults:
@@ -125,6 +127,12 @@ class Checkpoint:
             read = read_weights(component.weights)
         except CheckpointError as error:
             faults += [f"{error.subject}: {fault}" for fault in error.faults]
+            return {}
+        if wrapper := wrapper_of(read, expected):
+            faults.append(
+                f"{name}: every name begins with `{wrapper}`, as a model that is wrapped for training saves it; save"
+                " the model inside the wrapper"
+            )
             return {}
         stored = {new: read[old] for old, new in current_names(read, expected).items()}
         faults += [f"{name}: `{key}` is missing" for key in expected if key not in stored]

@@ -33,7 +33,6 @@ Array = npt.NDArray[np.float32]
 Thunks = Mapping[str, Callable[[], Array]]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-_MAX_FAULTS = 20
 _METADATA = "lora_adapter_metadata"  # where diffusers writes peft's settings
 
 _SIDE = re.compile(
@@ -114,8 +113,6 @@ def merge_lora(lora: Lora, model: str, tensors: Thunks, shapes: Mapping[str, tup
             merged[name] = _merged(tensors[name], update, lora.scale, rate)
     if not updates and not faults:
         faults.append("it has no LoRA weights")
-    if len(faults) > _MAX_FAULTS:
-        faults[_MAX_FAULTS:] = [f"and {len(faults) - _MAX_FAULTS:,} more"]
     if faults:
         raise CheckpointError(str(lora.path), faults)
     return merged

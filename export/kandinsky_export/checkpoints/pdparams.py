@@ -32,7 +32,6 @@ from kandinsky_runtime.errors import TensorError
 NAME_TABLE = "StructuredToParameterName@@"
 SPLIT_TABLE = "UnpackBigParamInfor@@"
 
-_MAX_FAULTS = 20  # in one message
 _SAVE_AGAIN = "save the model's state_dict() alone with paddle.save"
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -62,8 +61,6 @@ def read_pdparams(path: str | os.PathLike[str]) -> Tensors:
     splits = root.pop(SPLIT_TABLE, {})
     tensors = _arrays(root, faults)
     _join_split_tensors(tensors, splits, len(data), faults)
-    if len(faults) > _MAX_FAULTS:
-        faults[_MAX_FAULTS:] = [f"and {len(faults) - _MAX_FAULTS:,} more"]
     if faults:
         raise CheckpointError(file_name, faults)
     return tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable
+from itertools import takewhile
 
 # diffusers before 0.17 named the parts of an attention block so.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -37,6 +38,18 @@ def current_names(stored: Iterable[str], expected: Container[str]) -> dict[str, 
     names = [name for name in stored if not _POSITION_IDS.fullmatch(name)]
     taken = set(names)
     return {name: name if name in expected else _renamed(name, expected, taken) for name in names}
+
+
+def wrapper_of(stored: Iterable[str], expected: Container[str]) -> str:
+    """What stands before every name and is no part of it, such as `module.` or `_orig_mod.`; empty if nothing does."""
+    names = sorted(stored)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(names[0], names[-1], strict=False)) if len(names) > 1 else ()
+    common = "".join(letter for letter, _ in same)  # of the first and the last in order, and so of all
+    for dot in (i + 1 for i, letter in enumerate(common) if letter == "."):
+        inside = current_names((name[dot:] for name in names), expected).values()
+        if sum(name in expected for name in inside) > len(names) / 2:
+            return common[:dot]
+    return ""
 
 
 def _renamed(name: str, expected: Container[str], taken: Container[str]) -> str:

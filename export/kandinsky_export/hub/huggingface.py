@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from kandinsky_export.checkpoints.relatives import DECODER_FILES, PRIOR_FILES, refuse_relatives
 from kandinsky_export.errors import DownloadError
 from kandinsky_export.hub.checkpoint_files import select_files
 from kandinsky_export.hub.error_text import disk_error, first_line
@@ -43,13 +44,34 @@ def fetch_from_huggingface(
         if not _hub_is_away(error):
             raise _explain(error, subject) from error
         return _cached_snapshot(name, revision, variant, components, cache_dir, error)
-    files = select_files([sibling.rfilename for sibling in info.siblings or ()], components, variant, subject)
+    listing = [sibling.rfilename for sibling in info.siblings or ()]
     try:
+        _refuse_relatives(name, info.sha, components, listing, cache_dir, subject)
+        files = select_files(listing, components, variant, subject)
         with _progress_bars(progress):
             folder = snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=files)
     except _LIBRARY_ERRORS as error:
         raise _explain(error, subject) from error
     return _checked_snapshot(Path(folder), components, variant)
+
+
+def _refuse_relatives(
+    name: str,
+    revision: str | None,
+    components: Sequence[str],
+    listing: Sequence[str],
+    cache_dir: Path | None,
+    subject: str,
+) -> None:
+    """CheckpointError for a relative of the model that is wanted; fetches only the files that show it."""
+    from huggingface_hub import hf_hub_download
+
+    prior = "prior" in components
+    for file in DECODER_FILES if "unet" in components else PRIOR_FILES:
+        if file in listing:
+            with _progress_bars(shown=False):
+                path = Path(hf_hub_download(name, file, revision=revision, cache_dir=cache_dir))
+            refuse_relatives(path.parents[file.count("/")], subject, prior=prior)
 
 
 def _cached_snapshot(

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from kandinsky_export.checkpoints.relatives import refuse_relatives
 from kandinsky_export.errors import CheckpointError, DownloadError
 from kandinsky_export.hub.cache_folder import CacheFolder, locked
 from kandinsky_export.hub.checkpoint_files import ALWAYS, WEIGHTLESS
@@ -38,7 +39,7 @@ def fetch_from_paddle(
         with disk_errors_explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder):
-                _fill(CacheFolder(folder), urls, f"{name} in the Paddle store", progress)
+                _fill(CacheFolder(folder), urls, f"{name} in the Paddle store", progress, prior="prior" in components)
     return folder
 
 
@@ -62,13 +63,15 @@ def _paddle_files(variant: str | None, components: Sequence[str]) -> list[str]:
     ]
 
 
-def _fill(folder: CacheFolder, urls: Mapping[str, str], subject: str, progress: bool) -> None:
-    """Fetch what `folder` lacks, after asking that all of it exists and fits on the disk."""
+def _fill(folder: CacheFolder, urls: Mapping[str, str], subject: str, progress: bool, *, prior: bool) -> None:
+    """Fetch what `folder` lacks, after asking that all of it exists and fits on the disk; weights last."""
     remotes = _probe_all(folder.lacks(urls), subject)
     for file, remote in remotes.items():
         folder.keep_partial_of(file, remote)
     _require_space(folder, remotes)
     for file, remote in remotes.items():
+        if file.endswith(".pdparams"):
+            refuse_relatives(folder.path, subject, prior=prior)
         download(folder, file, remote, progress)
 
 

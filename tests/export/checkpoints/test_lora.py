@@ -188,9 +188,11 @@ class TestFaults:
         """The LoRA of another model: every name is unknown."""
         arrays = {f"blocks.{i}.lora_A.weight": np.ones((1, 1), np.float32) for i in range(500)}
         save_safetensors(tmp_path / "l.safetensors", arrays)
-        said = faults(micro_checkpoint, unet, tmp_path / "l.safetensors")
-        assert len(said) == 21
-        assert said[-1] == "and 480 more"
+        with pytest.raises(CheckpointError) as caught:
+            merged(micro_checkpoint, unet, tmp_path / "l.safetensors", 1.0)
+        lines = str(caught.value).splitlines()
+        assert len(lines) == 22
+        assert lines[-1] == "  - and 480 more"
 
     def test_not_finite(self, micro_checkpoint: Path, unet: Any, tmp_path: Path) -> None:
         down, up = pair(unet["unet"][f"{LAYER}.weight"].torch_shape)

@@ -119,7 +119,7 @@ def test_what_is_missing_is_listed_beside_what_there_is(
         fetch_hf(tmp_path, variant=variant)
     assert caught.value.subject == f"{NAME} on Hugging Face"
     assert list(caught.value.faults) == faults
-    assert not any("/resolve/" in path for _, path, _ in huggingface.server.requests)
+    assert not any(".safetensors" in path for _, path, _ in huggingface.server.requests)
 
 
 def test_a_component_that_is_not_there(huggingface: FakeHuggingFace, tmp_path: Path) -> None:

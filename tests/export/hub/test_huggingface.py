@@ -154,3 +154,13 @@ def test_the_librarys_environment_variables_are_honoured(server: FakeServer, tmp
     server.requests.clear()
     assert run(HF_HUB_OFFLINE="1") == folder
     assert server.requests == []
+
+
+def test_a_relative_is_refused_before_its_weights_are_fetched(huggingface: FakeHuggingFace, tmp_path: Path) -> None:
+    path = f"/{NAME}/resolve/{COMMIT}/unet/config.json"
+    huggingface.server.files[path] = b'{"addition_embed_type": "image_hint"}'
+    with pytest.raises(
+        CheckpointError, match="this is the ControlNet decoder of Kandinsky 2.2, which takes a depth map"
+    ):
+        fetch_hf(tmp_path)
+    assert not huggingface.server.gets(".safetensors")

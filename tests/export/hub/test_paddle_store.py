@@ -119,3 +119,11 @@ def test_bytes_that_came_need_no_room(store: FakeServer, tmp_path: Path, monkeyp
     stop_halfway(tmp_path, store, 1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 30_000, 30_000))
     assert contents(fetch(tmp_path)) == PADDLE_FILES
+
+
+def test_a_relative_is_refused_before_its_weights_are_fetched(store: FakeServer, tmp_path: Path) -> None:
+    store.files[in_store("model_index.json")] = b'{"_class_name": "KandinskyInpaintPipeline"}'
+    for _ in range(2):  # the second time with the small files in the cache
+        with pytest.raises(CheckpointError, match="Paddle store: this is a Kandinsky 2.1 decoder; it is not supported"):
+            fetch(tmp_path)
+    assert not store.gets(".pdparams")
