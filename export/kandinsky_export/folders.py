@@ -2,13 +2,13 @@
 
 A folder is written as a hidden sibling, `.NAME.partial-XXXXXXXX`, and renamed when it is whole. A folder that it
 replaces is renamed to the same name with `-old` at its end until then. The process that writes a sibling holds an
-advisory lock on it. A sibling without a lock was left behind by a killed process.
+advisory lock on it. A sibling without a lock was left behind by a killed process. On a system without such locks it
+stays.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import os
 import secrets
@@ -20,6 +20,11 @@ from pathlib import Path
 from kandinsky_export.errors import ExportError
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.files import sync_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _PARTIAL = ".partial-"
 _OLD = "-old"
@@ -117,7 +122,10 @@ def _partial_sibling(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder for the block; false if another process holds its lock, or the file system has no locks."""
+    """Lock a folder for the block; false if another process holds its lock, or if there are no locks here."""
+    if fcntl is None:
+        yield False
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -176,6 +184,6 @@ def _flush(folder: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with path.open("rb") as stream:
+            with path.open("r+b") as stream:  # Windows flushes only what can be written
                 os.fsync(stream.fileno())
     sync_folder(folder)

@@ -310,3 +310,21 @@ class TestTwoAtOnce:
         assert not errors
         assert content_of(parent / "new") in set("0123")
         assert names(parent) == ["new"]
+
+
+def test_a_system_without_fcntl(tmp_path: Path) -> None:
+    """As on Windows: folders are made and replaced, and leftovers stay, since nobody can tell whose they are."""
+    leftover = tmp_path / ".new.partial-0123abcd"
+    leftover.mkdir()
+    program = """
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from kandinsky_export.folders import new_folder
+for content in ("one", "two"):
+    with new_folder(Path(sys.argv[1]), marker="file", overwrite=True) as folder:
+        (folder / "file").write_text(content)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "new")], check=True)
+    assert (tmp_path / "new" / "file").read_text() == "two"
+    assert {path.name for path in tmp_path.iterdir()} == {"new", leftover.name}
