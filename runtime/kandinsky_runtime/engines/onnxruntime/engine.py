@@ -16,6 +16,7 @@ import numpy.typing as npt
 from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.cuda import cuda_errors, cuda_index, is_cuda_fault
+from kandinsky_runtime.engines.onnxruntime.arena import SharedArena
 from kandinsky_runtime.engines.onnxruntime.cuda import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
@@ -96,8 +97,12 @@ class OnnxRuntimeEngine(Engine):
         self._device = options.device
         index = cuda_index(options.device)
         self._bound: BoundRuns | None = None
+        self._arena: SharedArena | None = None
         self._record = record_of(type(self), self.component, self.digests, options)
         if index is None:
+            if (arena := SharedArena.get(onnxruntime)) is not None:
+                arena.share(settings)
+                self._arena = arena
             self._session = onnxruntime.InferenceSession(str(files["graph"]), settings, providers=[CPU_PROVIDER])
             return
         if not _log.isEnabledFor(logging.DEBUG):
@@ -166,6 +171,10 @@ class OnnxRuntimeEngine(Engine):
                 return self._bound.run(feeds)
         names = [spec.name for spec in self.spec.outputs]
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def _free_scratch_memory(self) -> None:
+        if self._arena is not None:
+            self._arena.free()
 
     def _release(self) -> None:
         self._bound = None
