@@ -6,6 +6,7 @@ it. The lock is held only meanwhile, so that threads decode at the same time.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -45,9 +46,16 @@ class Shared:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
+    """No warning, and no record of Pillow's loggers: what is wrong with a picture is an error or a note of ours."""
+    pillow = logging.getLogger("PIL")
+    level = pillow.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        pillow.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            pillow.setLevel(level)
 
 
 @contextmanager

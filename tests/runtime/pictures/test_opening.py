@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import sys
@@ -155,6 +156,16 @@ def test_a_damaged_tiff_is_one_error_and_no_line(capfd: pytest.CaptureFixture[st
             refused += 1
     assert refused > 5
     assert capfd.readouterr().err == ""
+
+
+def test_pillows_own_records_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    samples = struct.pack("<HHIHH", 277, 3, 1, 3, 0)
+    data = deep_tiff(np.zeros((9, 11, 3), np.uint16), "<")
+    assert samples in data
+    with pytest.raises(InputError, match="is not a picture that Pillow knows"):
+        read_image(data.replace(samples, struct.pack("<HHIHH", 277, 3, 1, 4096, 0)))
+    assert not caplog.records
+    assert logging.getLogger("PIL").level == logging.NOTSET
 
 
 def test_lines_of_others_pass(capfd: pytest.CaptureFixture[str]) -> None:
