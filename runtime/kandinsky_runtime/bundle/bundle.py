@@ -57,8 +57,8 @@ class Bundle:
         """Open a bundle.
 
         Raises:
-            BundleError: it is not a bundle or is too new, or files are missing, have another size, or are links that
-                leave the folder; every fault is listed.
+            BundleError: it is not a bundle or is too new, or files are missing or have another size; every fault is
+                listed. A link is followed, also out of the folder, because the content is checked before it is used.
             UsageError: `path` is not a path.
         """
         if not isinstance(path, (str, os.PathLike)):
@@ -191,13 +191,20 @@ def _presence_fault(root: Path, path: str, entry: FileEntry) -> str | None:
     file = root / path
     try:
         if not file.is_file():
-            return f"{path} is missing"
-        if not file.resolve().is_relative_to(root.resolve()):
-            return f"{path} is a link that leaves the bundle's folder"
+            return f"{path} {_absence(file)}"
         size = file.stat().st_size
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
     return None if size == entry.bytes else f"{path} has {size:,} bytes; the manifest says {entry.bytes:,}"
+
+
+def _absence(file: Path) -> str:
+    """Why there is no file at a path."""
+    if file.exists():
+        return "is a folder or a device, not a file"
+    if file.is_symlink():
+        return "is a link to a file that does not exist; download or copy the bundle again"
+    return "is missing"
 
 
 class _SeenFiles:

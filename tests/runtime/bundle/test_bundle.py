@@ -113,13 +113,12 @@ def test_missing_changed_and_outside_files_at_once(bundle: Path, tmp_path: Path)
     (bundle / "unet" / "graph.txt").unlink()
     (bundle / "movq_encoder" / "graph.txt").write_bytes(b"short")
     outside = tmp_path / "outside.txt"
-    outside.write_bytes(fake_bundle.content("movq_decoder"))
     (bundle / "movq_decoder" / "graph.txt").unlink()
     (bundle / "movq_decoder" / "graph.txt").symlink_to(outside)
     assert faults_on_open(bundle) == (
         "unet/graph.txt is missing",
         "movq_encoder/graph.txt has 5 bytes; the manifest says 18",
-        "movq_decoder/graph.txt is a link that leaves the bundle's folder",
+        "movq_decoder/graph.txt is a link to a file that does not exist; download or copy the bundle again",
     )
 
 
@@ -132,7 +131,28 @@ def test_a_link_within_the_bundle_is_sound(bundle: Path, cache: Path) -> None:
 def test_a_folder_linked_outside(bundle: Path, tmp_path: Path) -> None:
     (bundle / "unet").rename(tmp_path / "elsewhere")
     (bundle / "unet").symlink_to(tmp_path / "elsewhere")
-    assert faults_on_open(bundle) == ("unet/graph.txt is a link that leaves the bundle's folder",)
+    Bundle.open(bundle).check_content()
+
+
+def test_a_bundle_in_the_hugging_face_cache(bundle: Path, tmp_path: Path, cache: Path) -> None:
+    """Every file of a snapshot is a link to ../../blobs/SHA256. The content behind the links is checked."""
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for file in [file for file in bundle.rglob("*") if file.is_file()]:
+        blob = blobs / file_sha256(file)
+        file.rename(blob)
+        file.symlink_to(os.path.relpath(blob, file.parent))
+    Bundle.open(bundle).check_content()
+    flip_a_byte((bundle / "unet" / "graph.txt").resolve())
+    (fault,) = faults_of_content(Bundle.open(bundle))
+    assert fault.startswith("unet/graph.txt has changed")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/"])
+def test_a_link_to_what_cannot_be_checked(target: str, bundle: Path) -> None:
+    (bundle / "unet" / "graph.txt").unlink()
+    (bundle / "unet" / "graph.txt").symlink_to(target)
+    assert faults_on_open(bundle) == ("unet/graph.txt is a folder or a device, not a file",)
 
 
 def test_a_link_in_a_circle(bundle: Path) -> None:
