@@ -73,6 +73,8 @@ GUIDED = Tolerance(1e-5, "guidance at a scale of up to 7.5 against float64")
 INTERVAL = Tolerance(1e-5, "relative, a run whose guided steps change nothing against one without guidance")
 INTERVAL_STEP = Tolerance(2e-5, "relative, latents of a few steps against the same formulas in float64")
 TILES = Tolerance(2e-6, "relative, tiles that are joined by weights which sum to 1; a pixel is in up to 144 tiles")
+BLENDED_LEVELS = Tolerance(0.5001 / 255, "pixels of [0, 1], a blend rounded to one of 255 levels")
+BLENDED = Tolerance(1e-6, "pixels of [0, 1], a blend in float32 against float64")
 TILED_PICTURE = Tolerance(1e-5, "pixels of [0, 1] from such tiles")
 
 # Schedules
@@ -96,3 +98,10 @@ JPEG_QUARTERS = Tolerance(12, "colours of 0 to 255, a JPEG of four flat quarters
 TORCH_NORMALS = Tolerance(
     1e-6, "torch's logarithm, sine and cosine differ from numpy's in the last bit or two; 4.8e-7 seen"
 )
+
+# Comparisons and training
+SSIM = Tolerance(1e-12, "the structural similarity in float64 against SciPy's filters")
+FOLDED_MEAN = Tolerance(1e-4, "the mean of latents after their shift was folded into float32 weights")
+FOLDED_SPREAD = Tolerance(1e-3, "the standard deviation of latents after their scale was folded into float32 weights")
+FOLDED_PICTURE = Tolerance(1e-4, "pictures of [-1, 1] before and after the folding, decoded in float32")
+SPATIAL_NORM = Tolerance(1e-5, "a spatial norm in float32 against diffusers' own class")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.tolerances import FOLDED_MEAN, FOLDED_PICTURE, FOLDED_SPREAD, SPATIAL_NORM
+
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
@@ -22,9 +24,9 @@ def test_folding_changes_latents_and_no_picture() -> None:
         fold_scale(model, mean, variance.sqrt())
         folded = model.encode(pictures).latents
         after = model.decode(folded, force_not_quantize=True).sample
-    assert torch.allclose(folded.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4)
-    assert torch.allclose(folded.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3)
-    assert torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(folded.mean(dim=(0, 2, 3)), torch.zeros(4), atol=FOLDED_MEAN)
+    assert torch.allclose(folded.std(dim=(0, 2, 3)), torch.ones(4), atol=FOLDED_SPREAD)
+    assert torch.allclose(before, after, atol=FOLDED_PICTURE)
 
 
 def test_spatial_norm_of_training_is_diffusers() -> None:
@@ -35,4 +37,4 @@ def test_spatial_norm_of_training_is_diffusers() -> None:
     torch.manual_seed(0)
     norm = SpatialNorm(64, 4)
     features, latents = torch.randn(2, 64, 16, 24), torch.randn(2, 4, 4, 6)
-    assert torch.allclose(norm(features, latents), spatial_norm(norm, features, latents), atol=1e-5)
+    assert torch.allclose(norm(features, latents), spatial_norm(norm, features, latents), atol=SPATIAL_NORM)

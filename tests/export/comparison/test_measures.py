@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kandinsky_export.comparison.measures import difference, edge_bands, latents_psnr, picture_psnr, ssim, ssim_map
+from tests.tolerances import SSIM
 
 
 def picture(seed: int, height: int = 24, width: int = 31) -> np.ndarray:
@@ -82,7 +83,7 @@ class TestSSIM:
         ux, uy = mean(want), mean(got)
         vx, vy, vxy = mean(want**2) - ux**2, mean(got**2) - uy**2, mean(want * got) - ux * uy
         expected = ((2 * ux * uy + 1e-4) * (2 * vxy + 9e-4)) / ((ux**2 + uy**2 + 1e-4) * (vx + vy + 9e-4))
-        np.testing.assert_allclose(ssim_map(want, got), expected, atol=1e-12)
+        np.testing.assert_allclose(ssim_map(want, got), expected, atol=SSIM)
 
     def test_the_formula_at_one_pixel(self) -> None:
         want, got = picture(0), picture(1)

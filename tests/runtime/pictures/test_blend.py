@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
 from kandinsky_runtime.pictures.mask import fit_weights, read_mask
+from tests.tolerances import BLENDED, BLENDED_LEVELS
 
 RNG = np.random.default_rng(16)
 COLOURS = RNG.integers(0, 256, (80, 120, 4), np.uint8)
@@ -46,8 +47,8 @@ def test_a_blend_is_the_formula_and_keeps_what_has_no_weight(
     old = np.asarray(Image.fromarray(COLOURS).convert(mode))
     new = np.dstack([replaced, np.ones((80, 120))])[..., : old.shape[2]]
     wanted = old / 255.0 * (1 - weights[..., None]) + new * weights[..., None]
-    np.testing.assert_allclose(np.asarray(result) / 255, wanted, rtol=0, atol=0.5001 / 255)
-    np.testing.assert_allclose(floats, wanted[..., :3], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(result) / 255, wanted, rtol=0, atol=BLENDED_LEVELS)
+    np.testing.assert_allclose(floats, wanted[..., :3], rtol=0, atol=BLENDED)
     np.testing.assert_array_equal(np.asarray(result)[weights == 0], old[weights == 0])
     assert (weights == 0).any()
     assert (np.asarray(result)[weights == 1] != old[weights == 1]).any() or not (weights == 1).any()
