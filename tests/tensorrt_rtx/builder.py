@@ -29,7 +29,7 @@ TOOLS = ("cc", "nm", "readelf")
 TARGETS = ("sm86", "sm89", "sm120", "sm121")
 # Not about the graph: the parser reminds of every int64 input that its buffer has to be int64, which it is.
 _REMINDER = re.compile(r"Make sure input \w+ has Int64 binding")
-# A context graph holds one node, which names the engine; a graph with anything beside it is larger.
+# A context graph holds one node, which names the engine; a graph with anything else is larger.
 CONTEXT_BYTES = 4096
 
 
@@ -62,7 +62,7 @@ class Built:
         error: why there is no engine, or None.
         messages: warnings and errors of the vendor's libraries.
         engines: the files; one where the whole graph became one engine.
-        context_bytes: the size of the graph of what is left beside the engines.
+        context_bytes: the size of the graph of what is left outside the engines.
         seconds: that compiling took.
         peak_bytes: the resident memory of the process that compiled, at its highest so far.
     """
@@ -88,7 +88,7 @@ class Built:
         if len(self.engines) != 1:
             found.append(f"{len(self.engines)} engines instead of one")
         if self.context_bytes > CONTEXT_BYTES:
-            found.append("a part of the graph is left beside the engine")
+            found.append("a part of the graph is left outside the engine")
         return found
 
 

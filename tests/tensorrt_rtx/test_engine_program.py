@@ -1,4 +1,4 @@
-"""Kernels are read from an engine's text and told apart by kind."""
+"""Kernels are read from an engine's text and sorted by kind."""
 
 from __future__ import annotations
 
