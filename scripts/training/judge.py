@@ -168,7 +168,7 @@ def main() -> None:
         judge = Judge(training.average.arrays())
         return {f"{name}_{key}": float(v) for name, data in tests.items() for key, v in accuracy(judge, *data).items()}
 
-    if training.run(losses_of, evaluate, evaluate_every=120):
+    if training.run(losses_of, evaluate, evaluate_every=900):
         np.savez_compressed(args.out, **load_average(folder, Network()).arrays())
         print(f"{args.out}: {args.out.stat().st_size:,} bytes")
 
