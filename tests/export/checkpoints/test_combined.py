@@ -95,7 +95,8 @@ class TestUnused:
         notes = unused_notes([Checkpoint.open(micro_copy), PriorCheckpoint.open(micro_prior)])
         assert notes == [
             f"{micro_copy}: not used: pytorch_lora_weights.safetensors, safety_checker/, "
-            "unet/diffusion_pytorch_model.bin, unet/model_state.fp16.pdparams"
+            "unet/diffusion_pytorch_model.bin, unet/model_state.fp16.pdparams; --lora"
+            f" {micro_copy / 'pytorch_lora_weights.safetensors'} merges the LoRA"
         ]
 
     def test_at_most_twenty_names(self, micro_copy: Path) -> None:
