@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-STATEMENTS = ("import numpy", "import numpy, kandinsky_runtime", "import numpy, kandinsky_runtime.pipeline")
+STATEMENTS = ("import numpy", "import numpy, kandinsky_runtime", "import numpy, kandinsky_runtime.decoder.inpaint")
 
 
 def main() -> None:
