@@ -40,6 +40,18 @@ INPAINT_AREAS = ("picture", "mask")
 MASK_MODES = ("auto", "alpha", "white", "black")
 
 
+def _side(name: str, default: str) -> Any:
+    """Declare the result's height or width; `default` describes the size that None means."""
+    return option(
+        None,
+        f"{name} of the result in pixels, at least {MIN_SIZE} (default: {default})",
+        check=whole(MIN_SIZE),
+        spelling=f"--{name}",
+        metavar="PX",
+        parse=int,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecoderOptions:
     """The options that every run of the decoder has.
@@ -80,22 +92,8 @@ class DecoderOptions:
         metavar="W",
         parse=float,
     )
-    height: int | None = option(
-        None,
-        "height of the result in pixels, at least 64 (default: the picture's)",
-        check=whole(MIN_SIZE),
-        spelling="--height",
-        metavar="PX",
-        parse=int,
-    )
-    width: int | None = option(
-        None,
-        "width of the result in pixels, at least 64 (default: the picture's)",
-        check=whole(MIN_SIZE),
-        spelling="--width",
-        metavar="PX",
-        parse=int,
-    )
+    height: int | None = _side("height", "the picture's")
+    width: int | None = _side("width", "the picture's")
     num_inference_steps: int = option(
         100, "number of denoising steps", check=whole(1), spelling="--num-inference-steps", metavar="N", parse=int
     )
@@ -292,22 +290,8 @@ class GenerateOptions(DecoderOptions):
 
     title: ClassVar[str] = "generating"
 
-    height: int | None = option(
-        None,
-        "height of the result in pixels, at least 64 (default: the picture's, or 512)",
-        check=whole(MIN_SIZE),
-        spelling="--height",
-        metavar="PX",
-        parse=int,
-    )
-    width: int | None = option(
-        None,
-        "width of the result in pixels, at least 64 (default: the picture's, or 512)",
-        check=whole(MIN_SIZE),
-        spelling="--width",
-        metavar="PX",
-        parse=int,
-    )
+    height: int | None = _side("height", "the picture's, or 512")
+    width: int | None = _side("width", "the picture's, or 512")
 
     image: Any = option(
         None, "a picture to change (image-to-image): a path, a Pillow picture or an array; or a list of them"
