@@ -29,7 +29,9 @@ from kandinsky_runtime.bundle.manifest import INPAINT
 from kandinsky_runtime.decoder import movq
 from kandinsky_runtime.errors import EngineUnavailable, Kandinsky22Error, UsageError
 from kandinsky_runtime.files import file_sha256, fingerprint, write_whole
+from kandinsky_runtime.observers import Clock
 from kandinsky_runtime.pictures.opening import float_to_eight_bit
+from kandinsky_runtime.units import do_all
 
 REVISION = 1
 """Raised when a measure changes, so that older results are made again."""
@@ -155,8 +157,9 @@ def floors(plan: Plan) -> dict[str, Any]:
         rebuilt = []
         for picture in tqdm(targets, desc="MoVQ alone", disable=not plan.progress):
             pixels = picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(127.5) - 1
-            latents = movq.encode(pipeline.graphs, pixels)
-            rebuilt.append(float_to_eight_bit(movq.decode(pipeline.graphs, latents, *picture.shape[:2])[0]))
+            latents = do_all(movq.encode(pipeline.graphs, pixels, None, Clock()))
+            decoded = do_all(movq.decode(pipeline.graphs, latents, *picture.shape[:2], None, Clock()))
+            rebuilt.append(float_to_eight_bit(decoded[0]))
     errors = [np.square(a.astype(float) - b).mean() for a, b in zip(targets, rebuilt, strict=True)]
     data = {
         "name": plan.name(item),

@@ -22,6 +22,7 @@ from kandinsky_runtime.decoder.inpaint_inputs import InpaintRequest
 from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
 from kandinsky_runtime.decoder.run import Run
 from kandinsky_runtime.observers import RunObserver
+from kandinsky_runtime.units import do_all
 
 Array = npt.NDArray[np.float32]
 Pipeline = InpaintPipeline | GeneratePipeline
@@ -93,7 +94,7 @@ def run_case(
 
     start = time.perf_counter()
     run = prepared(pipeline, setting, case, RunObserver(keep))
-    images = np.asarray(run.drive())
+    images = np.asarray(do_all(run.units()))
     seconds = time.perf_counter() - start - run.clock.seconds.get("load", 0.0)
     cells = run.request.keep == 0 if isinstance(run.request, InpaintRequest) else None
     return Outcome(tuple(latents), cells, images[0], seconds)

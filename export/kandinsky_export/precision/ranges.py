@@ -50,6 +50,7 @@ from kandinsky_runtime.observers import Clock, RunObserver
 from kandinsky_runtime.prior.pipeline import STEPS as PRIOR_STEPS
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from kandinsky_runtime.sampling.noise import RunNoise
+from kandinsky_runtime.units import do_all
 
 Array = npt.NDArray[np.float32]
 
@@ -240,7 +241,7 @@ def _run_prior(prior: PriorPipeline, prompts: Sequence[Any]) -> None:
     noise = RunNoise("torch", seeds_for(_SEED, len(prompts)))
     with prior.graphs.run():
         samples = plan.per_sample(len(plan.prompts), 1)
-        prior.embed(plan, samples, noise.samples, RunObserver(title="prior"), Clock())
+        do_all(prior.embed(plan, samples, noise.samples, RunObserver(title="prior"), Clock()))
 
 
 def _takes_texts(components: Collection[str]) -> bool:

@@ -13,7 +13,9 @@ from kandinsky_runtime.decoder.output import GenerateOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.decoder.recipe import describe_results
 from kandinsky_runtime.decoder.run import Run
+from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.observers import RunObserver, StepCallback
+from kandinsky_runtime.units import do_all
 
 
 class GeneratePipeline(DecoderPipeline):
@@ -62,10 +64,17 @@ class GeneratePipeline(DecoderPipeline):
 
     def run(self, options: GenerateOptions, observer: RunObserver | None = None) -> GenerateOutput:
         """Make or change a picture, from an options object; results and errors are those of a call."""
+        return do_all(self.plan(options, observer).units())
+
+    def plan(self, options: GenerateOptions, observer: RunObserver | None = None) -> Work[GenerateOutput]:
+        """Check everything that a call does, before any graph runs; the work may be done in units."""
         run = self.prepare(options, observer)
-        images = run.drive()
-        describe_results(images, run, self.bundle)
-        return GenerateOutput(images, run.noise.seeds, run.notes, run.clock.seconds)
+
+        def put_together(results: list[Any]) -> GenerateOutput:
+            describe_results(results[0], run, self.bundle)
+            return GenerateOutput(results[0], run.noise.seeds, run.notes, run.clock.seconds)
+
+        return Work((run,), put_together)
 
     def prepare(self, options: GenerateOptions, observer: RunObserver | None = None) -> Run:
         """Check everything, before any graph runs; the run may be driven step by step, see `Run`."""

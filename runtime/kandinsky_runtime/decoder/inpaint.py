@@ -17,8 +17,10 @@ from kandinsky_runtime.decoder.parts import parts_of, put_reports_together, put_
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.decoder.recipe import describe_results
 from kandinsky_runtime.decoder.run import Run
+from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.observers import RunObserver, StepCallback
+from kandinsky_runtime.units import do_all
 
 _log = logging.getLogger(__name__)
 
@@ -69,13 +71,20 @@ class InpaintPipeline(DecoderPipeline):
 
     def run(self, options: InpaintOptions, observer: RunObserver | None = None) -> InpaintOutput:
         """Repaint the white area of a mask, from an options object; results and errors are those of a call."""
+        return do_all(self.plan(options, observer).units())
+
+    def plan(self, options: InpaintOptions, observer: RunObserver | None = None) -> Work[InpaintOutput]:
+        """Check everything that a call does, before any graph runs; the work may be done in units."""
         parts, sources = parts_of(self.geometry, options)
         if sources is not None:
-            return self._run_parts(parts, sources, observer)
+            return self._plan_parts(parts, sources, observer)
         run = self.prepare(parts[0], observer)
-        images = run.drive()
-        describe_results(images, run, self.bundle)
-        return InpaintOutput(images, run.noise.seeds, run.notes, run.clock.seconds, _request(run).reports)
+
+        def put_together(results: list[Any]) -> InpaintOutput:
+            describe_results(results[0], run, self.bundle)
+            return InpaintOutput(results[0], run.noise.seeds, run.notes, run.clock.seconds, _request(run).reports)
+
+        return Work((run,), put_together)
 
     def prepare(self, options: InpaintOptions, observer: RunObserver | None = None) -> Run:
         """Check everything, before any graph runs; the run may be driven step by step, see `Run`.
@@ -84,8 +93,10 @@ class InpaintPipeline(DecoderPipeline):
         """
         return self._prepared(options, observer or RunObserver(title=options.title), prepare_inpaint)
 
-    def _run_parts(self, parts: list[InpaintOptions], sources: Sources, observer: RunObserver | None) -> InpaintOutput:
-        """One run for each separate part of a mask; everything is checked before the first one."""
+    def _plan_parts(
+        self, parts: list[InpaintOptions], sources: Sources, observer: RunObserver | None
+    ) -> Work[InpaintOutput]:
+        """One run for each separate part of a mask."""
         runs = [self.prepare(parts[0], observer)]
         seeds = [seed for seed in runs[0].noise.seeds if seed is not None]
         runs += [self.prepare(replace(part, seed=seeds), observer) for part in parts[1:]]
@@ -93,17 +104,20 @@ class InpaintPipeline(DecoderPipeline):
         notes = (*sources.notes, f"the mask has {len(runs)} separate parts: each is worked on by itself")
         for note in notes:
             _log.warning(note)
-        results = [run.drive() for run in runs]
-        images = put_together(results, boxes, parts[0].output_type)
-        describe_results(images, runs[0], self.bundle)
-        reports = put_reports_together([_request(run).reports for run in runs], sources)
-        more = [note for run in runs for note in run.notes if note not in run.request.understood]
-        seconds: dict[str, float] = {}
-        for run in runs:
-            for phase, value in run.clock.seconds.items():
-                seconds[phase] = seconds.get(phase, 0.0) + value
-        all_notes = dict.fromkeys([*notes, *more, *map(str, reports)])
-        return InpaintOutput(images, runs[0].noise.seeds, tuple(all_notes), seconds, reports)
+
+        def put_results_together(results: list[Any]) -> InpaintOutput:
+            images = put_together(results, boxes, parts[0].output_type)
+            describe_results(images, runs[0], self.bundle)
+            reports = put_reports_together([_request(run).reports for run in runs], sources)
+            more = [note for run in runs for note in run.notes if note not in run.request.understood]
+            seconds: dict[str, float] = {}
+            for run in runs:
+                for phase, value in run.clock.seconds.items():
+                    seconds[phase] = seconds.get(phase, 0.0) + value
+            all_notes = dict.fromkeys([*notes, *more, *map(str, reports)])
+            return InpaintOutput(images, runs[0].noise.seeds, tuple(all_notes), seconds, reports)
+
+        return Work(tuple(runs), put_results_together)
 
 
 def _request(run: Run) -> InpaintRequest:

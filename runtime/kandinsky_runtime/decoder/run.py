@@ -6,6 +6,8 @@
         trajectory.accept(run.predict(step))
     images = run.finish(trajectory.latents)       latents → pictures, pasted back
 
+`run.units()` is the same story in units of work, for callers that drive several runs.
+
 Legend: B samples · C latent channels · K output channels of the UNet · h, w latent height and width
 """
 
@@ -34,6 +36,7 @@ from kandinsky_runtime.prior.plan import PromptPlan
 from kandinsky_runtime.sampling import guidance
 from kandinsky_runtime.sampling.noise import RunNoise
 from kandinsky_runtime.sampling.schedulers import Sampler
+from kandinsky_runtime.units import Unit, Units, do_all
 
 Array = npt.NDArray[np.float32]
 
@@ -82,20 +85,33 @@ class Run:
     def _warnings(self) -> tuple[str, ...]:
         return (*(() if self.plan is None else self.plan.notes), *self.request.notes)
 
-    def drive(self) -> list[Image.Image] | Array:
-        """Do everything, from the prompt to the results; errors are those of `begin`, `predict` and `finish`."""
+    @property
+    def steps(self) -> int:
+        """The decoder's steps."""
+        return len(self.sampler.timesteps) - self.sampler.first
+
+    def units(self) -> Units[list[Image.Image] | Array]:
+        """Do everything, from the prompt to the results, in units of work; errors are those of `begin`, `predict` and
+        `finish`.
+
+        A `StepUnit` may be answered with the UNet's output, if the caller computed it with those of other runs.
+        """
         for note in self._warnings:
             _log.warning(note)
         for note in self.request.understood:
             _log.info(note)
         with self.graphs.run():
             if self.request.keeps_everything:
-                return self.untouched()
-            trajectory = self.begin()
-            with self.clock("denoise"):
+                return (yield from self._untouched())
+            try:
+                trajectory = yield from self._begin()
                 for step in trajectory:
-                    trajectory.accept(self.predict(step))
-            return self.finish(trajectory.latents)
+                    output = yield StepUnit("denoise", step.i, trajectory.steps, self, step)
+                    with self.clock("denoise"):
+                        trajectory.accept(self.predict(step) if output is None else output)
+                return (yield from self._finish(trajectory.latents))
+            finally:  # also if the run failed, was cancelled, or is driven no further
+                self._end_steps()
 
     def begin(self) -> Trajectory:
         """Do everything that comes before the first step.
@@ -104,9 +120,15 @@ class Run:
             EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
             Cancelled: during the prior's steps.
         """
-        request = self.request = self._with_embeddings()
+        return do_all(self._begin())
+
+    def _begin(self) -> Units[Trajectory]:
+        if self.plan is not None:
+            yield from self._embed(self.plan)
+        request = self.request
+        yield Unit("load", 0, 1)
         self._load()
-        encoded = self._encoded()
+        encoded = yield from self._encoded()
         with self.clock("denoise"):
             noise = self.noise.batch
             first = noise.draw(request.latent_shape) if request.latents is None else request.latents
@@ -132,10 +154,15 @@ class Run:
 
     def predict(self, step: Step) -> Array:
         """The UNet's output for a step of the run's trajectory; see `UNet.predict`."""
+        with self.clock("unet"):
+            return self.unet.predict(step.i, step.latents, step.timestep, step.guided)
+
+    @property
+    def unet(self) -> UNet:
+        """The run's UNet, between `begin` and `finish`."""
         if self._unet is None:
             raise Kandinsky22Error("the run was not begun; call begin first")
-        with self.clock("unet"):
-            return self._unet.predict(step.i, step.latents, step.timestep, step.guided)
+        return self._unet
 
     def finish(self, latents: Array) -> list[Image.Image] | Array:
         """The results, from the latents (B, C, h, w) after the last step; writes the recording of the noise.
@@ -144,33 +171,39 @@ class Run:
             EngineError, NonFiniteError: the decoder failed, or returned no finite numbers.
             Kandinsky22Error: the recording cannot be written.
         """
-        if self._unet is not None:
-            self._unet.end()
-            self._unet = None
+        return do_all(self._finish(latents))
+
+    def _finish(self, latents: Array) -> Units[list[Image.Image] | Array]:
+        self._end_steps()
         images: list[Image.Image] | Array = latents
         if self.options.output_type != "latent":
+            request = self.request
+            decoded = yield from movq.decode(
+                self.graphs, latents, request.height, request.width, self.tiling, self.clock
+            )
             with self.clock("decode"):
-                request = self.request
-                decoded = movq.decode(self.graphs, latents, request.height, request.width, self.tiling)
                 images = request.finished(decoded, self.options.output_type)
         self._save_recording()
         return images
 
-    def untouched(self) -> list[Image.Image] | Array:
+    def _end_steps(self) -> None:
+        if self._unet is not None:
+            self._unet.end()
+            self._unet = None
+
+    def _untouched(self) -> Units[list[Image.Image] | Array]:
         """The results of a request that keeps everything: the pictures as they came in, or their latents."""
         if self.options.output_type == "latent":
-            return self._encoded()
+            return (yield from self._encoded())
         return self.request.untouched(self.options.output_type)
 
-    def _with_embeddings(self) -> Request:
-        """The request, with the prior's embeddings of the prompts if there are any."""
-        if self.plan is None:
-            return self.request
+    def _embed(self, plan: PromptPlan) -> Units[None]:
+        """Put the prior's embeddings of the prompts into the request."""
         repeats = self.options.num_images_per_prompt
-        samples = self.plan.per_sample(self.request.batch // repeats, repeats)
+        samples = plan.per_sample(self.request.batch // repeats, repeats)
         observer = replace(self.observer, callback=None, title="prior")
-        positive, negative = self.prior.embed(self.plan, samples, self.noise.samples, observer, self.clock)
-        return replace(self.request, image_embeds=positive, negative_image_embeds=negative)
+        positive, negative = yield from self.prior.embed(plan, samples, self.noise.samples, observer, self.clock)
+        self.request = replace(self.request, image_embeds=positive, negative_image_embeds=negative)
 
     def _load(self) -> None:
         """Load the graphs that the run needs, so that a graph that cannot be loaded fails before any work."""
@@ -182,13 +215,12 @@ class Run:
         with self.clock("load"):
             self.graphs.load(needed)
 
-    def _encoded(self) -> Array:
+    def _encoded(self) -> Units[Array]:
         """Latents (B, C, h, w) of the samples' pictures; empty without pictures."""
-        with self.clock("encode"):
-            if not len(self.request.pixels):
-                return np.empty((0, *self.request.latent_shape[1:]), np.float32)
-            latents = movq.encode(self.graphs, self.request.pixels, self.tiling)
-            return latents[list(self.request.picture_of)]
+        if not len(self.request.pixels):
+            return np.empty((0, *self.request.latent_shape[1:]), np.float32)
+        latents = yield from movq.encode(self.graphs, self.request.pixels, self.tiling, self.clock)
+        return latents[list(self.request.picture_of)]
 
     def _save_recording(self) -> None:
         path: str | os.PathLike[str] | None = self.options.record_noise
@@ -198,3 +230,16 @@ class Run:
             self.noise.recording.save(Path(path))
         except OSError as error:
             raise Kandinsky22Error(f"the noise recording {path} cannot be written: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class StepUnit(Unit):
+    """A step of the decoder.
+
+    Attributes:
+        run: the run that the step belongs to.
+        step: the UNet's next inputs.
+    """
+
+    run: Run
+    step: Step

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from kandinsky_runtime.batch import as_latents
 from kandinsky_runtime.engines.graphs import Graphs
-from kandinsky_runtime.observers import RunObserver
+from kandinsky_runtime.observers import Clock, RunObserver
 from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan
 from kandinsky_runtime.sampling import guidance
 from kandinsky_runtime.sampling.schedulers import Sampler
+from kandinsky_runtime.units import Unit, Units
 
 Array = npt.NDArray[np.float32]
 
@@ -38,8 +39,9 @@ def denoise(
     sampler: Sampler,
     observer: RunObserver,
     pipeline: object,
-) -> Array:
-    """The denoised latents of each task, (R, E).
+    clock: Clock,
+) -> Units[Array]:
+    """The denoised latents of each task, (R, E), with a unit for each step.
 
     Args:
         graphs: the bundle's graphs, the prior among them.
@@ -49,13 +51,14 @@ def denoise(
         sampler: the run's sampler, for latents (R, E).
         observer: progress, callback and cancellation.
         pipeline: the callback's first argument.
+        clock: measures the phase `prior`.
 
     Raises:
         Cancelled: the run was cancelled between two steps.
         EngineError, NonFiniteError: the prior failed, or returned NaN or infinite numbers.
         InputError: the latents from the callback are invalid.
     """
-    engine, guided = graphs.engine("prior"), guidance.is_guided(plan.guidance_scale)
+    guided = guidance.is_guided(plan.guidance_scale)
     noises = iter(np.stack([task.noise for task in tasks], axis=1))  # each (R, E)
     first = next(noises)
     rows = [plan.rows[task.text] for task in tasks]
@@ -66,21 +69,24 @@ def denoise(
     latents: Array = first * np.float32(sampler.init_noise_sigma)
     mixed = np.empty_like(latents)
     for i, timestep in observer.steps(sampler.timesteps.tolist()):
-        inputs = sampler.scale_model_input(i, latents)
-        during = f"step {i + 1} of {plan.steps} (timestep {timestep:g})"
-        outputs = []
-        for feeds in batches:
-            count = len(feeds["text_mask"])  # R or 2R
-            feeds["latents"] = inputs if count == len(inputs) else np.concatenate([inputs, inputs])
-            feeds["timestep"] = np.full(count, timestep, np.float32)
-            outputs.append(engine.run(feeds, during=during)["predicted_image_embeds"])
-        output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
-        if guided:
-            output = guidance.combine(output, plan.guidance_scale, latents.shape[1], mixed)
-        latents = sampler.step(i, output, latents, next(noises) if sampler.draws_noise(i) else None)
-        after = observer.after_step(pipeline, i, timestep, latents)
-        if after is not latents:
-            latents = as_latents("latents from callback_on_step_end", after, latents.shape)
+        yield Unit("prior", i, plan.steps)
+        with clock("prior"):
+            engine = graphs.engine("prior")
+            inputs = sampler.scale_model_input(i, latents)
+            during = f"step {i + 1} of {plan.steps} (timestep {timestep:g})"
+            outputs = []
+            for feeds in batches:
+                count = len(feeds["text_mask"])  # R or 2R
+                feeds["latents"] = inputs if count == len(inputs) else np.concatenate([inputs, inputs])
+                feeds["timestep"] = np.full(count, timestep, np.float32)
+                outputs.append(engine.run(feeds, during=during)["predicted_image_embeds"])
+            output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+            if guided:
+                output = guidance.combine(output, plan.guidance_scale, latents.shape[1], mixed)
+            latents = sampler.step(i, output, latents, next(noises) if sampler.draws_noise(i) else None)
+            after = observer.after_step(pipeline, i, timestep, latents)
+            if after is not latents:
+                latents = as_latents("latents from callback_on_step_end", after, latents.shape)
     graphs.phase_over("prior")
     return latents
 

@@ -37,6 +37,7 @@ from kandinsky_runtime.prior.prompts import Prompt, read_negative_prompts, read_
 from kandinsky_runtime.prior.text import Texts
 from kandinsky_runtime.sampling import guidance, schedulers
 from kandinsky_runtime.sampling.noise import NoiseSource, RunNoise
+from kandinsky_runtime.units import Unit, Units, do_all
 
 Array = npt.NDArray[np.float32]
 
@@ -174,7 +175,7 @@ class PriorPipeline:
             _log.warning(note)
         with self.graphs.run():
             samples = plan.per_sample(len(plan.prompts), repeats)
-            positive, negative = self.embed(plan, samples, drawn.samples, observer, clock)
+            positive, negative = do_all(self.embed(plan, samples, drawn.samples, observer, clock))
         return PriorOutput(positive, negative, drawn.seeds, plan.notes, clock.seconds)
 
     def plan(
@@ -229,8 +230,8 @@ class PriorPipeline:
         sources: Sequence[NoiseSource],
         observer: RunObserver,
         clock: Clock,
-    ) -> tuple[Array, Array]:
-        """Image embeddings and negative ones, each (B, E).
+    ) -> Units[tuple[Array, Array]]:
+        """Image embeddings and negative ones, each (B, E), in units of work.
 
         Args:
             plan: the checked prompts.
@@ -252,14 +253,15 @@ class PriorPipeline:
         positive = np.zeros((len(samples), self._width), np.float32)
         negatives = np.repeat(constants["negative_image_embeds"], len(samples), axis=0)
         if plan.pictures:
+            yield Unit("encode_pictures", 0, 1)
             with clock("encode_pictures"):
                 self._add_pictures(plan, [prompt for prompt, _ in samples], positive)
         if plan.tokens is not None and tasks:
+            yield Unit("encode_text", 0, 1)
             with clock("encode_text"):
                 texts = self._text_encoder().encode(plan.tokens)
-            with clock("prior"):
-                sampler = plan.scheduler.sampler(plan.steps, (len(tasks), self._width))
-                latents = denoise(self.graphs, plan, tasks, texts, sampler, observer, self)
+            sampler = plan.scheduler.sampler(plan.steps, (len(tasks), self._width))
+            latents = yield from denoise(self.graphs, plan, tasks, texts, sampler, observer, self, clock)
             made = latents * constants["clip_std"] + constants["clip_mean"]  # (R, E)
             for task, embedding in zip(tasks, made, strict=True):
                 if task.weight is None:

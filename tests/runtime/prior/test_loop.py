@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kandinsky_runtime.observers import RunObserver
+from kandinsky_runtime.observers import Clock, RunObserver
 from kandinsky_runtime.prior.loop import denoise, padded_length
 from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan
 from kandinsky_runtime.sampling import schedulers
+from kandinsky_runtime.units import do_all
 from tests.runtime.fake_bundle import TEXT_WIDTH, UNCLIP, WIDTH
 from tests.tolerances import CLEAN_PRIOR, CLEAN_SMALL
 
@@ -60,7 +61,8 @@ def run(graphs: PredictingGraphs, *names: str, scale: float = 4.0, callback: Any
     tasks = [EmbeddingTask(0, text, "", 1.0, RNG.standard_normal((STEPS, WIDTH)).astype(np.float32)) for text in names]
     plan = PromptPlan((), (), None, ROWS, (), scheduler, STEPS, scale, ())
     sampler = scheduler.sampler(STEPS, (len(tasks), WIDTH))
-    return denoise(graphs, plan, tasks, TEXTS, sampler, RunObserver(callback), "owner")  # type: ignore[arg-type]
+    units = denoise(graphs, plan, tasks, TEXTS, sampler, RunObserver(callback), "owner", Clock())  # type: ignore[arg-type]
+    return do_all(units)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
