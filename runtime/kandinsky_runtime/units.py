@@ -26,11 +26,13 @@ class Unit:
         phase: `encode_text`, `encode_pictures`, `prior`, `load`, `encode`, `denoise` or `decode`.
         i: the piece's number within its phase, from 0.
         count: the number of pieces in the phase.
+        size: how much the piece computes on, in numbers of its phase's own kind; its time grows with it.
     """
 
     phase: str
     i: int
     count: int
+    size: int
 
 
 Units: TypeAlias = "Generator[Unit, Any, Result]"

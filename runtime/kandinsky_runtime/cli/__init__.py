@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect, schedule
+from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect, schedule, serve
 from kandinsky_runtime.cli_support import Parser, run
 
 _EPILOG = """\
@@ -12,6 +12,7 @@ examples:
   k22 inspect bundle
   k22 inpaint bundle --prompt "a hat" --image cat.png --mask mask.png --out cat_with_hat.png
   k22 generate plain-bundle --prompt "a red cat, 4k photo" --out cat.png
+  k22 serve bundle
   k22 bench bundle --engine openvino --engine onnxruntime
   k22 build bundle --engine tensorrt --height 512:768:1024 --width 512:768:1024 --batch 1:2:8
 """
@@ -36,6 +37,6 @@ def _parser() -> Parser:
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (inpaint, generate, embed, bench, build, inspect, schedule):
+    for command in (inpaint, generate, serve, embed, bench, build, inspect, schedule):
         command.add_to(commands)
     return parser

@@ -35,7 +35,7 @@ def encode(graphs: Graphs, pixels: Array, tiling: Tiling | None, clock: Clock) -
     encode_one = run if tiling is None else partial(tiling.encode, run)
     latents, count = [], len(pixels)
     for i, picture in enumerate(pixels):
-        yield Unit("encode", i, count)
+        yield Unit("encode", i, count, picture.size)
         with clock("encode"):
             latents.append(encode_one(picture[None], f"picture {i + 1} of {count}"))
     graphs.phase_over("movq_encoder")
@@ -57,7 +57,7 @@ def decode(
     decode_one = run if tiling is None else partial(tiling.decode, run)
     pictures, count = [], len(latents)
     for i, sample in enumerate(latents):
-        yield Unit("decode", i, count)
+        yield Unit("decode", i, count, sample.size)
         with clock("decode"):
             pictures.append(decode_one(sample[None], f"result {i + 1} of {count}"))
     graphs.phase_over("movq_decoder")

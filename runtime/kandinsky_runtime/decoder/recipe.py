@@ -12,6 +12,8 @@ from kandinsky_runtime.decoder.run import Run
 from kandinsky_runtime.pictures.metadata import describe
 from kandinsky_runtime.prior.prompts import Mix
 
+_NAME = "kandinsky22-deploy"
+
 
 def describe_results(images: Any, run: Run, bundle: Bundle) -> None:
     """Put into each result's `info` how it was made; not into arrays, or pictures that came back as they were."""
@@ -35,7 +37,7 @@ def describe_results(images: Any, run: Run, bundle: Bundle) -> None:
                 "size": f"{image.width}x{image.height}",
                 "bundle": bundle.root.name,
                 "source": bundle.manifest.source.get("name"),
-                "version": _version(),
+                "version": " ".join(installed()),
                 "task": options.title,
             },
         )
@@ -58,8 +60,9 @@ def _shown(prompt: Any) -> str:
     return f"picture {os.path.basename(prompt)}" if isinstance(prompt, os.PathLike) else "a picture"  # noqa: PTH119
 
 
-def _version() -> str:
+def installed() -> tuple[str, str]:
+    """The name and the version of this distribution; "unknown" if it runs from its source."""
     try:
-        return f"kandinsky22-deploy {version('kandinsky22-deploy')}"
-    except PackageNotFoundError:  # run from its source
-        return "kandinsky22-deploy"
+        return _NAME, version(_NAME)
+    except PackageNotFoundError:
+        return _NAME, "unknown"

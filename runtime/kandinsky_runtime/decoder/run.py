@@ -106,7 +106,7 @@ class Run:
             try:
                 trajectory = yield from self._begin()
                 for step in trajectory:
-                    output = yield StepUnit("denoise", step.i, trajectory.steps, self, step)
+                    output = yield self._step_unit(trajectory, step)
                     with self.clock("denoise"):
                         trajectory.accept(self.predict(step) if output is None else output)
                 return (yield from self._finish(trajectory.latents))
@@ -126,7 +126,7 @@ class Run:
         if self.plan is not None:
             yield from self._embed(self.plan)
         request = self.request
-        yield Unit("load", 0, 1)
+        yield Unit("load", 0, 1, 1)
         self._load()
         encoded = yield from self._encoded()
         with self.clock("denoise"):
@@ -186,6 +186,19 @@ class Run:
         self._save_recording()
         return images
 
+    def preview(self, latents: Array) -> Units[Image.Image]:
+        """The first sample's picture of latents (B, C, h, w) on the way, finished like a result."""
+        request = self.request
+        decoded = yield from movq.decode(
+            self.graphs, latents[:1], request.height, request.width, self.tiling, self.clock
+        )
+        picture: Image.Image = request.finished(np.repeat(decoded, request.batch, axis=0), "pil")[0]
+        return picture
+
+    def _step_unit(self, trajectory: Trajectory, step: Step) -> StepUnit:
+        size = step.latents.size * (2 if step.guided else 1)
+        return StepUnit("denoise", step.i, trajectory.steps, size, self, trajectory, step)
+
     def _end_steps(self) -> None:
         if self._unet is not None:
             self._unet.end()
@@ -238,8 +251,10 @@ class StepUnit(Unit):
 
     Attributes:
         run: the run that the step belongs to.
+        trajectory: the run's way so far; the caller does not change it.
         step: the UNet's next inputs.
     """
 
     run: Run
+    trajectory: Trajectory
     step: Step

@@ -145,6 +145,17 @@ class Trajectory:
             latents = as_latents("latents from callback_on_step_end", after, latents.shape)
         self.latents, self.i = latents, i + 1
 
+    def clean(self, output: Array) -> Array:
+        """The picture's latents (B, C, h, w) that the UNet predicts at the step that `feed` gave; changes nothing.
+
+        Args:
+            output: as for `accept`.
+        """
+        channels = self.latents.shape[1]
+        if self._guided(self.i):
+            output = guidance.combine(output, self._scale, channels, np.empty_like(self._mixed))
+        return self._sampler.clean(self.i, output[:, :channels], self.latents)
+
     def _guided(self, i: int) -> bool:
         if not guidance.is_guided(self._scale):
             return False

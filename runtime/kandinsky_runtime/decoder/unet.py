@@ -82,17 +82,44 @@ class UNet:
         Raises:
             EngineError, NonFiniteError: the graph failed, or returned no finite numbers.
         """
+        during = f"step {i + 1} of {self._steps} (timestep {timestep:g})"
+        outputs = [
+            self._engine.run(feeds, during=during)["noise_pred"] for feeds in self.feeds(latents, timestep, guided)
+        ]
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def feeds(self, latents: Array, timestep: float, guided: bool) -> Sequence[dict[str, Array]]:
+        """The graph's inputs for a step, one batch or several; valid until the next call. Arguments as `predict`'s."""
         self._latents[...] = latents
         self._timestep.fill(timestep)
-        during = f"step {i + 1} of {self._steps} (timestep {timestep:g})"
-        outputs = [self._engine.run(feeds, during=during)["noise_pred"] for feeds in self._feeds(guided)]
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        if not guided:
+            return self._halves[-1:]
+        return self._halves if self._graphs.low_memory else [self._whole]
 
     def end(self) -> None:
         """End the phase: free the memory that the steps computed in."""
         self._graphs.phase_over("unet")
 
-    def _feeds(self, guided: bool) -> Sequence[dict[str, Array]]:
-        if not guided:
-            return self._halves[-1:]
-        return self._halves if self._graphs.low_memory else [self._whole]
+
+def predict_together(steps: Sequence[tuple[UNet, Array, float, bool]]) -> list[Array]:
+    """The UNet's outputs for one step of several runs of the same graphs and latent size, computed as one batch.
+
+    Args:
+        steps: (UNet of the run, latents, timestep, guided) of each run, as for `UNet.predict`.
+
+    Returns:
+        The output of each, as `UNet.predict` returns it. Engines may compute other last bits in another batch.
+
+    Raises:
+        EngineError, NonFiniteError: the graph failed, or returned no finite numbers.
+    """
+    first = steps[0][0]
+    feeds = [feed for unet, latents, timestep, guided in steps for feed in unet.feeds(latents, timestep, guided)]
+    whole = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    output = first._engine.run(whole, during=f"a step of {len(steps)} runs")["noise_pred"]
+    outputs, start = [], 0
+    for _, latents, _, guided in steps:
+        rows = len(latents) * (2 if guided else 1)
+        outputs.append(output[start : start + rows])
+        start += rows
+    return outputs

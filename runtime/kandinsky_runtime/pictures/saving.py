@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from pathlib import Path
@@ -70,19 +71,42 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | 
     """
     check_output_path(path, quality)
     target = Path(path)
-    file_format, options = _OUTPUT_FORMATS[target.suffix.lower()]
+    picture, file_format, options = _for_file(image, target.suffix.lower(), quality, f"output {target}")
+    try:
+        write_whole(target, lambda stream: picture.save(stream, file_format, **options))
+    except (OSError, ValueError) as error:  # ValueError: a limit of the format, such as WebP's 16383 px
+        raise Kandinsky22Error(f"output {target} cannot be written: {error}") from error
+
+
+def encode_image(image: Image.Image, suffix: str, quality: int | None = None) -> bytes:
+    """The bytes of the file that `save_image` writes for a path with this suffix.
+
+    Raises:
+        Kandinsky22Error: the format cannot hold the picture.
+    """
+    picture, file_format, options = _for_file(image, suffix, quality, "the result")
+    stream = io.BytesIO()
+    try:
+        picture.save(stream, file_format, **options)
+    except (OSError, ValueError) as error:
+        raise Kandinsky22Error(f"the result cannot be written as {file_format}: {error}") from error
+    return stream.getvalue()
+
+
+def _for_file(
+    image: Image.Image, suffix: str, quality: int | None, name: str
+) -> tuple[Image.Image, str, dict[str, Any]]:
+    """The picture as a format can hold it, Pillow's name of the format, and its options."""
+    file_format, options = _OUTPUT_FORMATS[suffix]
     options = options | file_options(image, file_format)
     if quality is not None:
         options = options | {"quality": quality, "lossless": False}
     profile = image.info.get("icc_profile")
     if profile and file_format in _WITHOUT_PROFILE:
-        _log.warning("output %s: %s holds no colour profile; the picture's is left out", target, file_format)
+        _log.warning("%s: %s holds no colour profile; the picture's is left out", name, file_format)
     elif profile:
         options = options | {"icc_profile": profile}
     if image.mode == "RGBA" and file_format in _WITHOUT_ALPHA:
-        _log.warning("output %s: %s holds no transparency; the picture's is left out", target, file_format)
+        _log.warning("%s: %s holds no transparency; the picture's is left out", name, file_format)
         image = image.convert("RGB")
-    try:
-        write_whole(target, lambda stream: image.save(stream, file_format, **options))
-    except (OSError, ValueError) as error:  # ValueError: a limit of the format, such as WebP's 16383 px
-        raise Kandinsky22Error(f"output {target} cannot be written: {error}") from error
+    return image, file_format, options

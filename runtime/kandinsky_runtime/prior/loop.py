@@ -69,7 +69,7 @@ def denoise(
     latents: Array = first * np.float32(sampler.init_noise_sigma)
     mixed = np.empty_like(latents)
     for i, timestep in observer.steps(sampler.timesteps.tolist()):
-        yield Unit("prior", i, plan.steps)
+        yield Unit("prior", i, plan.steps, len(tasks))
         with clock("prior"):
             engine = graphs.engine("prior")
             inputs = sampler.scale_model_input(i, latents)

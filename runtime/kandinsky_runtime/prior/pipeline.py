@@ -253,11 +253,11 @@ class PriorPipeline:
         positive = np.zeros((len(samples), self._width), np.float32)
         negatives = np.repeat(constants["negative_image_embeds"], len(samples), axis=0)
         if plan.pictures:
-            yield Unit("encode_pictures", 0, 1)
+            yield Unit("encode_pictures", 0, 1, len(plan.pictures))
             with clock("encode_pictures"):
                 self._add_pictures(plan, [prompt for prompt, _ in samples], positive)
         if plan.tokens is not None and tasks:
-            yield Unit("encode_text", 0, 1)
+            yield Unit("encode_text", 0, 1, len(plan.rows))
             with clock("encode_text"):
                 texts = self._text_encoder().encode(plan.tokens)
             sampler = plan.scheduler.sampler(plan.steps, (len(tasks), self._width))

@@ -154,6 +154,17 @@ class Sampler:
         self._next_step = i + 1
         return result
 
+    def clean(self, i: int, model_output: Float32, sample: Float32) -> Float32:
+        """The clean latents that the model predicts at step i, before clipping or thresholding; changes nothing.
+
+        Args:
+            model_output: the model's output, `shape` float32, without a variance.
+            sample: step i's latents, `shape` float32.
+        """
+        self._check_index(i)
+        of_sample, of_output = self._prediction[i]
+        return np.float32(of_sample) * sample + np.float32(of_output) * model_output
+
     def add_noise(self, i: int, original: Float32, noise: Float32, out: Float32 | None = None) -> Float32:
         """The forward process: clean latents `original` at the noise level of `timesteps[i]`.
 

@@ -1,0 +1,1 @@
+"""`k22 serve`: the HTTP server."""

@@ -1,0 +1,229 @@
+"""Open Inference Protocol v2 over HTTP, with the binary tensor data extension: what Triton's client speaks.
+
+A model has the inputs PROMPT, IMAGE and MASK (BYTES [1]; a picture is the content of its file) and the outputs IMAGE
+(BYTES [n], files) and SEED (INT64 [n]). The other fields of `/v1/images/edits`, such as `seed` or
+`num_inference_steps`, are request parameters.
+
+In JSON, the elements of IMAGE and MASK are base64 texts. In binary data, each element is its length in 4 bytes, little
+endian, and its bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from kandinsky_runtime.bundle.manifest import INPAINT
+from kandinsky_runtime.decoder.recipe import installed
+from kandinsky_runtime.serving.answers import Refusal
+from kandinsky_runtime.serving.bodies import json_object, read_bytes
+from kandinsky_runtime.serving.fields import EDITS, GENERATIONS, FieldError, data_url, read_fields
+from kandinsky_runtime.serving.images_api import until_ended
+from kandinsky_runtime.serving.jobs import Job
+from kandinsky_runtime.serving.models import Model
+from kandinsky_runtime.serving.service import Service
+
+_LENGTH = "inference-header-content-length"
+_TEXTS, _FILES = ("PROMPT", "NEGATIVE_PROMPT"), ("IMAGE", "MASK")
+_OUTPUTS = ("IMAGE", "SEED")
+_RESERVED = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
+
+
+async def server(request: Request) -> Response:
+    """The server's name, version and extensions."""
+    name, version = installed()
+    return JSONResponse({"name": name, "version": version, "extensions": ["binary_tensor_data"]})
+
+
+async def model(request: Request) -> Response:
+    """A model's inputs and outputs."""
+    found = _model(request)
+
+    def tensor(name: str, datatype: str, shape: int) -> dict[str, Any]:
+        return {"name": name, "datatype": datatype, "shape": [shape]}
+
+    inputs = [*_TEXTS, *(_FILES if found.task == INPAINT else ("IMAGE",))]
+    return JSONResponse({
+        "name": found.name,
+        "versions": ["1"],
+        "platform": f"kandinsky22_{found.pipeline.selection.engine.name}",
+        "inputs": [tensor(name, "BYTES", 1) for name in inputs],
+        "outputs": [tensor("IMAGE", "BYTES", -1), tensor("SEED", "INT64", -1)],
+    })  # fmt: skip
+
+
+async def model_ready(request: Request) -> Response:
+    """200 if a model takes requests."""
+    service: Service = request.app.state.service
+    return JSONResponse({"name": _model(request).name, "ready": service.ready}, 200 if service.ready else 503)
+
+
+async def infer(request: Request) -> Response:
+    """Make or repaint pictures."""
+    service: Service = request.app.state.service
+    found = _model(request)
+    place = service.admission.enter()
+    try:
+        content = await read_bytes(request, service.settings)
+        head, files, texts = await asyncio.to_thread(_read, content, request.headers.get(_LENGTH))
+        parameters = head.get("parameters", {})
+        wanted = _wanted(head.get("outputs"), bool(parameters.get("binary_data_output")))
+        fields = {name: value for name, value in parameters.items() if name not in _RESERVED}
+        endpoint = EDITS if files or found.task == INPAINT else GENERATIONS
+        given = fields | texts | {"model": found.name}
+        asked = read_fields(endpoint, given, files, most_steps=service.settings.max_steps)
+        if asked.stream:
+            raise FieldError("stream", "this interface has no streams; leave stream out")
+        planned, work = await service.plan(endpoint, asked)
+        job = service.submit(planned, work, asked, place, request.state.owner, None)
+    except BaseException:
+        place.release()
+        raise
+    request.state.job, request.state.asked = job, asked
+    await until_ended(request, job)
+    return await asyncio.to_thread(_answer, job, wanted, head.get("id"))
+
+
+def error_answer(refusal: Refusal) -> Response:
+    """An error as this protocol has it."""
+    return JSONResponse({"error": str(refusal)}, refusal.status, refusal.headers)
+
+
+def _model(request: Request) -> Model:
+    service: Service = request.app.state.service
+    name = request.path_params["model"]
+    found = service.models.by_name.get(name)
+    if found is None:
+        raise Refusal(404, f"there is no model {name[:80]!r}; this server has {', '.join(service.models.by_name)}")
+    return found
+
+
+def _read(content: bytes, length: str | None) -> tuple[dict[str, Any], dict[str, bytes], dict[str, str]]:
+    """The JSON part of a request, the files of its tensors by their fields' names, and their texts.
+
+    Raises:
+        FieldError, Refusal: something cannot be understood.
+    """
+    size = len(content)
+    if length is not None:
+        if not (length.isascii() and length.isdigit() and int(length) <= len(content)):
+            raise Refusal(400, f"Inference-Header-Content-Length is {length[:40]!r}; the body has {len(content)} bytes")
+        size = int(length)
+    head = json_object(content[:size])
+    for name, kind in (("parameters", dict), ("inputs", list)):
+        if name in head and not isinstance(head[name], kind):
+            raise FieldError(name, f"{name} is a JSON {type(head[name]).__name__}; expected a {kind.__name__}")
+    start, files, texts = size, {}, {}
+    for item in head.get("inputs", []):
+        name = _checked_input(item)
+        count = (item.get("parameters") or {}).get("binary_data_size")
+        if count is None:
+            value = _element(item)
+            raw = value.encode() if name in _TEXTS else data_url(name, value)
+        else:
+            if not isinstance(count, int) or isinstance(count, bool) or not 4 <= count <= len(content) - start:
+                raise FieldError(name, f"{name}: binary_data_size is {count!r}; {len(content) - start} bytes are left")
+            raw, start = _only_element(name, content[start : start + count]), start + count
+        field = name.lower()
+        if field in files or field in texts:
+            raise FieldError(name, f"{name} is there twice; give it once")
+        if name in _FILES:
+            files[field] = raw
+        else:
+            texts[field] = _utf8(name, raw)
+    if start != len(content):
+        raise Refusal(400, f"{len(content) - start} bytes behind the tensors belong to none of them")
+    return head, files, texts
+
+
+def _checked_input(item: Any) -> str:
+    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
+        raise FieldError("inputs", "inputs has an entry without a name")
+    name: str = item["name"]
+    if name not in (*_TEXTS, *_FILES):
+        raise FieldError(name[:80], f"there is no input {name[:80]!r}; the inputs are {', '.join((*_TEXTS, *_FILES))}")
+    if item.get("datatype") != "BYTES":
+        raise FieldError(name, f"{name} has the datatype {item.get('datatype')!r}; expected BYTES")
+    if item.get("shape") not in ([1], [1, 1]):
+        raise FieldError(name, f"{name} has the shape {item.get('shape')!r}; expected [1]")
+    if not isinstance(item.get("parameters") or {}, Mapping):
+        raise FieldError(name, f"{name}: parameters is no object")
+    return name
+
+
+def _element(item: Mapping[str, Any]) -> str:
+    data = item.get("data")
+    while isinstance(data, list) and len(data) == 1:
+        (data,) = data
+    if not isinstance(data, str):
+        raise FieldError(item["name"], f"{item['name']}: data is no list of one text")
+    return data
+
+
+def _only_element(name: str, content: bytes) -> bytes:
+    (length,) = struct.unpack("<I", content[:4])
+    if length != len(content) - 4:
+        raise FieldError(
+            name, f"{name}: an element of {length} bytes does not fill the {len(content) - 4} that are there"
+        )
+    return content[4:]
+
+
+def _utf8(name: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FieldError(name, f"{name} is not UTF-8: {error}") from None
+
+
+def _wanted(outputs: Any, binary: bool) -> dict[str, bool]:
+    """The outputs that are asked for, and whether each is sent as binary data."""
+    if outputs is None or outputs == []:
+        return dict.fromkeys(_OUTPUTS, binary)
+    if not isinstance(outputs, list):
+        raise FieldError("outputs", f"outputs is a JSON {type(outputs).__name__}; expected a list")
+    wanted = {}
+    for item in outputs:
+        name = item.get("name") if isinstance(item, Mapping) else None
+        if name not in _OUTPUTS:
+            raise FieldError("outputs", f"there is no output {str(name)[:80]!r}; the outputs are {', '.join(_OUTPUTS)}")
+        parameters = item.get("parameters")
+        own = parameters.get("binary_data", binary) if isinstance(parameters, Mapping) else binary
+        wanted[str(name)] = bool(own)
+    return wanted
+
+
+def _answer(job: Job, wanted: Mapping[str, bool], name: Any) -> Response:
+    """The outputs of a job."""
+    seeds = [] if job.output is None else [-1 if seed is None else seed for seed in job.output.seeds]
+    outputs, tail = [], b""
+    for output, binary in wanted.items():
+        entry: dict[str, Any] = {"name": output, "datatype": "BYTES", "shape": [len(job.images)]}
+        if output == "SEED":
+            entry["datatype"] = "INT64"
+        if binary:
+            data = (
+                b"".join(struct.pack("<I", len(image)) + image for image in job.images)
+                if output == "IMAGE"
+                else struct.pack(f"<{len(seeds)}q", *seeds)
+            )
+            entry["parameters"] = {"binary_data_size": len(data)}
+            tail += data
+        else:
+            entry["data"] = [base64.b64encode(i).decode() for i in job.images] if output == "IMAGE" else seeds
+        outputs.append(entry)
+    head: dict[str, Any] = {"model_name": job.model.name, "model_version": "1", "outputs": outputs}
+    if isinstance(name, str):
+        head["id"] = name
+    content = json.dumps(head).encode()
+    if not tail:
+        return Response(content, media_type="application/json")
+    headers = {_LENGTH: str(len(content))}
+    return Response(content + tail, media_type="application/octet-stream", headers=headers)

@@ -1,0 +1,109 @@
+"""Jobs: for what takes longer than a gateway waits. Made, looked at, watched and cancelled under `/v1/jobs`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from kandinsky_runtime.serving.answers import Refusal, event, job_answer
+from kandinsky_runtime.serving.images_api import COMMENT_SECONDS, accept
+from kandinsky_runtime.serving.jobs import COMPLETED, ENDED, Job
+from kandinsky_runtime.serving.journal import LOST
+from kandinsky_runtime.serving.service import Service
+
+_MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+async def create(request: Request) -> Response:
+    """Make a job; the last part of the path says of what. Answers 202 with its state."""
+    service: Service = request.app.state.service
+    job = (await accept(request, service, request.url.path.rsplit("/", 1)[-1], job=True)).job
+    headers = {"location": f"/v1/jobs/{job.id}"}
+    return JSONResponse(job_answer(job, service.position(job)), 202, headers)
+
+
+async def every(request: Request) -> Response:
+    """The caller's jobs, the oldest first."""
+    service: Service = request.app.state.service
+    jobs = service.store.of_owner(request.state.owner)
+    return JSONResponse({"object": "list", "data": [job_answer(job, service.position(job)) for job in jobs]})
+
+
+async def look(request: Request) -> Response:
+    """A job's state; `?pictures=true` sends the results with it."""
+    service, job = request.app.state.service, _job(request)
+    pictures = request.query_params.get("pictures", "false").lower() == "true"
+    return JSONResponse(await asyncio.to_thread(job_answer, job, service.position(job), pictures=pictures))
+
+
+async def watch(request: Request) -> Response:
+    """A job's events: `progress` after each change, `preview` with a picture's number, then the job's last state."""
+    job = _job(request)
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(_events(request.app.state.service, job), media_type="text/event-stream", headers=headers)
+
+
+async def picture(request: Request) -> Response:
+    """A result's file, by its number from 0."""
+    job = _job(request)
+    if job.state != COMPLETED:
+        raise Refusal(409, f"the job is {job.state}, and has no results", code="no_results")
+    return _file(job, job.images, request.path_params["number"], "result")
+
+
+async def preview(request: Request) -> Response:
+    """The file of a picture on the way, by its number from 0."""
+    job = _job(request)
+    return _file(job, job.shown, request.path_params["number"], "preview")
+
+
+async def remove(request: Request) -> Response:
+    """Cancel a job that has not ended, or forget one that has."""
+    service, job = request.app.state.service, _job(request)
+    if job.state in ENDED:
+        service.store.drop(job)
+        return Response(status_code=204)
+    job.cancel("the client cancelled the job", "client")
+    service.loop.wake()
+    await job.wait()
+    return JSONResponse(job_answer(job, 0))
+
+
+async def _events(service: Service, job: Job) -> AsyncIterator[str]:
+    sent = 0
+    async for changed in job.changes(COMMENT_SECONDS):
+        if not changed:
+            yield ": still there\n\n"
+            continue
+        while sent < len(job.shown):
+            yield event("preview", {"id": job.id, "number": sent})
+            sent += 1
+        name = job.state if job.state in ENDED else "progress"
+        yield event(name, job_answer(job, service.position(job)))
+
+
+def _job(request: Request) -> Job:
+    """The job of the path, if it is the caller's.
+
+    Raises:
+        Refusal: there is none, or it is gone.
+    """
+    service: Service = request.app.state.service
+    name = request.path_params["job"]
+    found = service.store.find(request.state.owner, name)
+    if isinstance(found, Job):
+        return found
+    if found == LOST:
+        raise Refusal(410, f"job {name} was lost when the server stopped; send it again", code="job_lost")
+    if found == "expired":
+        raise Refusal(410, f"job {name} has ended, and its results are no longer kept", code="job_expired")
+    raise Refusal(404, f"there is no job {name[:80]!r}", code="job_not_found")
+
+
+def _file(job: Job, files: list[bytes], number: int, what: str) -> Response:
+    if number >= len(files):
+        raise Refusal(404, f"the job has {len(files)} {what}s, numbered from 0; there is no {number}", code="not_found")
+    return Response(files[number], media_type=_MEDIA[job.format.name], headers={"cache-control": "private, no-store"})

@@ -1,0 +1,203 @@
+"""The models that a server has: bundles by name, each with its pipeline."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.bundle.manifest import INPAINT, TEXT_TO_IMAGE
+from kandinsky_runtime.decoder.generate import GeneratePipeline
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
+from kandinsky_runtime.decoder.run import StepUnit
+from kandinsky_runtime.decoder.unet import predict_together
+from kandinsky_runtime.decoder.work import Work
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.serving.estimates import Estimates
+from kandinsky_runtime.units import do_all
+
+_SHARED = (2, 4, 8)  # numbers of requests that may share a step on a GPU
+_PAYS = 0.95  # sharing pays if a step of one request takes at most this share of its time alone
+_ROUNDS = 3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle that the server has.
+
+    Attributes:
+        name: the name that requests give.
+        task: "inpaint" or "text-to-image".
+        pipeline: the bundle with its engine.
+        created: the time of its manifest, in seconds since 1970.
+    """
+
+    name: str
+    task: str
+    pipeline: InpaintPipeline | GeneratePipeline
+    created: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is memory for one request at a time only."""
+        return self.pipeline.graphs.low_memory
+
+    def plan(self, options: Any) -> Work[Any]:
+        """Check a request's options and inputs; see the pipelines' `plan`."""
+        return self.pipeline.plan(options)
+
+    def warm_up_options(self, width: int, height: int, steps: int = 2) -> Any:
+        """The options of a run on an empty picture."""
+        common: dict[str, Any] = {
+            "height": height,
+            "width": width,
+            "num_inference_steps": steps,
+            "seed": 0,
+            "prompt": "a",
+        }
+        if self.task == INPAINT:
+            picture = np.zeros((height, width, 3), np.uint8)
+            mask = np.full((height, width), 255, np.uint8)
+            return InpaintOptions(image=picture, mask_image=mask, **common)
+        return GenerateOptions(**common)
+
+
+@dataclass
+class Models:
+    """All models, by name; the first one of a task is its default.
+
+    Attributes:
+        by_name: the models.
+        ready: whether all of them are warm.
+        share_steps: the number of requests that may share a step, by model.
+    """
+
+    by_name: dict[str, Model]
+    ready: bool = False
+    share_steps: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, bundles: Sequence[str], *, tiles: bool = False, **engine: Any) -> Models:
+        """Open bundles.
+
+        Args:
+            bundles: paths, or NAME=PATH; a path's name is that of its folder.
+            tiles, engine: see `InpaintPipeline.load`.
+
+        Raises:
+            UsageError: two bundles have one name, or a bundle has no prior.
+            BundleError, EngineUnavailable: see `InpaintPipeline.load`.
+        """
+        by_name: dict[str, Model] = {}
+        for text in bundles:
+            name, equals, path = text.partition("=")
+            folder = Path(path if equals else text)
+            name = name if equals else folder.resolve().name
+            if name in by_name:
+                raise UsageError(f"two bundles are called {name}; name them: one={folder} two=…")
+            by_name[name] = _open(name, folder, tiles=tiles, **engine)
+        return cls(by_name)
+
+    def of_task(self, task: str) -> list[Model]:
+        """The models that can do a task."""
+        return [model for model in self.by_name.values() if model.task == task]
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]], estimates: Estimates, share_steps: int | str) -> None:
+        """Run every model at every size (width, height), learn its times, and choose how many may share a step.
+
+        Errors are those of a run.
+        """
+        for model in self.by_name.values():
+            for width, height in sizes:
+                begun = time.monotonic()
+                for _ in range(2):  # the first time, graphs are loaded and compiled: nothing is learned from it
+                    learned = estimates if _ else None
+                    _run(model, model.plan(model.warm_up_options(width, height)), learned)
+                _log.info("warmed up %s at %dx%d in %.1f s", model.name, width, height, time.monotonic() - begun)
+            self.share_steps[model.name] = self._shared(model, sizes[0], share_steps)
+        self.ready = True
+
+    def _shared(self, model: Model, size: tuple[int, int], share_steps: int | str) -> int:
+        if model.alone:
+            return 1
+        if isinstance(share_steps, int):
+            return share_steps
+        if model.pipeline.selection.device == "cpu" or model.pipeline.selection.device.startswith("CPU"):
+            return 1
+        chosen = measured_sharing(model, *size)
+        _log.info("%s: up to %d requests share a step", model.name, chosen)
+        return chosen
+
+    def close(self) -> None:
+        """Release all graphs."""
+        for model in self.by_name.values():
+            model.pipeline.close()
+
+
+def measured_sharing(model: Model, width: int, height: int) -> int:
+    """The number of requests whose shared step takes each the least time, by measuring; 1 if sharing does not pay."""
+    chosen, best = 1, _step_seconds(model, width, height, 1)
+    for count in _SHARED:
+        seconds = _step_seconds(model, width, height, count)
+        if seconds > _PAYS * best:
+            break
+        chosen, best = count, seconds
+    return chosen
+
+
+def _step_seconds(model: Model, width: int, height: int, count: int) -> float:
+    """The least seconds of a step that `count` requests share, for each of them."""
+    all_units = [model.plan(model.warm_up_options(width, height)).units() for _ in range(count)]
+    steps = []
+    for units in all_units:
+        unit = next(units)
+        while not isinstance(unit, StepUnit):
+            unit = next(units)
+        steps.append((unit.run.unet, unit.step.latents, unit.step.timestep, unit.step.guided))
+    times = []
+    for _ in range(_ROUNDS):
+        begun = time.monotonic()
+        predict_together(steps)
+        times.append(time.monotonic() - begun)
+    for units in all_units:
+        units.close()
+    return min(times) / count
+
+
+def _run(model: Model, work: Work[Any], estimates: Estimates | None) -> None:
+    """Do all of a call's work, and learn its times."""
+    if estimates is None:
+        do_all(work.units())
+        return
+    units = work.units()
+    unit = next(units)
+    while True:
+        begun = time.monotonic()
+        try:
+            following = next(units)
+        except StopIteration:
+            following = None
+        estimates.learn(model.name, unit.phase, unit.size, time.monotonic() - begun)
+        if following is None:
+            return
+        unit = following
+
+
+def _open(name: str, folder: Path, **engine: Any) -> Model:
+    bundle = Bundle.open(folder)
+    if bundle.manifest.prior is None:
+        raise UsageError(
+            f"bundle {folder} has no prior, so it cannot read prompts; export it with k22-export bundle … --prior"
+        )
+    task = INPAINT if INPAINT in bundle.manifest.tasks else TEXT_TO_IMAGE
+    pipeline = (InpaintPipeline if task == INPAINT else GeneratePipeline).load(bundle, **engine)
+    return Model(name, task, pipeline, int((folder / "manifest.json").stat().st_mtime))

@@ -1,0 +1,130 @@
+"""uvicorn with an end that loses nothing: after SIGTERM, running jobs end and new ones are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from kandinsky_runtime.errors import Kandinsky22Error, UsageError
+from kandinsky_runtime.serving.app import make_app
+from kandinsky_runtime.serving.models import Models
+from kandinsky_runtime.serving.security import Keys
+from kandinsky_runtime.serving.service import Service
+from kandinsky_runtime.serving.settings import Settings
+
+_LAST_SECONDS = 5  # for answers that are being sent when all jobs have ended
+
+_log = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency of the type check
+    """Stops in two steps: refuse new work and finish what is there; then close."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, keys: Keys) -> None:
+        super().__init__(config)
+        self._service, self._keys = service, keys
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGTERM, SIGINT and SIGHUP until the server has ended."""
+        self._loop = asyncio.get_running_loop()
+        wanted = [signal.SIGTERM, signal.SIGINT]
+        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        if hasattr(signal, "SIGHUP"):
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the end, the second one makes it short."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._begin_end)
+
+    def fail(self) -> None:
+        """End because the warm-up failed."""
+        self.should_exit = True
+
+    def _begin_end(self) -> None:
+        if self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        service = self._service
+        service.admission.draining = True
+        seconds = service.settings.drain_seconds
+        _log.info("stopping: %d jobs have %g s to end", service.running + service.waiting, seconds)
+        try:
+            await asyncio.wait_for(service.drained(), seconds)
+        except asyncio.TimeoutError:
+            _log.warning("stopping: %d jobs did not end in time; they are cancelled", service.running + service.waiting)
+        self.should_exit = True
+
+    def _reload(self, sig: int, frame: FrameType | None) -> None:
+        try:
+            self._keys.reload()
+            _log.info("the keys were read again")
+        except UsageError as error:
+            _log.error("%s; the keys are those of before", error)
+
+
+def serve(models: Models, settings: Settings) -> int:
+    """Serve until a signal ends it.
+
+    Returns:
+        The exit status: 0 after a signal.
+
+    Raises:
+        Kandinsky22Error: the address cannot be listened at, or the warm-up failed.
+    """
+    keys = Keys(None if settings.keys is None else Path(settings.keys))
+    service = Service(settings, models)
+    listening = _listen(settings)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    app: Starlette = make_app(service, keys, on_failure=lambda: server.fail())
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="on", server_header=False,
+        timeout_graceful_shutdown=_LAST_SECONDS, h11_max_incomplete_event_size=64 * 1024, http="h11", ws="none",
+    )  # fmt: skip
+    server = DrainingServer(config, service, keys)
+    sys.stdout.write(f"serving {', '.join(models.by_name)} at http://{shown}:{port}\n")
+    sys.stdout.flush()
+    try:
+        server.run(sockets=[listening])
+    finally:
+        listening.close()
+    if service.failure is not None:
+        error = service.failure
+        raise error if isinstance(error, Kandinsky22Error) else Kandinsky22Error(f"the warm-up failed: {error}")
+    return 0
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    made = socket.socket(family)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((settings.host, settings.port))
+    except OSError as error:
+        made.close()
+        raise Kandinsky22Error(
+            f"cannot listen at {settings.host}:{settings.port}: {error.strerror}; choose another --port"
+        ) from error
+    return made

@@ -1,0 +1,288 @@
+"""The server's settings: from flags, environment variables and a file, each declared once.
+
+A flag `--max-jobs 8`, the variable `K22_SERVE_MAX_JOBS=8` and the file's line `max_jobs = 8` set the same; a flag wins
+over a variable, and a variable over the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kandinsky_runtime.checks import choice, flag, real_number, whole_number
+from kandinsky_runtime.decoder.declarations import Check, declarations, option
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.limits import MIN_SIZE
+
+PREFIX = "K22_SERVE_"
+LOG_FORMATS = ("text", "json")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def byte_size(text: str | int) -> int:
+    """A number of bytes, such as 512M.
+
+    Raises:
+        ValueError: the text is no such number.
+    """
+    if isinstance(text, int):
+        return text
+    number, unit = (text[:-1], _UNITS[text[-1].upper()]) if text[-1:].upper() in _UNITS else (text, 1)
+    try:
+        return int(float(number) * unit)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a size such as 512M or 2G") from None
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Width and height of a size such as 768x512.
+
+    Raises:
+        ValueError: the text is no such size, or a side is too small.
+    """
+    across, x, down = text.partition("x")
+    if (
+        x
+        and across.isascii()
+        and across.isdigit()
+        and down.isascii()
+        and down.isdigit()
+        and max(len(across), len(down)) < 6
+    ):
+        width, height = int(across), int(down)
+        if min(width, height) >= MIN_SIZE:
+            return width, height
+    raise ValueError(
+        f"{text!r} is not a size; expected WIDTHxHEIGHT in pixels, each at least {MIN_SIZE}, such as 768x512"
+    )
+
+
+def _seconds(least: float = 0) -> Check:
+    return partial(real_number, least=least)
+
+
+def _whole(least: int, most: int | None = None) -> Check:
+    return partial(whole_number, least=least, most=most)
+
+
+def _log_format(name: str, value: Any) -> Any:
+    choice(name, value, LOG_FORMATS)
+    return value
+
+
+def _share(name: str, value: Any) -> Any:
+    return value if value == "auto" else whole_number(name, value, 1, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a server.
+
+    Raises:
+        UsageError: a value is invalid, or values exclude each other.
+    """
+
+    host: str = option(
+        "127.0.0.1",
+        "address to listen at; another than the machine's own needs --keys or --no-auth",
+        spelling="--host",
+        metavar="H",
+    )
+    port: int = option(
+        8000, "port to listen at; 0 for a free one", spelling="--port", metavar="N", parse=int, check=_whole(0, 65535)
+    )
+    keys: str | None = option(
+        None, "file of API keys, one in each line, read again on SIGHUP", spelling="--keys", metavar="F"
+    )
+    no_auth: bool = option(False, "listen at any address without keys", spelling="--no-auth", check=flag)
+    size: tuple[tuple[int, int], ...] = option(
+        (),
+        "size to warm up before the server is ready, such as 768x512; may be given several times (default: 512x512)",
+        spelling="--size",
+        metavar="WxH",
+        parse=picture_size,
+    )
+    max_jobs: int = option(
+        32,
+        "requests that may be in the server at once; the next ones get 503",
+        spelling="--max-jobs",
+        metavar="N",
+        parse=int,
+        check=_whole(1, 10_000),
+    )
+    max_queue_seconds: float = option(
+        1800.0,
+        "estimated seconds of waiting from which a request gets 503",
+        spelling="--max-queue-seconds",
+        metavar="S",
+        parse=float,
+        check=_seconds(),
+    )
+    max_body: int = option(
+        64 * 2**20,
+        "largest body of a request in bytes, such as 64M",
+        spelling="--max-body",
+        metavar="SIZE",
+        parse=byte_size,
+        check=_whole(1024),
+    )
+    max_pixels: int = option(
+        16_000_000,
+        "most pixels of a picture, of a mask and of a result",
+        spelling="--max-pixels",
+        metavar="N",
+        parse=int,
+        check=_whole(MIN_SIZE**2),
+    )
+    max_steps: int = option(
+        250, "most denoising steps of a request", spelling="--max-steps", metavar="N", parse=int, check=_whole(1, 1000)
+    )
+    body_seconds: float = option(
+        60.0,
+        "seconds within which a request's body must arrive",
+        spelling="--body-seconds",
+        metavar="S",
+        parse=float,
+        check=_seconds(0.1),
+    )
+    time_limit: float = option(
+        3600.0,
+        "seconds after which a request is given up, waiting included",
+        spelling="--time-limit",
+        metavar="S",
+        parse=float,
+        check=_seconds(1),
+    )
+    drain_seconds: float = option(
+        600.0,
+        "seconds that requests have to end after SIGTERM",
+        spelling="--drain-seconds",
+        metavar="S",
+        parse=float,
+        check=_seconds(),
+    )
+    keep_seconds: float = option(
+        600.0,
+        "seconds that a job's result is kept",
+        spelling="--keep-seconds",
+        metavar="S",
+        parse=float,
+        check=_seconds(),
+    )
+    keep_bytes: int = option(
+        256 * 2**20,
+        "bytes of all results that are kept; the oldest ones go first",
+        spelling="--keep-bytes",
+        metavar="SIZE",
+        parse=byte_size,
+        check=_whole(0),
+    )
+    share_steps: int | str = option(
+        "auto",
+        "requests of one size that may share a step; auto is 1 on a CPU, and measured at the start on a GPU",
+        spelling="--share-steps",
+        metavar="N",
+        parse=lambda text: text if text == "auto" else int(text),
+        check=_share,
+    )
+    state: str | None = option(
+        None,
+        "folder of the list of unfinished jobs, which are reported as lost after a crash (default: none is kept)",
+        spelling="--state",
+        metavar="F",
+    )
+    log_format: str = option(
+        "text", "format of the log on stderr", spelling="--log-format", choices=LOG_FORMATS, check=_log_format
+    )
+    log_prompts: bool = option(False, "log prompts as well", spelling="--log-prompts", check=flag)
+
+    def __post_init__(self) -> None:
+        for name, (item, declared) in declarations(type(self)).items():
+            value = getattr(self, name)
+            if declared.check is not None and not (value is None and item.default is None):
+                object.__setattr__(self, name, declared.check(name, value))
+        if not self.local and self.keys is None and not self.no_auth:
+            raise UsageError(
+                f"host {self.host} can be reached by other machines; give --keys F with API keys, or --no-auth to let"
+                " anybody in"
+            )
+        if self.keys is not None and self.no_auth:
+            raise UsageError("keys and no_auth exclude each other; leave one of them out")
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in _LOOPBACK
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes to warm up, (width, height) each."""
+        return self.size or ((512, 512),)
+
+    @classmethod
+    def gather(
+        cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
+    ) -> Settings:
+        """The settings from all sources.
+
+        Args:
+            flags: the values of flags that were given.
+            environment: variables; those with the prefix `PREFIX` are read.
+            file: a TOML file, or None.
+
+        Raises:
+            UsageError: an unknown name, or an invalid value; the message names where it came from.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            values |= _parsed(_read_toml(file), f"{file}: ")
+        named = {name[len(PREFIX) :].lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
+        values |= _parsed(named, "the environment: ")
+        return cls(**values | dict(flags))
+
+
+def _parsed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Values of settings from texts, as of variables, or from a file's own types."""
+    known = declarations(Settings)
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise UsageError(f"{source}there is no setting {name}; the settings are {', '.join(known)}")
+        item, declared = known[name]
+        try:
+            if name == "size":
+                texts = value.split(",") if isinstance(value, str) else value
+                values[name] = tuple(declared.parse(text) for text in texts)
+            elif isinstance(item.default, bool):
+                values[name] = _boolean(value)
+            else:
+                values[name] = declared.parse(value) if isinstance(value, str) else value
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{source}{name} is {value!r}: {error}") from error
+    return values
+
+
+def _boolean(value: Any) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in known:
+        return known[str(value).lower()]
+    raise ValueError("expected true or false")
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the settings file {file} cannot be read: {error}") from error
