@@ -8,6 +8,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 declare -A extras=(
     [export]=export,ort,openvino,prompt,test,lint
     [lean]=ort,prompt,test
+    [serve]=ort,serve,clients,test
     [goldens]=goldens
     [rtx]=tensorrt-rtx
 )

@@ -42,6 +42,7 @@ from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.graphs import Graphs
+from kandinsky_runtime.engines.onnxruntime.library import onnxruntime_library
 from kandinsky_runtime.engines.registry import Selection
 from kandinsky_runtime.errors import EngineUnavailable
 from kandinsky_runtime.files import file_sha256
@@ -286,8 +287,7 @@ class _WatchingEngine(Engine):
 
 def plain_session(file: Path) -> Any:
     """A session of ONNX Runtime that keeps to the graph, and no more memory than the node at work needs."""
-    import onnxruntime
-
+    onnxruntime = onnxruntime_library()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # the graph's own, so that no value waits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
@@ -11,9 +11,6 @@ from prometheus_client.process_collector import ProcessCollector
 
 from kandinsky_runtime.serving.jobs import Job
 from kandinsky_runtime.units import Unit
-
-if TYPE_CHECKING:
-    from kandinsky_runtime.serving.service import Service
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 900, 1200)
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
@@ -23,7 +20,18 @@ _STAGES = {"prior": "prior", "encode_text": "prior", "encode_pictures": "prior",
 class Metrics:
     """Counters and histograms of one server."""
 
-    def __init__(self, service: Service, version: str) -> None:
+    def __init__(
+        self, version: str, gauges: Mapping[str, tuple[str, Callable[[], float]]], share_steps: Mapping[str, int],
+        shared: Mapping[int, int],
+    ) -> None:  # fmt: skip
+        """Make the figures.
+
+        Args:
+            version: of this distribution.
+            gauges: (help, value) by name; each is read when the figures are asked for.
+            share_steps: the number of requests that may share a step, by model; read when asked.
+            shared: the number of steps by the number of requests that shared them; read when asked.
+        """
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -61,14 +69,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        for name, text, value in (
-            ("k22_queue_depth", "Jobs that wait for their first unit of work", lambda: service.waiting),
-            ("k22_requests_running", "Jobs that are worked on", lambda: service.running),
-            ("k22_places_taken", "Requests in the server", lambda: service.admission.taken),
-            ("k22_queue_seconds", "Estimated seconds of all work that is left", service.admission.queue_seconds),
-            ("k22_kept_bytes", "Bytes of results that are kept", lambda: service.store.kept_bytes),
-            ("k22_ready", "Whether the server is ready", lambda: float(service.ready)),
-        ):
+        for name, (text, value) in gauges.items():
             Gauge(name, text, registry=registry).set_function(value)
         Gauge("k22_build_info", "The version", ["version"], registry=registry).labels(version).set(1)
         Gauge("k22_start_time_seconds", "Start of the server", registry=registry).set(time.time())
@@ -76,7 +77,7 @@ class Metrics:
         self._steps = Gauge(
             "k22_steps_shared", "Steps by the number of requests that shared them", ["batch"], registry=registry
         )
-        self._service = service
+        self._share_steps, self._shared = share_steps, shared
 
     def unit(self, job: Job, unit: Unit, seconds: float) -> None:
         """Count a unit of work; called from the step loop's thread."""
@@ -97,9 +98,9 @@ class Metrics:
 
     def text(self) -> bytes:
         """All figures, in Prometheus' text format."""
-        for model, count in self._service.models.share_steps.items():
+        for model, count in self._share_steps.items():
             self._share.labels(model).set(count)
-        for batch, count in list(self._service.loop.shared.items()):
+        for batch, count in list(self._shared.items()):
             self._steps.labels(batch).set(count)
         text: bytes = generate_latest(self._registry)
         return text

@@ -74,6 +74,9 @@ class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency o
             await asyncio.wait_for(service.drained(), seconds)
         except asyncio.TimeoutError:
             _log.warning("stopping: %d jobs did not end in time; they are cancelled", service.running + service.waiting)
+            service.cancel_all()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(service.drained(), _LAST_SECONDS)
         self.should_exit = True
 
     def _reload(self, sig: int, frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class Service:
         self.admission = Admission(settings.max_jobs, settings.max_queue_seconds, self.loop.order)
         journal = None if settings.state is None else Journal(Path(settings.state))
         self.store = Store(settings.keep_seconds, settings.keep_bytes, journal)
-        self.metrics = Metrics(self, installed()[1])
+        self.metrics = Metrics(installed()[1], self._gauges(), models.share_steps, self.loop.shared)
         self.failure: BaseException | None = None
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pictures")
         self._jobs: set[Job] = set()
@@ -97,14 +98,18 @@ class Service:
     async def stop(self) -> None:
         """Cancel what is left, and free everything."""
         self.admission.draining = True
-        for job in list(self._jobs):
-            job.cancel("the server stopped", "shutdown")
+        self.cancel_all()
         await asyncio.to_thread(self.loop.close)
         if self._watching:
             await asyncio.wait(self._watching, timeout=10)
         self.store.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.models.close)
+
+    def cancel_all(self) -> None:
+        """Cancel every job, because the server stops."""
+        for job in self._jobs:
+            job.cancel("the server stopped", "shutdown")
 
     async def drained(self) -> None:
         """Wait until every job has ended."""
@@ -184,6 +189,16 @@ class Service:
         place.release()
         self.metrics.ended(job)
         self.store.ended(job)
+
+    def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        return {
+            "k22_queue_depth": ("Jobs that wait for their first unit of work", lambda: self.waiting),
+            "k22_requests_running": ("Jobs that are worked on", lambda: self.running),
+            "k22_places_taken": ("Requests in the server", lambda: self.admission.taken),
+            "k22_queue_seconds": ("Estimated seconds of all work that is left", self.admission.queue_seconds),
+            "k22_kept_bytes": ("Bytes of results that are kept", lambda: self.store.kept_bytes),
+            "k22_ready": ("Whether the server is ready", lambda: self.ready),
+        }
 
     def _all_models(self) -> str:
         return ", ".join(self.models.by_name)

@@ -72,6 +72,7 @@ class _Active:
         self.next: Unit | None = None
         self.oldest_since: float | None = None
         self.served = 0.0  # seconds of units since it became the oldest
+        self.reached_steps = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,10 @@ class StepLoop:
         full = len(begun) >= self._most_active
         closed = {active.task.name for active in begun if active.task.alone}
         able = [active for active in every if active.units is not None or not (full or active.task.name in closed)]
+        chosen = self._next_of(able, now)
+        return self._joining(chosen, able) or chosen
+
+    def _next_of(self, able: list[_Active], now: float) -> _Active:
         oldest = able[0]
         if oldest.oldest_since is None:
             oldest.oldest_since, oldest.served = now, 0.0
@@ -177,6 +182,15 @@ class StepLoop:
         if current is None:
             return shortest if shortest.task.remaining() <= _SHORTER * oldest.task.remaining() else oldest
         return shortest if shortest.task.remaining() <= _SHORTER * current.task.remaining() else current
+
+    def _joining(self, chosen: _Active, able: list[_Active]) -> _Active | None:
+        """A task on its way to its steps, if there is room for it in the steps of the chosen one."""
+        cap, key = self._share_steps(chosen.task.name), _key(chosen)
+        if key is None or sum(_key(active) == key for active in able) >= cap:
+            return None
+        return next(
+            (active for active in able if active.task.name == chosen.task.name and not active.reached_steps), None
+        )
 
     def _do(self, active: _Active) -> None:
         """Do the next unit of a task, and with it the steps of others that share it."""
@@ -249,6 +263,7 @@ class StepLoop:
         """Do a task's unit, unless it is computed already; None unless that was the last one, or failed."""
         try:
             active.next = active.units.send(answer) if active.units is not None else None
+            active.reached_steps = active.reached_steps or isinstance(active.next, StepUnit)
         except StopIteration as end:
             return _End(result=end.value)
         except Exception as error:

@@ -99,7 +99,7 @@ def test_do_all_returns_the_result() -> None:
 
     def units() -> Any:
         for i in range(3):
-            yield Unit("encode", i, 3)
+            yield Unit("encode", i, 3, 1)
             done.append(i)
         return "result"
 

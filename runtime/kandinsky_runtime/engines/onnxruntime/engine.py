@@ -26,6 +26,7 @@ from kandinsky_runtime.engines.onnxruntime.cuda import (
     cuda_options,
     open_session,
 )
+from kandinsky_runtime.engines.onnxruntime.library import onnxruntime_library
 from kandinsky_runtime.engines.onnxruntime.tensorrt import ort_tensorrt_options
 from kandinsky_runtime.engines.tensorrt_inside import check_shapes, record_of
 from kandinsky_runtime.errors import EngineUnavailable
@@ -80,8 +81,7 @@ class OnnxRuntimeEngine(Engine):
     def _check_library_features(cls, device: str) -> None:
         if cuda_index(device) is None:
             return
-        import onnxruntime
-
+        onnxruntime = onnxruntime_library()
         if CUDA_PROVIDER not in (found := onnxruntime.get_available_providers()):
             raise EngineUnavailable(
                 f"engine {cls.name}: the installed onnxruntime {onnxruntime.__version__} has no {CUDA_PROVIDER}, only"
@@ -89,8 +89,7 @@ class OnnxRuntimeEngine(Engine):
             )
 
     def _open(self, files: Mapping[str, Path], options: EngineOptions) -> None:
-        import onnxruntime
-
+        onnxruntime = onnxruntime_library()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.thread_count
         settings.log_severity_level = _ERRORS_ONLY
