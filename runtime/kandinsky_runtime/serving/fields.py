@@ -299,7 +299,7 @@ def _read_quality(value: Any, options: dict[str, Any], asked: dict[str, Any]) ->
 def _read_timeout(value: Any, options: dict[str, Any], asked: dict[str, Any]) -> None:
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = 0.0
     if isinstance(value, bool) or not 0 < seconds < 1e9:
         raise FieldError("timeout", f"timeout is {_shown(value)}; expected a number of seconds above 0")
