@@ -8,7 +8,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 declare -A extras=(
     [export]=export,ort,openvino,prompt,test,lint
     [lean]=ort,prompt,test
-    [serve]=ort,serve,clients,test
+    [serve]=ort,serve,otel,clients,test
     [goldens]=goldens
     [rtx]=tensorrt-rtx
 )

@@ -22,10 +22,12 @@ from kandinsky_runtime.errors import Kandinsky22Error
 from kandinsky_runtime.serving import images_api, inference_api, jobs_api, operation, page
 from kandinsky_runtime.serving.admission import Busy
 from kandinsky_runtime.serving.answers import Refusal, error_answer, refusal_of
+from kandinsky_runtime.serving.jobs import ENDED, Job
 from kandinsky_runtime.serving.logs import log_request
 from kandinsky_runtime.serving.openapi import document
 from kandinsky_runtime.serving.security import NOBODY, Keys, is_foreign
 from kandinsky_runtime.serving.service import Service
+from kandinsky_runtime.serving.tracing import Tracing
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _OPEN = ("/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "/", "/favicon.ico")
@@ -33,12 +35,19 @@ _OPEN = ("/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", 
 _log = logging.getLogger(__name__)
 
 
-def make_app(service: Service, keys: Keys, *, on_failure: Callable[[], None] = lambda: None) -> Starlette:
+def make_app(
+    service: Service,
+    keys: Keys,
+    *,
+    tracing: Tracing | None = None,
+    on_failure: Callable[[], None] = lambda: None,
+) -> Starlette:
     """The application of a service.
 
     Args:
         service: the models and all that drives them.
         keys: whoever is let in.
+        tracing: makes spans of the requests.
         on_failure: called if the warm-up failed; the server should end.
     """
 
@@ -56,11 +65,13 @@ def make_app(service: Service, keys: Keys, *, on_failure: Callable[[], None] = l
         finally:
             await asyncio.wait([starting])
             await service.stop()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = Starlette(routes=_routes(), lifespan=lifespan, exception_handlers=_HANDLERS)
     app.state.service, app.state.keys = service, keys
     app.state.document = document(service)
-    app.add_middleware(Entrance, service=service, keys=keys)
+    app.add_middleware(Entrance, service=service, keys=keys, tracing=tracing)
     return app
 
 
@@ -129,8 +140,8 @@ _HANDLERS = {
 class Entrance:
     """What every request passes: its id, its key, and the log and the figures of its answer."""
 
-    def __init__(self, app: ASGIApp, service: Service, keys: Keys) -> None:
-        self._app, self._service, self._keys = app, service, keys
+    def __init__(self, app: ASGIApp, service: Service, keys: Keys, tracing: Tracing | None) -> None:
+        self._app, self._service, self._keys, self._tracing = app, service, keys, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -169,6 +180,12 @@ class Entrance:
             self._service.metrics.requests.labels(endpoint, str(status)).inc()
             self._service.metrics.request_seconds.labels(endpoint).observe(seconds)
             log_request(self._service.settings, scope, status, seconds)
+            if self._tracing is not None:
+                job, ended = state.get("job"), time.time_ns()
+                self._tracing.request(
+                    headers, scope["method"], endpoint, status, ended - int(seconds * 1e9), ended,
+                    job if isinstance(job, Job) and job.state in ENDED else None,
+                )  # fmt: skip
 
     def _check(self, scope: Scope, headers: Headers, state: dict[str, object]) -> Refusal | None:
         """Why a request is not let in, or None."""

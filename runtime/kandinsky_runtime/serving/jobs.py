@@ -48,6 +48,15 @@ class Format:
         return encode_image(image, f".{self.name}", self.quality)
 
 
+@dataclass
+class PhaseTimes:
+    """The time of a phase, from its first unit to its last, in nanoseconds since 1970; and the number of its units."""
+
+    begun: int
+    ended: int
+    units: int = 0
+
+
 @dataclass(eq=False)
 class Job:
     """One request's work.
@@ -68,6 +77,7 @@ class Job:
         output: the result without its pictures.
         error: why it failed or was cancelled.
         cancelled_by: a word for who cancelled it: "client", "disconnect" or "shutdown"; None for its time limit.
+        phases: the time of each phase, the first is `queue`.
         seconds: seconds spent waiting (`queue`), being worked on (`run`), and in all (`total`).
     """
 
@@ -92,6 +102,7 @@ class Job:
     error: BaseException | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     cancelled_by: str | None = None
+    phases: dict[str, PhaseTimes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.work is not None
@@ -129,6 +140,7 @@ class Job:
         work = self.work
         assert work is not None
         self._begun = time.monotonic()
+        self.phases["queue"] = PhaseTimes(int(self.created * 1e9), time.time_ns())
         self._loop.call_soon_threadsafe(self._set_running)
         units = work.units()
         return with_previews(units, preview_steps(self.previews, self.steps), self._show) if self.previews else units
@@ -139,6 +151,9 @@ class Job:
 
     def did(self, unit: Unit, seconds: float) -> None:
         """Count a unit."""
+        now = time.time_ns()
+        times = self.phases.setdefault(unit.phase, PhaseTimes(now - int(seconds * 1e9), now))
+        times.ended, times.units = now, times.units + 1
         estimate = self.estimates.unit(self.model.name, unit.phase, unit.size)
         self._left = max(0.0, self._left - estimate)
         if isinstance(unit, StepUnit):

@@ -21,6 +21,7 @@ from kandinsky_runtime.serving.models import Models
 from kandinsky_runtime.serving.security import Keys
 from kandinsky_runtime.serving.service import Service
 from kandinsky_runtime.serving.settings import Settings
+from kandinsky_runtime.serving.tracing import set_up_tracing
 
 _LAST_SECONDS = 5  # for answers that are being sent when all jobs have ended
 
@@ -101,7 +102,7 @@ def serve(models: Models, settings: Settings) -> int:
     listening = _listen(settings)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    app: Starlette = make_app(service, keys, on_failure=lambda: server.fail())
+    app: Starlette = make_app(service, keys, tracing=set_up_tracing(), on_failure=lambda: server.fail())
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=_LAST_SECONDS, h11_max_incomplete_event_size=64 * 1024, http="h11", ws="none",
