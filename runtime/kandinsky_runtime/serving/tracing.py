@@ -1,7 +1,7 @@
 """OpenTelemetry, if it is installed and asked for: a span for each request, with one for each phase of its work.
 
-It is asked for by OpenTelemetry's own variable OTEL_EXPORTER_OTLP_ENDPOINT. A `traceparent` header is continued. No span has
-a prompt.
+It is asked for by OpenTelemetry's own variable OTEL_EXPORTER_OTLP_ENDPOINT. A `traceparent` header is continued. No
+span has a prompt.
 """
 
 from __future__ import annotations
