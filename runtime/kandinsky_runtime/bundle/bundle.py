@@ -28,6 +28,7 @@ from kandinsky_runtime.bundle.manifest import (
 )
 from kandinsky_runtime.bundle.manifest import MANIFEST as MANIFEST
 from kandinsky_runtime.bundle.manifest_reader import parse
+from kandinsky_runtime.checks import flag
 from kandinsky_runtime.errors import BundleError, UsageError
 from kandinsky_runtime.files import cache_folder, file_sha256, is_settled, stamp, write_whole
 
@@ -47,20 +48,34 @@ _SECONDS_BEFORE_BAR = 0.5
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `Bundle.open` has checked its manifest, and the presence and size of every file."""
+    """An opened bundle. `Bundle.open` has checked its manifest, and the presence and size of every file.
+
+    Attributes:
+        root: the bundle's folder.
+        manifest: the content of its manifest.
+        trusted: whether the content of its files is used unchecked.
+    """
 
     root: Path
     manifest: Manifest
+    trusted: bool = False
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], trust: bool = False) -> Bundle:
         """Open a bundle.
+
+        Args:
+            path: its folder.
+            trust: whether the content of its files is used without comparing it with the manifest. A file that was
+                changed without a change of its size is then not noticed. For a mount that nobody can write to.
 
         Raises:
             BundleError: it is not a bundle or is too new, or files are missing or have another size; every fault is
                 listed. A link is followed, also out of the folder, because the content is checked before it is used.
-            UsageError: `path` is not a path.
+                With `trust`, it is a fault.
+            UsageError: `path` is not a path, or `trust` not a bool.
         """
+        trusted = flag("trust", trust)
         if not isinstance(path, (str, os.PathLike)):
             raise UsageError(f"the bundle is a {type(path).__name__}; expected the path of its folder")
         subject = f"bundle {os.fspath(path)}"
@@ -68,7 +83,19 @@ class Bundle:
         manifest = parse(_read_manifest(root, subject), subject)
         if faults := [fault for item in manifest.files.items() if (fault := _presence_fault(root, *item))]:
             raise BundleError(subject, faults)
-        return cls(root, manifest)
+        if trusted and (faults := [fault for path in manifest.files if (fault := _link_fault(root, path))]):
+            raise BundleError(subject, faults)
+        return cls(root, manifest, trusted)
+
+    @classmethod
+    def of(cls, bundle: str | os.PathLike[str] | Bundle, trust: bool = False) -> Bundle:
+        """An opened bundle, or the bundle at a path; with `trust`, opened again if it is not trusted.
+
+        Errors are those of `open`.
+        """
+        if not isinstance(bundle, Bundle):
+            return cls.open(bundle, trust)
+        return bundle if not flag("trust", trust) or bundle.trusted else cls.open(bundle.root, trust)
 
     @property
     def subject(self) -> str:
@@ -140,7 +167,9 @@ class Bundle:
             self.check_files({path for item in variants for path in item.files.values()}, progress=progress)
 
     def check_files(self, paths: Iterable[str], *, progress: bool = False) -> None:
-        """`check_content` for the files at these paths of the manifest."""
+        """`check_content` for the files at these paths of the manifest; nothing for a bundle that is trusted."""
+        if self.trusted:
+            return
         files, wanted = self.manifest.files, set(paths)
         seen = _SeenFiles(self.root)
         unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
@@ -196,6 +225,13 @@ def _presence_fault(root: Path, path: str, entry: FileEntry) -> str | None:
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
     return None if size == entry.bytes else f"{path} has {size:,} bytes; the manifest says {entry.bytes:,}"
+
+
+def _link_fault(root: Path, path: str) -> str | None:
+    """What is wrong with a file of a bundle that is trusted, or None: a link may lead to what others can change."""
+    if (root / path).resolve().is_relative_to(root.resolve()):
+        return None
+    return f"{path} is a link that leaves the folder, and its content is not checked: copy the bundle with cp -rL"
 
 
 def _absence(file: Path) -> str:

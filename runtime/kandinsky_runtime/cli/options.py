@@ -162,6 +162,17 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--low-memory", action="store_true", help="keep one graph in memory at a time: slower, with a lower peak"
     )
+    group.add_argument(
+        "--shape-memory",
+        metavar="SIZE",
+        help="memory for all compiled shapes together, such as 2G or 512M; each graph keeps its last shape; openvino"
+        " only (default: half of the free memory for a new shape)",
+    )
+    group.add_argument(
+        "--trust-bundle",
+        action="store_true",
+        help="do not compare the content of the bundle's files with the manifest, only their sizes",
+    )
 
 
 def add_out(group: argparse._ArgumentGroup) -> None:
@@ -208,6 +219,8 @@ def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "device": args.device,
         "threads": args.threads,
         "low_memory": args.low_memory,
+        "shape_memory": args.shape_memory,
+        "trust_bundle": args.trust_bundle,
         "progress": not args.quiet,
     }
 

@@ -56,6 +56,8 @@ class DecoderPipeline:
         threads: int | None = None,
         *,
         low_memory: bool = False,
+        shape_memory: int | str | None = None,
+        trust_bundle: bool = False,
         tiles: bool = False,
         progress: bool = False,
     ) -> Self:
@@ -70,6 +72,10 @@ class DecoderPipeline:
             low_memory: whether to keep only one graph in memory. Each run loads a graph when its phase begins and
                 releases it at its end. Runs take longer, and follow one another. The halves of guidance run one after
                 the other.
+            shape_memory: the memory that compiled shapes of all graphs of the process may take together, in bytes or
+                as a text such as "2G"; None for a share of the free memory. Each graph keeps at least its last shape.
+                For engine openvino.
+            trust_bundle: whether the content of the bundle's files is used unchecked; see `Bundle.open`.
             tiles: whether MoVQ works on pictures of more than 512 px in overlapping tiles. This takes less memory, and
                 the result differs from diffusers'.
             progress: whether to show a bar while the files are checked for the first time.
@@ -79,7 +85,7 @@ class DecoderPipeline:
             UsageError: no such engine, precision or device, or a bundle for other tasks.
             EngineUnavailable: the engine is not installed or cannot run this bundle.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = Bundle.of(bundle, trust=trust_bundle)
         geometry = Geometry.of(opened.manifest, opened.subject)
         if not set(cls.tasks) & set(opened.manifest.tasks):
             raise opened.cannot(cls.tasks[0])
@@ -89,7 +95,8 @@ class DecoderPipeline:
             )
         graphs = Graphs.open(
             opened, engine, precision, device, threads,
-            components=COMPONENTS, check=COMPONENTS, low_memory=low_memory, progress=progress,
+            components=COMPONENTS, check=COMPONENTS, low_memory=low_memory, shape_memory=shape_memory,
+            progress=progress,
         )  # fmt: skip
         return cls(graphs, geometry, PriorPipeline(graphs), Tiling.of(geometry) if flag("tiles", tiles) else None)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import ClassVar
@@ -16,12 +15,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.bundle.precision import PRECISIONS, Precision
+from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec, TensorSpec
-from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.engines import records
-from kandinsky_runtime.engines.cpu_quota import available_cpus
 from kandinsky_runtime.engines.cuda import cuda_index
+from kandinsky_runtime.engines.options import EngineOptions as EngineOptions
 from kandinsky_runtime.engines.records import BuildRecord
 from kandinsky_runtime.errors import (
     EngineError,
@@ -33,41 +31,6 @@ from kandinsky_runtime.errors import (
 )
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine runs a graph.
-
-    Attributes:
-        device: the device's name for the engine: "cpu" for each, "cuda" or "cuda:N" for an NVIDIA GPU.
-        threads: the number of threads within one operation; None for every core that the process may use, within the
-            CPU quota of its container.
-        precision: the precision to compute in, one of the engine's; its name is enough.
-
-    Raises:
-        UsageError: a value is invalid.
-    """
-
-    device: str = "cpu"
-    threads: int | None = None
-    precision: Precision = Precision.FP32
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.device, str):
-            raise UsageError(f"device is {self.device!r}; expected a name such as 'cpu'")
-        if self.threads is not None:
-            whole_number("threads", self.threads, 1)
-        choice("precision", self.precision, PRECISIONS)
-        object.__setattr__(self, "precision", Precision(self.precision))
-
-    @property
-    def thread_count(self) -> int:
-        """The number of threads that the library is to use."""
-        if self.threads is not None:
-            return int(self.threads)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return available_cpus(cores)
 
 
 class Engine(ABC):
@@ -91,6 +54,8 @@ class Engine(ABC):
     """The roles of the variant's files that the engine needs."""
     needs_build: ClassVar[bool] = False
     """Whether the engine runs only what `k22 build` made."""
+    keeps_shapes: ClassVar[bool] = False
+    """Whether the engine keeps a compiled graph for each shape, within `EngineOptions.shape_memory`."""
     automatic: ClassVar[bool] = True
     """Whether the choice "auto" may be this engine."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)

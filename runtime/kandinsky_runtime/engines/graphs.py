@@ -13,6 +13,7 @@ from types import TracebackType
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.engines.base import Engine, EngineOptions
+from kandinsky_runtime.engines.options import memory_size
 from kandinsky_runtime.engines.registry import AUTO, Selection, for_component, select
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 
@@ -31,6 +32,7 @@ class Graphs:
         bundle: the opened bundle.
         selection: the engine, and what it runs of the decoder, or of the graphs that `open` was given.
         threads: the number of threads within one operation; None for all cores.
+        shape_memory: the bytes for compiled shapes; None for a share of the free memory, or for an engine without them.
         low_memory: whether one graph is loaded at a time.
         next_best: a function from the names of the engines that failed to the next selection; None for an engine that
             was requested by name.
@@ -41,6 +43,7 @@ class Graphs:
     threads: int | None = None
     low_memory: bool = False
     next_best: Callable[[Collection[str]], Selection] | None = None
+    shape_memory: int | None = None
     _loaded: dict[str, Engine] = field(default_factory=dict, init=False, repr=False)
     _checked: set[str] = field(default_factory=set, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -60,6 +63,8 @@ class Graphs:
         components: Collection[str] | None = None,
         check: Iterable[str] = (),
         low_memory: bool = False,
+        shape_memory: int | str | None = None,
+        trust_bundle: bool = False,
         progress: bool = False,
     ) -> Graphs:
         """Open a bundle and choose the engine.
@@ -73,13 +78,21 @@ class Graphs:
         """
         # Invalid values are refused before anything is read.
         EngineOptions(EngineOptions.device if device is None else device, threads)
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        room = None if shape_memory is None else memory_size("shape_memory", shape_memory)
+        opened = Bundle.of(bundle, trust=trust_bundle)
         needed = tuple(opened.manifest.components) if components is None else components
 
         def choose(without: Collection[str] = ()) -> Selection:
-            return select(opened.manifest, engine, precision, device, components=needed, without=without)
+            found = select(opened.manifest, engine, precision, device, components=needed, without=without)
+            if room is not None and not found.engine.keeps_shapes:
+                raise UsageError(
+                    f"shape_memory is for engines that keep compiled shapes, such as openvino; engine"
+                    f" {found.engine.name} keeps none: leave it out, or choose another engine"
+                )
+            return found
 
-        graphs = cls(opened, choose(), threads, flag("low_memory", low_memory), choose if engine == AUTO else None)
+        lean, next_best = flag("low_memory", low_memory), choose if engine == AUTO else None
+        graphs = cls(opened, choose(), threads, lean, next_best, room)
         graphs._check(check, progress=progress)
         return graphs
 
@@ -119,7 +132,7 @@ class Graphs:
         return for_component(self.selection, self.bundle.manifest, component)
 
     def _options(self, selection: Selection) -> EngineOptions:
-        return EngineOptions(selection.device, self.threads, selection.precision)
+        return EngineOptions(selection.device, self.threads, selection.precision, self.shape_memory)
 
     def _fall_back(self, error: EngineError) -> None:
         """Run every graph on the next best engine; raise the error if there is none."""
@@ -128,7 +141,7 @@ class Graphs:
         self._failed.append(failed := self.selection.engine.name)
         try:
             self.selection = self.next_best(self._failed)
-        except EngineUnavailable:
+        except (EngineUnavailable, UsageError):
             raise error from None
         _log.warning("%s; engine %s takes the place of %s", error, self.selection.engine.name, failed)
         for engine in self._loaded.values():

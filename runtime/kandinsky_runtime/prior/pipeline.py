@@ -91,6 +91,8 @@ class PriorPipeline:
         threads: int | None = None,
         *,
         low_memory: bool = False,
+        shape_memory: int | str | None = None,
+        trust_bundle: bool = False,
         progress: bool = False,
     ) -> PriorPipeline:
         """Open a bundle and choose the engine; see `InpaintPipeline.load` for arguments and errors.
@@ -98,7 +100,7 @@ class PriorPipeline:
         Raises:
             UsageError: the bundle has no prior.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = Bundle.of(bundle, trust=trust_bundle)
         own = [name for name in PRIOR_COMPONENTS if name in opened.manifest.components]
         graphs = Graphs.open(
             opened,
@@ -108,6 +110,7 @@ class PriorPipeline:
             threads,
             components=own or None,
             low_memory=low_memory,
+            shape_memory=shape_memory,
             progress=progress,
         )
         pipeline = cls(graphs)

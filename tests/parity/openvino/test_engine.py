@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,18 +265,50 @@ def test_threads(load: Callable[..., Any]) -> None:
 # -- memory --
 
 
-def test_the_number_of_shapes_in_memory_is_limited(load: Callable[..., Any]) -> None:
+FIVE_SIZES = ((2, 2), (2, 3), (3, 2), (3, 3), (4, 2))
+
+
+def compilations(engine: Any, sizes: Sequence[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The shapes that an engine compiles while it runs these sizes in turn, three times."""
+    compiled, obtain = [], engine._obtain
+
+    def counted(shapes: Any) -> Any:
+        compiled.append(shapes)
+        return obtain(shapes)
+
+    monkeypatch.setattr(engine, "_obtain", counted)
+    for _ in range(3):
+        for height, width in sizes:
+            engine.run(feeds_of(engine.spec, 1, height, width))
+    return compiled
+
+
+def test_mixed_sizes_are_compiled_once_each(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load("movq_decoder")
-    (spec,) = engine.spec.inputs
-    first, second, third = (feeds_of(engine.spec, 1, side, side) for side in (2, 3, 4))
-    engine.run(first)
-    engine.run(second)
-    request = engine._compiled[(first[spec.name].shape,)]
-    engine.run(first)  # now `second` is the oldest
-    engine.run(third)
-    assert list(engine._compiled) == [(first[spec.name].shape,), (third[spec.name].shape,)]
-    assert engine._compiled[(first[spec.name].shape,)] is request, "compiled once"
-    assert len(engine._compiled) == module.MAX_COMPILED_SHAPES
+    assert len(compilations(engine, FIVE_SIZES, monkeypatch)) == len(engine._compiled) == len(FIVE_SIZES)
+
+
+def test_the_last_shape_is_kept_however_small_the_limit(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load("movq_decoder", shape_memory=1)
+    assert len(compilations(engine, FIVE_SIZES[:2], monkeypatch)) == 6
+    assert len(engine._compiled) == 1
+    (record,) = caplog.records
+    assert "movq_decoder is compiled again for a shape that was dropped" in record.message
+    assert "--shape-memory" in record.message
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured on Linux")
+def test_what_a_shape_costs_is_measured(load: Callable[..., Any]) -> None:
+    engine = load("unet", precision="fp32")
+    for sizes in ((1, 8, 8), (1, 8, 16)):
+        before = private_memory()
+        engine.run(feeds_of(engine.spec, *sizes))
+        engine.free_scratch_memory()
+        grown = private_memory() - before
+    print(f"a shape of the tiny UNet: {engine._compiled.cost:,} bytes; the process grew by {grown:,}")
+    assert 0 < engine._compiled.cost < 64 << 20
 
 
 def test_an_engine_without_scratch_memory_runs_on(load: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from kandinsky_runtime.bundle import bundle as bundle_module
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.manifest import SCHEMA, Variant
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.errors import BundleError, UsageError
 from kandinsky_runtime.files import cache_folder, file_sha256
 from tests.damage import flip_a_byte
@@ -334,3 +335,62 @@ def test_progress_is_shown_on_stderr_if_reading_takes_a_while(
     out, err = capfd.readouterr()
     assert out == ""
     assert "checking" in err
+
+
+# -- a bundle that is trusted --
+
+
+def test_a_trusted_bundle_is_not_hashed(bundle: Path, cache: Path, reads: list[str]) -> None:
+    opened = Bundle.open(bundle, trust=True)
+    opened.check_content()
+    assert reads == []
+    assert not cache.exists() or not any(cache.rglob("*.json")), "nothing is remembered of it"
+
+
+def test_the_price_of_trust_is_a_change_that_is_not_noticed(bundle: Path, cache: Path) -> None:
+    file = bundle / "unet" / "graph.txt"
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+    Bundle.open(bundle, trust=True).check_content()
+    (fault,) = faults_of_content(Bundle.open(bundle))
+    assert "its sha256 differs" in fault
+
+
+def test_sizes_of_a_trusted_bundle_are_checked(bundle: Path) -> None:
+    with (bundle / "unet" / "graph.txt").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"unet/graph.txt has \d+ bytes; the manifest says \d+"):
+        Bundle.open(bundle, trust=True)
+
+
+def test_links_out_of_a_trusted_bundle_are_refused(bundle: Path, tmp_path: Path) -> None:
+    file, outside = bundle / "unet" / "graph.txt", tmp_path / "outside.txt"
+    file.rename(outside)
+    file.symlink_to(outside)
+    Bundle.open(bundle)
+    with pytest.raises(BundleError, match=r"unet/graph.txt is a link that leaves the folder, and its content is not"):
+        Bundle.open(bundle, trust=True)
+    with pytest.raises(BundleError, match="is a link that leaves the folder"):
+        Bundle.of(Bundle.open(bundle), trust=True)
+
+
+def test_a_link_within_a_trusted_bundle(bundle: Path) -> None:
+    file = bundle / "unet" / "graph.txt"
+    file.rename(bundle / "unet" / "own.txt")
+    file.symlink_to("own.txt")
+    assert Bundle.open(bundle, trust=True).trusted
+
+
+@pytest.mark.parametrize("trust", [None, 1, "yes", []])
+def test_trust_that_is_not_a_bool(bundle: Path, trust: object) -> None:
+    with pytest.raises(UsageError, match="trust is .*; expected True or False"):
+        Bundle.open(bundle, trust=trust)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_pipeline_of_a_trusted_bundle(
+    bundle: Path, cache: Path, reads: list[str], fake_engine: object, opened: bool
+) -> None:
+    with InpaintPipeline.load(Bundle.open(bundle) if opened else bundle, "fake", trust_bundle=True) as pipeline:
+        assert pipeline.bundle.trusted
+        pipeline.graphs.load(["unet"])
+    assert reads == []

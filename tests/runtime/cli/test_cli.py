@@ -111,6 +111,29 @@ def test_low_memory(k22: K22, fake_engine: type[FakeEngine]) -> None:
     assert Path("out.png").read_bytes() == expected
 
 
+def test_trust_in_the_bundle(k22: K22) -> None:
+    manifest = json.loads(Path("bundle/manifest.json").read_text())
+    manifest["files"]["unet/graph.txt"]["sha256"] = "0" * 64
+    Path("bundle/manifest.json").write_text(json.dumps(manifest))
+    refused = k22(*inpaint())
+    assert refused.status == 1
+    assert "its sha256 differs" in refused.err
+    assert k22(*inpaint("--trust-bundle")).status == 0
+    for command in ("inspect", "build"):  # both are about the files themselves
+        assert k22(command, "bundle", "--trust-bundle").status == 2
+
+
+def test_memory_for_shapes(k22: K22) -> None:
+    for size, text in (
+        ("2G", "engine fake keeps none"),
+        ("much", "shape_memory is 'much'; expected a size such as 2G"),
+    ):
+        result = k22(*inpaint(shape_memory=size))
+        assert result.status == 2
+        assert text in result.err
+    assert not Path("out.png").exists()
+
+
 def test_tiles(k22: K22, fake_engine: type[FakeEngine]) -> None:
     assert k22(*inpaint("--tiles", height=64, width=600)).status == 0
     assert [name for name, _ in fake_engine.runs].count("movq_decoder") == 2

@@ -54,5 +54,5 @@ def test_a_number_of_threads_that_is_given_is_taken_as_it_is() -> None:
 
 
 def test_the_default_is_within_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kandinsky_runtime.engines.base.available_cpus", lambda cores: 3)
+    monkeypatch.setattr("kandinsky_runtime.engines.options.available_cpus", lambda cores: 3)
     assert EngineOptions().thread_count == 3

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.engines.graphs import Graphs
+from kandinsky_runtime.engines.options import memory_size
 from kandinsky_runtime.errors import Cancelled, EngineError, EngineUnavailable, NonFiniteError, UsageError
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from tests.runtime import fake_bundle
@@ -224,3 +226,36 @@ def test_a_prior_alone_needs_all_of_its_graphs(mixed: Path) -> None:
         PriorPipeline.load(mixed, "fake", "bf16")
     with PriorPipeline.load(mixed, "fake") as prior:
         assert prior.graphs.selection.precision == "fp32"
+
+
+# -- memory for compiled shapes --
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2G", 2 << 30), ("512M", 512 << 20), ("1.5g", 3 << 29), ("1T", 1 << 40), ("64KB", 64 << 10), ("8GiB", 8 << 30)],
+)
+def test_sizes_of_memory(text: str, size: int) -> None:
+    assert memory_size("shape_memory", text) == size
+
+
+@pytest.mark.parametrize("value", ["", "2", "G", "-2G", "2 parsecs", "0M", "٢G", 0, -1, True, 2.5, [], b"2G", "1e9G"])
+def test_nonsense_for_the_memory_of_shapes(bundle: Path, fake_engine: type[FakeEngine], value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^shape_memory is .*; expected a"):
+        InpaintPipeline.load(bundle, "fake", shape_memory=value)
+
+
+@pytest.mark.parametrize("engine", ["fake", "auto"])
+def test_engines_without_compiled_shapes_refuse_memory_for_them(
+    bundle: Path, fake_engine: type[FakeEngine], engine: str
+) -> None:
+    with pytest.raises(UsageError, match=r"^shape_memory is for engines .* such as openvino; engine fake keeps none"):
+        InpaintPipeline.load(bundle, engine, shape_memory="2G")
+
+
+def test_an_engine_with_compiled_shapes_gets_the_limit(
+    bundle: Path, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_engine, "keeps_shapes", True)
+    with Graphs.open(bundle, "fake", shape_memory="512M") as graphs:
+        assert graphs.options.shape_memory == 512 << 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,6 +14,7 @@ from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.compile_cache import compile_cached, ensure_entry, whole_entry
 from kandinsky_runtime.engines.openvino.built_shapes import BuiltShapes
+from kandinsky_runtime.engines.openvino.compiled_shapes import CompiledShapes
 from kandinsky_runtime.engines.openvino.compiler import CompiledGraph, Compiler, Shapes
 from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_name
 from kandinsky_runtime.engines.openvino.processor import has_bf16
@@ -23,8 +23,6 @@ from kandinsky_runtime.engines.records import engine_folder
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error, UsageError
 from kandinsky_runtime.files import cache_folder
 
-# Each compiled shape has a copy of the weights in the processor's layout: 3.2 GB for the full UNet in bf16.
-MAX_COMPILED_SHAPES = 2
 # The devices whose shapes are kept on disk when they are first compiled. On the CPU this takes gigabytes, and longer
 # than compiling. So it must be requested there, by `k22 build`.
 CACHED_DEVICES = frozenset({"GPU", "NPU"})
@@ -48,10 +46,10 @@ class _CompiledShape(NamedTuple):
 class OpenVinoEngine(Engine):
     """Runs `onnx-fp32` or `onnx-fp16` through `openvino` in the requested precision.
 
-    A shape that is fixed before compiling runs about twice as fast as a dynamic one. The last `MAX_COMPILED_SHAPES`
-    shapes stay compiled. Compiling reads the weights through a memory map, whose pages do not stay in memory. The
-    timestep's embedding is computed in float32 in every precision. On the CPU the graph is rewritten before it is
-    compiled (`rewrite_for_cpu`); a shape that `build` has kept is loaded instead.
+    A shape that is fixed before compiling runs about twice as fast as a dynamic one. Shapes stay compiled within
+    `EngineOptions.shape_memory` (`compiled_shapes.py`). Compiling reads the weights through a memory map, whose pages
+    do not stay in memory. The timestep's embedding is computed in float32 in every precision. On the CPU the graph is
+    rewritten before it is compiled (`rewrite_for_cpu`); a shape that `build` has kept is loaded instead.
     """
 
     name = "openvino"
@@ -65,6 +63,7 @@ class OpenVinoEngine(Engine):
     # For bf16, weights stored in fp16 are rounded again. For float32 they are not a substitute.
     fallback_variants: ClassVar[Mapping[str, str]] = {Precision.BF16: "onnx-fp16", Precision.FP16: "onnx-fp32"}
     roles = ("graph", "weights")
+    keeps_shapes = True
     devices = ("cpu", "gpu", "npu")
 
     @classmethod
@@ -136,7 +135,12 @@ class OpenVinoEngine(Engine):
             waves, rest = parts
             self._waves = core.compile_model(waves, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
             self._early, self._late = ({port.any_name for port in part.inputs} for part in (waves, rest))
-        self._compiled: OrderedDict[Shapes, _CompiledShape] = OrderedDict()
+        self._compiled: CompiledShapes[_CompiledShape] = CompiledShapes(
+            self.component,
+            options.shape_memory,
+            self._files["weights"].stat().st_size,
+            measurable=_kind(self._device) == "CPU",
+        )
 
     def build(self, shapes: Shapes) -> bool:
         """Compile the graph for inputs of these shapes, in the signature's order, and keep it on disk for later runs.
@@ -179,15 +183,12 @@ class OpenVinoEngine(Engine):
 
     def _request(self, shapes: Shapes) -> Any:
         """The inference request for these shapes, which are compiled now if they are not compiled yet."""
-        if shapes in self._compiled:
-            self._compiled.move_to_end(shapes)
-            return self._compiled[shapes].request
-        while len(self._compiled) >= MAX_COMPILED_SHAPES:
-            self._compiled.popitem(last=False)
+        return self._compiled.get(shapes, lambda: self._compile(shapes)).request
+
+    def _compile(self, shapes: Shapes) -> _CompiledShape:
         with drop_mapped_pages(self._files["weights"]):
             compiled = self._obtain(shapes)
-        self._compiled[shapes] = _CompiledShape(compiled.model.create_infer_request(), compiled.keep_alive)
-        return self._compiled[shapes].request
+        return _CompiledShape(compiled.model.create_infer_request(), compiled.keep_alive)
 
     def _obtain(self, shapes: Shapes) -> CompiledGraph:
         """The graph compiled for these shapes, from the disk if it was kept there."""
