@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from kandinsky_runtime.serving.jobs import CANCELLED, ENDED, FAILED, Job
 from kandinsky_runtime.serving.journal import LOST, UNFINISHED, Journal
@@ -40,7 +41,8 @@ class Store:
         self._ended: OrderedDict[str, float] = OrderedDict()  # id → time of its end, the oldest first
         self._expired: OrderedDict[str, str] = OrderedDict()  # id → owner
         self._keys: dict[tuple[str, str], Remembered] = {}
-        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
+        # A lock lives as long as somebody waits for it.
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         if journal is not None:
             self._expired.update(journal.ended)
 
@@ -119,8 +121,6 @@ class Store:
         lock = self._turns.setdefault((owner, key), asyncio.Lock())
         async with lock:
             yield
-        if not lock.locked():
-            self._turns.pop((owner, key), None)
 
     def close(self) -> None:
         """Close the journal."""
