@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from kandinsky_runtime.errors import InputError, UsageError
 
 _LARGEST_FLOAT32 = float(2**128 - 2**104)
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?([KMGT])(?:i?B)?", re.IGNORECASE | re.ASCII)
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -60,3 +63,21 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
     if not isinstance(value, str) or value not in choices:
         raise UsageError(f"{name} is {value!r}; choose from {', '.join(choices)}")
+
+
+def memory_size(name: str, value: int | str) -> int:
+    """Bytes from a number of bytes, or from a text such as "2G" or "512M", in units of 1024 as for containers.
+
+    Raises:
+        UsageError: it is neither, or not above 0.
+    """
+    if not isinstance(value, str):
+        return whole_number(name, value, 1)
+    found = _SIZE.fullmatch(value.strip())
+    size = 0
+    if found is not None:
+        whole, part, unit = found.groups()
+        size = int(float(f"{whole}.{part or 0}") * _UNITS[unit.upper()])
+    if size < 1:
+        raise UsageError(f"{name} is {value!r}; expected a size such as 2G or 512M")
+    return size

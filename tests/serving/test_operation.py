@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.security import Keys
-from kandinsky_runtime.serving.settings import Settings, byte_size, picture_size
+from kandinsky_runtime.serving.settings import Settings, picture_size
 from tests.serving.conftest import Bundles
 from tests.serving.server_process import Server, mask, picture, png
 
@@ -221,11 +221,6 @@ def test_settings_from_all_sources(tmp_path: Path) -> None:
     file.write_text("max_jobs = ")
     with pytest.raises(UsageError, match="cannot be read"):
         Settings.gather({}, {}, file)
-
-
-@pytest.mark.parametrize(("text", "number"), [("512M", 512 * 2**20), ("1.5g", 1610612736), ("100", 100), (7, 7)])
-def test_byte_sizes(text: Any, number: int) -> None:
-    assert byte_size(text) == number
 
 
 @pytest.mark.parametrize("text", ["512", "axb", "63x64", "x", "999999x64", "64x64x64", "-64x64", "６４x64"])

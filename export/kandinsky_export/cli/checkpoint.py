@@ -24,7 +24,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "--size",
         choices=("tiny", "full"),
         default="tiny",
-        help="tiny: 16 MB; full: 5.3 GB, or 14.3 GB with --prior (default: tiny)",
+        help="tiny: 16 MB; full: 5.3 GB, or 14.3 GB with --prior (default: tiny); a small trained one comes with the"
+        " package: give k22-export bundle the name drawn-cats/decoder-inpaint",
     )
     parser.add_argument(
         "--decoder",

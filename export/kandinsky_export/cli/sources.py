@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 def add_source(parser: Parser) -> None:
     """Add CHECKPOINT and the options of its hub."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a hub name such as owner/model")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a folder, a hub name such as owner/model, or drawn-cats/decoder-inpaint, which comes with the package",
+    )
     parser.add_argument(
         "--hub", choices=("huggingface", "paddle"), help="the hub of CHECKPOINT and PRIOR (default: huggingface)"
     )
@@ -111,6 +115,12 @@ def _fetched(
     """The folder of a checkpoint, fetched with `options` if `name` is a hub name, and its name."""
     if not _is_hub_name(name):
         return Path(name), Path(name).resolve().name
+    from kandinsky_export.hub.shipped import shipped_checkpoint
+
+    if (shipped := shipped_checkpoint(name)) is not None:
+        if args.hub or revision:
+            raise UsageError(f"{name} comes with this package: leave out --hub and revisions")
+        return shipped, name
     import kandinsky_export.vendors  # noqa: F401 (a missing one is reported before gigabytes are fetched)
     from kandinsky_export.hub import fetch_checkpoint
 

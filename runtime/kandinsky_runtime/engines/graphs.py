@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from kandinsky_runtime.bundle.bundle import Bundle
-from kandinsky_runtime.checks import flag
+from kandinsky_runtime.checks import flag, memory_size
 from kandinsky_runtime.engines.base import Engine, EngineOptions
-from kandinsky_runtime.engines.options import memory_size
 from kandinsky_runtime.engines.registry import AUTO, Selection, for_component, select
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, UsageError
 

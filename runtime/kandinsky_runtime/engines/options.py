@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 
 from kandinsky_runtime.bundle.precision import PRECISIONS, Precision
 from kandinsky_runtime.checks import choice, whole_number
 from kandinsky_runtime.engines.cpu_quota import available_cpus
 from kandinsky_runtime.errors import UsageError
-
-_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?([KMGT])(?:i?B)?", re.IGNORECASE | re.ASCII)
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True)
@@ -53,21 +49,3 @@ class EngineOptions:
             return int(self.threads)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return available_cpus(cores)
-
-
-def memory_size(name: str, value: int | str) -> int:
-    """Bytes from a number of bytes, or from a text such as "2G" or "512M", in units of 1024 as for containers.
-
-    Raises:
-        UsageError: it is neither, or not above 0.
-    """
-    if not isinstance(value, str):
-        return whole_number(name, value, 1)
-    found = _SIZE.fullmatch(value.strip())
-    size = 0
-    if found is not None:
-        whole, part, unit = found.groups()
-        size = int(float(f"{whole}.{part or 0}") * _UNITS[unit.upper()])
-    if size < 1:
-        raise UsageError(f"{name} is {value!r}; expected a size such as 2G or 512M")
-    return size

@@ -14,30 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.checks import choice, flag, real_number, whole_number
+from kandinsky_runtime.checks import choice, flag, memory_size, real_number, whole_number
 from kandinsky_runtime.decoder.declarations import Check, declarations, option
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MIN_SIZE
 
 PREFIX = "K22_SERVE_"
 LOG_FORMATS = ("text", "json")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-def byte_size(text: str | int) -> int:
-    """A number of bytes, such as 512M.
-
-    Raises:
-        ValueError: the text is no such number.
-    """
-    if isinstance(text, int):
-        return text
-    number, unit = (text[:-1], _UNITS[text[-1].upper()]) if text[-1:].upper() in _UNITS else (text, 1)
-    try:
-        return int(float(number) * unit)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a size such as 512M or 2G") from None
 
 
 def picture_size(text: str) -> tuple[int, int]:
@@ -124,13 +108,12 @@ class Settings:
         parse=float,
         check=_seconds(),
     )
-    max_body: int = option(
-        64 * 2**20,
+    max_body: Any = option(
+        "64M",
         "largest body of a request in bytes, such as 64M",
         spelling="--max-body",
         metavar="SIZE",
-        parse=byte_size,
-        check=_whole(1024),
+        check=memory_size,
     )
     max_pixels: int = option(
         16_000_000,
@@ -175,13 +158,12 @@ class Settings:
         parse=float,
         check=_seconds(),
     )
-    keep_bytes: int = option(
-        256 * 2**20,
+    keep_bytes: Any = option(
+        "256M",
         "bytes of all results that are kept; the oldest ones go first",
         spelling="--keep-bytes",
         metavar="SIZE",
-        parse=byte_size,
-        check=_whole(0),
+        check=memory_size,
     )
     share_steps: int | str = option(
         "auto",

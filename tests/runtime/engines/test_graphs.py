@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kandinsky_runtime.checks import memory_size
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines.graphs import Graphs
-from kandinsky_runtime.engines.options import memory_size
 from kandinsky_runtime.errors import Cancelled, EngineError, EngineUnavailable, NonFiniteError, UsageError
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from tests.runtime import fake_bundle
