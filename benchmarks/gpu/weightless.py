@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# Between the names of merged weights (`kandinsky_export.graphs.rewrites.merged_projections`).
+_JOINED = "+"
 # (seed, "unet." or "movq." and the name in the state dict, shape in PyTorch's layout) → float32 values
 Seeded = Callable[[int, str, tuple[int, ...]], npt.NDArray[np.float32]]
 
@@ -46,10 +48,21 @@ class Placed:
 
 
 def values(seeded: Seeded, seed: int, tensor: Placed) -> bytes:
-    """The bytes that the rule gives for a tensor. Matrices are [in, out] in the file and [out, in] in PyTorch."""
-    is_matrix = len(tensor.shape) == 2
-    made = seeded(seed, tensor.name, tensor.shape[::-1] if is_matrix else tensor.shape)
-    return _encoded(np.ascontiguousarray(made.T if is_matrix else made), tensor.dtype)
+    """The bytes that the rule gives for a tensor. Matrices are [in, out] in the file and [out, in] in PyTorch.
+
+    Weights of one width that the exporter put side by side are one tensor in the file: "unet.a.weight+b.weight".
+    """
+    prefix, _, names = tensor.name.partition(".")
+    parts = names.split(_JOINED)
+    shape = (*tensor.shape[:-1], tensor.shape[-1] // len(parts)) if len(parts) > 1 else tensor.shape
+    made = [_in_file(seeded, seed, f"{prefix}.{name}", shape) for name in parts]
+    return _encoded(np.concatenate(made, axis=-1) if len(made) > 1 else made[0], tensor.dtype)
+
+
+def _in_file(seeded: Seeded, seed: int, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    if len(shape) == 2:
+        return np.ascontiguousarray(seeded(seed, name, shape[::-1]).T)
+    return seeded(seed, name, shape)
 
 
 def split(file: Path, tensors: Iterable[Placed], seeded: Seeded, seed: int) -> tuple[list[Placed], bytes]:

@@ -7,11 +7,12 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks.gpu import pack as packing
 from benchmarks.gpu.report import markdown
-from benchmarks.gpu.weightless import Placed, join, split, values
+from benchmarks.gpu.weightless import Placed, external_tensors, join, split, values
 from kandinsky_export.random_weights.seeded import seeded_tensor
 from kandinsky_runtime.bundle.bundle import Bundle
 
@@ -41,6 +42,15 @@ def test_the_bundle_comes_back(unpacked: Path, tiny_bundle: Path) -> None:
         join(unpacked / "bundle" / path, placed, (unpacked / "rest" / path).read_bytes(), seeded_tensor, packed["seed"])
     for path in Bundle.open(tiny_bundle).manifest.files:
         assert (unpacked / "bundle" / path).read_bytes() == (tiny_bundle / path).read_bytes(), path
+
+
+def test_merged_weights_come_back(tiny_lower_bundle: Path) -> None:
+    """Queries, keys and values of an attention are one tensor in the 16-bit files."""
+    graph = onnx.load(tiny_lower_bundle / "unet" / "model-fp16.onnx", load_external_data=False)
+    tensors = [tensor for _, tensor in external_tensors(graph, "unet.")]
+    assert sum("+" in tensor.name for tensor in tensors) == 2 * 10  # weights and biases of ten attentions
+    made, _ = split(tiny_lower_bundle / "unet" / "weights-fp16.pdiparams", tensors, seeded_tensor, 0)
+    assert {tensor.name for tensor in tensors} == {tensor.name for tensor in made}
 
 
 def test_the_pack_has_all_that_the_script_imports(unpacked: Path) -> None:

@@ -25,7 +25,6 @@ BUILT_ALL_THE_SAME = {
     "resize of some axes": "published are all axes in order",
     "group normalisation of opset 21": "TensorRT 10.7 does not take it",
     "group normalisation of one group": "TensorRT 10.16 computes something else",
-    "instance normalisation in fp16": "a question of numbers: mean and variance of fp16 values",
     "pooling over one dimension": "published are 2 and 3 dimensions",
     "control flow": "ONNX Runtime folds a condition that is constant",
     "another shape than the signature's": "the builder does not know the signature",

@@ -1,10 +1,12 @@
 """float32 graphs → fp16 or bf16 ones: rules, and a measured trajectory, decide which nodes stay in float32.
 
-Rules keep two kinds of nodes in float32: the statistics of norms, which sum many squares, and the phases of the
-timestep's embedding, which lose whole turns in fewer digits. A measured trajectory adds nodes whose values come near
-fp16's largest number, or stay below its smallest number with all digits. Softmax is lowered: its result is rounded for
-the next product in any case, and an engine could not fuse the attention otherwise. At last the graph's own roundings
-are simulated on the trajectory's inputs, and a component that loses too much by them stays in float32.
+Rules keep three kinds of nodes in float32: norms of tokens, group norms that are written as sums, and the phases of the
+timestep's embedding, which lose whole turns in fewer digits. Other group norms (InstanceNormalization) are lowered:
+every engine that runs these graphs takes their statistics in float32 by itself, and casts around a norm keep TensorRT
+from making one kernel of it. A measured trajectory adds nodes whose values come near fp16's largest number, or stay
+below its smallest number with all digits. Softmax is lowered: its result is rounded for the next product in any case,
+and an engine could not fuse the attention otherwise. At last the graph's own roundings are simulated on the
+trajectory's inputs, and a component that loses too much by them stays in float32.
 
 Weights are read, rounded and written one at a time.
 """
@@ -26,11 +28,15 @@ from onnx import numpy_helper
 from kandinsky_export.graphs.onnx_graph import external_weights, place_weights
 from kandinsky_export.graphs.params_file import write_params
 from kandinsky_export.graphs.rewrites.element_types import FLOAT, lower_element_types
+from kandinsky_export.graphs.rewrites.joined_tokens import join_tokens_before_heads
+from kandinsky_export.graphs.rewrites.merged_projections import merge_projections, parts_of
 from kandinsky_export.graphs.rewrites.opset import raise_opset
 from kandinsky_export.graphs.rewrites.scaled_queries import scale_queries
 from kandinsky_export.graphs.rewrites.simulated_rounding import simulate_rounding
+from kandinsky_export.graphs.rewrites.summed_norms import is_sum, sum_small_norms
 from kandinsky_export.graphs.rounding import rounded
 from kandinsky_export.precision.ranges import GraphRun, Measured, run_plainly, scan, scanned, watch_ranges
+from kandinsky_runtime.bundle.geometry import BATCH, HALVES, HEIGHT, WIDTH
 from kandinsky_runtime.bundle.manifest import PriorEntry
 from kandinsky_runtime.bundle.spec import GraphSpec
 
@@ -48,11 +54,14 @@ LEAST_DB: Mapping[str, float] = {"fp16": 40.0, "bf16": 24.0}
 # Convolutions know bf16 from this opset on.
 _OPSETS = {"bf16": 22}
 _NORMS = {
-    "InstanceNormalization": "statistics of a group of channels",
     "GroupNormalization": "statistics of a group of channels",
     "LayerNormalization": "statistics of a token",
 }
 _WAVES = frozenset({"Sin", "Cos"})
+# The graph that is rewritten for TensorRT, and the latent cells of 1024 px, the largest size that `k22 build` compiles
+# for unless it is given another. MoVQ's groups are all larger, and TensorRT's builder makes no fewer kernels of other
+# graphs with merged products.
+_UNET, _CELLS = "unet", 128
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,11 @@ class Draft:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the weights that the graph reads, by name."""
         return {tensor.name: tuple(tensor.dims) for tensor in external_weights(self.model)}
+
+    def values(self, weight: str) -> Array:
+        """The values of a weight, or of several that were merged to one."""
+        parts = [self.weights[name]() for name in parts_of(weight)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -134,9 +148,15 @@ def lower_components(
 def _prepare(folder: Path, draft: Draft, precision: str, bar: Any) -> _Work:
     """Rewrite a graph for the precision and write its weights."""
     model = _copied(draft.model)
+    if folder.name == _UNET:
+        sizes = {BATCH: HALVES, HEIGHT: _CELLS, WIDTH: _CELLS}
+        sum_small_norms(model, {tensor.name: tensor.shape(sizes) for tensor in draft.signature.inputs})
     if precision in _OPSETS:
         raise_opset(model, _OPSETS[precision])
     scale_queries(model)
+    if folder.name == _UNET:
+        merge_projections(model)
+        join_tokens_before_heads(model)
     work = _Work(draft, model, folder / f"weights-{precision}.pdiparams", kept_by_rule(model))
     readers = _readers(model)
     names = [tensor.name for tensor in external_weights(model)]
@@ -145,7 +165,7 @@ def _prepare(folder: Path, draft: Draft, precision: str, bar: Any) -> _Work:
 
     def stored(name: str) -> Callable[[], npt.NDArray[Any]]:
         def read() -> npt.NDArray[Any]:
-            values = draft.weights[name]()
+            values = draft.values(name)
             if name not in lowered:
                 return values
             if precision == "fp16" and (fault := _weight_fault(values)):
@@ -169,6 +189,7 @@ def kept_by_rule(model: onnx.ModelProto) -> dict[str, str]:
     """The nodes that compute in float32 whatever is measured, by name, with the reason."""
     made_by = {name: node for node in model.graph.node for name in node.output}
     kept = {node.name: _NORMS[node.op_type] for node in model.graph.node if node.op_type in _NORMS}
+    kept |= {node.name: "statistics of a small group of channels" for node in model.graph.node if is_sum(node)}
     waiting = [node for node in model.graph.node if node.op_type in _WAVES]
     while waiting:
         node = waiting.pop()

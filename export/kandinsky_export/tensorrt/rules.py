@@ -28,7 +28,6 @@ _TYPE_NAMES = {
     onnx.TensorProto.FLOAT8E4M3FN: "FP8",
     onnx.TensorProto.INT4: "INT4",
 }
-_SHORT_FLOATS = ("FP16", "BF16")
 
 # Operators whose output's shape is known only when the values are.
 _DATA_DEPENDENT = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress"})
@@ -211,16 +210,6 @@ def _group_normalization(site: Site, opset: int) -> Iterator[str]:
         )
     if site.attribute("num_groups", 1) == 1:
         yield "with a single group comes out wrong in TensorRT 10.16 (NVIDIA/TensorRT #4756)"
-    yield from _short_statistics(site, opset)
-
-
-def _short_statistics(site: Site, opset: int) -> Iterator[str]:
-    value = site.inputs[0]
-    if value is not None and type_name(value.dtype) in _SHORT_FLOATS:
-        yield (
-            f"takes its mean and variance in {type_name(value.dtype)}, which dominates the error of the network"
-            " (NVIDIA/TensorRT #2691): cast its input to FP32 and its output back"
-        )
 
 
 def _layer_normalization(site: Site, opset: int) -> Iterator[str]:
@@ -261,7 +250,6 @@ _RULES: Mapping[str, Callable[[Site, int], Iterator[str]]] = {
     "Attention": _attention,
     "AveragePool": _pool,
     "GroupNormalization": _group_normalization,
-    "InstanceNormalization": _short_statistics,
     "LayerNormalization": _layer_normalization,
     "MaxPool": _pool,
     "Resize": _resize,

@@ -21,6 +21,8 @@ from kandinsky_export import bundle_export
 from kandinsky_export.bundle_export import PARTS, export_bundle
 from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.graphs.architecture import build_models, expected_tensors
+from kandinsky_export.graphs.rewrites.merged_projections import parts_of
+from kandinsky_export.graphs.rewrites.summed_norms import is_sum
 from kandinsky_export.graphs.rounding import rounded
 from kandinsky_export.precision import lowering as precision_module
 from kandinsky_export.precision import ranges
@@ -83,10 +85,14 @@ class TestGraph:
     ) -> None:
         model = load(tiny_lower_bundle, component, variant)
         types = types_of(model)
-        exact = [node for node in model.graph.node if node.op_type in ("InstanceNormalization", "Sin", "Cos")]
-        exact += [node for node in model.graph.node if node.op_type == "LayerNormalization"]
-        assert exact
-        assert {types[name] for node in exact for name in (*node.input, *node.output) if name} == {FLOAT}
+        exact = [node for node in model.graph.node if node.op_type in ("LayerNormalization", "Sin", "Cos")]
+        exact += [node for node in model.graph.node if is_sum(node)]
+        assert bool(exact) == (component == "unet")
+        found = {types[name] for node in exact for name in (*node.input, *node.output) if name}
+        assert found <= {FLOAT, onnx.TensorProto.INT64}  # axes
+        norms = [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
+        assert norms  # an engine takes their statistics in float32 by itself
+        assert {types[name] for node in norms for name in (*node.input, *node.output)} == {LOW_TYPES[variant]}
         assert onnx.TensorProto.DOUBLE not in types.values()  # which TensorRT does not have
 
     def test_every_node_in_float32_is_in_the_manifest(
@@ -122,7 +128,7 @@ class TestGraph:
         for tensor in sorted(tensors, key=lambda item: place(item)["offset"]):
             offset, length = place(tensor)["offset"], place(tensor)["length"]
             name = "fp32" if tensor.data_type == FLOAT else LOWER_VARIANTS[variant]
-            want = rounded(values[tensor.name](), name)
+            want = rounded(np.concatenate([values[part]() for part in parts_of(tensor.name)], axis=-1), name)
             assert content[offset : offset + length] == want.tobytes()
             assert offset % (4096 if length >= 65536 else 64) == 0
             assert offset > end
@@ -177,8 +183,8 @@ class TestBundle:
     def test_inspect_tells_the_choice(self, tiny_lower_bundle: Path) -> None:
         text = as_text(describe(Bundle.open(tiny_lower_bundle)))
         (line,) = [line for line in text.splitlines() if "onnx-fp16" in line and "phases" in line]
-        assert "onnx-fp16: float32 in 57 nodes" in line
-        assert "statistics of a group of channels 51" in line
+        assert "onnx-fp16: float32 in 293 nodes" in line
+        assert "statistics of a small group of channels 287" in line  # 41 norms of 7 nodes
         assert "above its rounding error" in line
 
 
@@ -199,7 +205,6 @@ class TestChoice:
         made = self.lowered(tmp_path, precision)
         assert [(group["reason"], list(group["nodes"])) for group in made["unet"].numerics["float32"]] == [
             ("phases of the timestep's embedding", ["Unsqueeze.0", "Mul.1", "Sin.2"]),
-            ("statistics of a group of channels", ["InstanceNormalization.9"]),
         ]
         assert made["movq_decoder"].numerics["float32"] == []
         assert {path.name for path in (tmp_path / "unet").iterdir()} == {

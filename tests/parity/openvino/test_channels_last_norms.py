@@ -71,6 +71,16 @@ def test_whole_graphs_compute_what_they_did(component: str, case_bundle: Callabl
     assert np.abs(computed(after, feeds) - computed(before, feeds)).max() <= REWRITTEN
 
 
+def test_the_norms_of_a_16_bit_graph_stay(tiny_lower_bundle: Path) -> None:
+    model = openvino.Core().read_model(tiny_lower_bundle / "movq_decoder" / "model-fp16.onnx")
+    model.reshape([1, 4, 8, 8])
+    outcome = keep_channels_last(model)
+    assert outcome.rewritten == 0
+    expected = "its input is f16; expected f32: the sums would be f16, too"
+    assert expected in {refusal.reason for refusal in outcome.refusals}
+    openvino.compile_model(model, "CPU")
+
+
 @pytest.mark.parametrize(("channels", "groups"), [(6, 3), (32, 32), (64, 2), (300, 1)])
 @pytest.mark.parametrize("factors", [(), ("gamma",), ("gamma", "beta")])
 def test_group_norm(channels: int, groups: int, factors: tuple[str, ...]) -> None:

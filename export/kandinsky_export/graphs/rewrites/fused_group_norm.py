@@ -1,5 +1,7 @@
 """Reshape → InstanceNormalization → Reshape → Mul → Add → ONNX Runtime's GroupNorm, with SiLU if it follows.
 
+A norm that `summed_norms` wrote as sums is taken, too.
+
 The operator of its CUDA provider reads the map channels last and sums in float32; the transposes before and after it
 meet those around channels-last convolutions, and go.
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupNorm
@@ -14,6 +16,7 @@ from onnx import numpy_helper
 
 from kandinsky_export.graphs.rewrites.fused_attention import DOMAIN
 from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.summed_norms import norm_of_sums
 from kandinsky_export.graphs.rewrites.values import values_read
 
 
@@ -38,10 +41,11 @@ def fuse_group_norm(model: onnx.ModelProto) -> Outcome:
     finder, outcome = _Finder(model.graph), Outcome()
     fused: dict[int, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type != "InstanceNormalization":
+        norm = finder.norm(node)
+        if norm is None:
             continue
         try:
-            match = finder.check(node)
+            match = finder.check(node, *norm)
         except Refused as refusal:
             outcome.refuse(node, refusal)
         else:
@@ -80,17 +84,24 @@ class _Finder:
         self._constants = {item.name: item for item in stored}
         self._weights = {item.name for item in graph.initializer if len(item.dims) == 1}
 
-    def check(self, norm: onnx.NodeProto) -> _Match:
-        """The group norm around an InstanceNormalization."""
-        split = self._before(norm.input[0], "Reshape")
+    def norm(self, node: onnx.NodeProto) -> tuple[str, float] | None:
+        """What an InstanceNormalization, or the last node of sums in its place, normalises, and epsilon."""
+        if node.op_type == "InstanceNormalization":
+            return node.input[0], onnx.helper.get_node_attr_value(node, "epsilon")
+        return norm_of_sums(node, self._made_by, self._constants)
+
+    def check(self, norm: onnx.NodeProto, source: str, epsilon: float) -> _Match:
+        """The group norm around an InstanceNormalization, or around sums, whose scale is 1 and whose bias is 0."""
+        split = self._before(source, "Reshape")
         if split is None:
             raise Refused("its input is not split into groups by a Reshape")
         groups = self._array(split.input[1])
         if groups is None or len(groups) != 3 or groups[0] != 0 or groups[2] != -1:
             raise Refused(f"its input is reshaped to {groups}; expected [0, groups, -1]")
         count = int(groups[1])
-        weights = self._array(norm.input[1]), self._array(norm.input[2])
-        require(weights == ([1.0] * count, [0.0] * count), "it has a scale or a bias of its own; expected 1 and 0")
+        if norm.op_type == "InstanceNormalization":
+            weights = self._array(norm.input[1]), self._array(norm.input[2])
+            require(weights == ([1.0] * count, [0.0] * count), "it has a scale or a bias of its own; expected 1 and 0")
         joined = self._after(norm, "Reshape")
         if joined is None or not self._is_shape_of(joined.input[1], split):
             raise Refused("its output is not reshaped to the shape of its input, by one Reshape alone")
@@ -108,7 +119,7 @@ class _Finder:
             scale,
             bias,
             count,
-            onnx.helper.get_node_attr_value(norm, "epsilon"),
+            epsilon,
             silu is not None,
         )
 

@@ -108,6 +108,8 @@ def _check(node: Any) -> _GroupNorm:
     axes = None if axes is None else axes.ravel().tolist()
     require(axes == [2], f"it normalises over the axes {axes}; expected [2]")
     source = reshape.input_value(0)
+    kind = source.get_element_type().to_string()
+    require(kind == "f32", f"its input is {kind}; expected f32: the sums would be {kind}, too")
     shape, groups = list(source.get_shape()), list(node.get_output_shape(0))
     require(len(shape) == 4, f"its input has {len(shape)} dimensions, which is not a picture of 4")
     require(len(groups) == 3 and groups[0] == shape[0], f"its groups are {groups} for a picture of {shape}")
