@@ -22,12 +22,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tensorrt_rtx"))  # the harness is the tests'
 
 import onnx
-from builder import TARGETS, Job, build, missing, profile_options
+from builder import TARGETS, Job, build, missing
 from engine_program import ATTENTION, KINDS, by_kind, programs
 
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.engines.profiles import Profile, Span, graph_profiles
+from kandinsky_runtime.engines.tensorrt_rtx.options import profile_options
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,17 +13,20 @@ from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.engines.build_job import BuildJob, Built, NotApplicable
 from kandinsky_runtime.engines.profiles import Profile, graph_profiles
 from kandinsky_runtime.engines.registry import Selection
+from kandinsky_runtime.engines.tensorrt_rtx.options import check_weight_memory
 from kandinsky_runtime.errors import EngineUnavailable, Kandinsky22Error, UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS, MIN_SIZE
 
 # For each engine, the module whose `build(job)` builds a graph for it.
 _BUILDERS = {
+    "tensorrt-rtx": "tensorrt_rtx.build",
     "tensorrt": "tensorrt.build",
     "openvino": "openvino.build",
     "onnxruntime": "loading_build",
     "paddle": "loading_build",
 }
-_WITH_WORKSPACE = ("tensorrt",)
+_WITH_WORKSPACE = ("tensorrt", "tensorrt-rtx")
+_WITH_WEIGHT_MEMORY = "tensorrt-rtx"
 
 
 def build_bundle(
@@ -35,6 +38,7 @@ def build_bundle(
     precision: str | None = None,
     device: str | None = None,
     workspace: int | None = None,
+    weight_memory: str | None = None,
     progress: bool = False,
 ) -> list[Built]:
     """Build every graph of a bundle that was not built in the same way before.
@@ -46,7 +50,10 @@ def build_bundle(
         name: the bundle's path in messages; None for its folder.
         precision: the precision to build for; None for the engine's default among those in the bundle.
         device: the device's name for the engine; None for the engine's default.
-        workspace: the bytes of GPU memory that a layer may use; None for all. TensorRT only.
+        workspace: the bytes of GPU memory that a layer may use; None for all. TensorRT and TensorRT-RTX only.
+        weight_memory: the GPU memory that each graph's weights may take when it runs: a size such as "2G", a share such
+            as "50%", or "auto". The rest is read from the host's memory in each run. None for all weights. TensorRT-RTX
+            only.
         progress: whether bars are shown on stderr.
 
     Raises:
@@ -59,6 +66,12 @@ def build_bundle(
     if workspace is not None and engine not in _WITH_WORKSPACE:
         able = ", ".join(_WITH_WORKSPACE)
         raise UsageError(f"a workspace is for engine {able} only; got engine {engine}: leave the workspace out")
+    if weight_memory is not None:
+        if engine != _WITH_WEIGHT_MEMORY:
+            raise UsageError(
+                f"weight memory is for engine {_WITH_WEIGHT_MEMORY} only; got engine {engine}: leave it out"
+            )
+        check_weight_memory(weight_memory)
     for profile in profiles:
         _check_sizes(profile)
     selection = registry.to_build(bundle.manifest, engine, precision, device)
@@ -74,7 +87,9 @@ def build_bundle(
         variant, options = components[key].variants[item.variant], EngineOptions(item.device, precision=item.precision)
         files, digests = bundle.paths(variant), bundle.manifest.digests(variant)
         path, spec = name or str(bundle.root), components[key].spec
-        return BuildJob(item.engine, key, spec, files, digests, path, wanted[key], options, workspace, progress)
+        return BuildJob(
+            item.engine, key, spec, files, digests, path, wanted[key], options, workspace, weight_memory, progress
+        )
 
     for key, item in selections.items():
         start = time.perf_counter()

@@ -75,7 +75,7 @@ def test_several_profiles(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pyte
         (
             ["--engine", "auto"],
             2,
-            "nothing can be built for engine 'auto'; choose from tensorrt, openvino, onnx",
+            "nothing can be built for engine 'auto'; choose from tensorrt-rtx, tensorrt, openvino, onnx",
         ),
         (["--engine", "fastdeploy"], 2, "nothing can be built for engine 'fastdeploy'"),
         (
@@ -117,7 +117,17 @@ def test_several_profiles(gpu_bundle: Path, tensorrt: FakeTensorRT, capsys: pyte
         (
             ["--engine", "onnxruntime", "--workspace", "1"],
             2,
-            "a workspace is for engine tensorrt only; got engine onnxruntime: leave the workspace out",
+            "a workspace is for engine tensorrt, tensorrt-rtx only; got engine onnxruntime: leave the workspace out",
+        ),
+        (
+            ["--engine", "tensorrt", "--weight-memory", "2G"],
+            2,
+            "weight memory is for engine tensorrt-rtx only; got engine tensorrt: leave it out",
+        ),
+        (
+            ["--engine", "tensorrt-rtx", "--weight-memory", "2"],
+            2,
+            "weight memory is '2'; expected a size such as 512M or 2G, a share such as 50%, or auto",
         ),
         (["--engine", "tensorrt", "--precision", "fp8"], 2, "precision is 'fp8'; choose from fp32, fp16, bf16"),
         (

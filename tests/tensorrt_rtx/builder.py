@@ -16,10 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.bundle.spec import GraphSpec
-from kandinsky_runtime.engines.onnxruntime.tensorrt import ort_tensorrt_options
-from kandinsky_runtime.engines.profiles import GraphProfile
-
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-rtx" / "bin" / "python"
 COMPILER = Path(__file__).with_name("compiler.py")
@@ -101,12 +97,6 @@ def missing() -> str | None:
     if not PYTHON.exists():
         return f"there is no environment {PYTHON.parents[1].name}: scripts/test makes it"
     return None
-
-
-def profile_options(spec: GraphSpec, profiles: Sequence[GraphProfile]) -> dict[str, str]:
-    """The options that give the provider a graph's profiles."""
-    options = {f"nv_{name.removeprefix('trt_')}": text for name, text in ort_tensorrt_options(spec, profiles).items()}
-    return options | {"nv_multi_profile_enable": "1"} if len(profiles) > 1 else options
 
 
 def build(jobs: Sequence[Job]) -> list[Built]:

@@ -10,12 +10,30 @@ import onnx
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span, graph_profiles
-from tests.tensorrt_rtx.builder import TARGETS, Built, Job, build, profile_options
+from kandinsky_runtime.engines.tensorrt_rtx.options import profile_options
+from tests.tensorrt_rtx.builder import TARGETS, Built, Job, build
 from tests.tensorrt_rtx.engine_program import ATTENTION, by_kind, programs
 
 DECODER = ("unet", "movq_encoder", "movq_decoder")
 PRIOR = ("text_encoder", "image_encoder", "prior")
 PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+# Float32 adds least: its graphs have no casts, and no attention is fused. It is built of the shallowest and the deepest
+# model.
+CASES = tuple(
+    (blocks, precision)
+    for blocks in (1, 2, 3, 4)
+    for precision in PRECISIONS
+    if precision != "fp32" or blocks in (1, 4)
+)
+# Every generation once.
+PRIOR_CASES = tuple(zip(("fp32", "fp16", "bf16", "fp16"), TARGETS, strict=True))
+
+
+def cases_of(*blocks: int) -> list[tuple[int, str]]:
+    """The cases of models of these numbers of levels."""
+    return [case for case in CASES if case[0] in blocks]
 
 
 def target_of(blocks: int, precision: str) -> str:

@@ -8,8 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from kandinsky_runtime.engines.tensorrt_rtx.options import profile_options
 from tests.export.tensorrt.test_check import FAILING, LARGEST_HEIGHT, PASSING, PROFILES, SPEC, SQUARE, up_to
-from tests.tensorrt_rtx.builder import Built, Job, build, profile_options
+from tests.tensorrt_rtx.builder import Built, Job, build
 
 # What TensorRT-RTX 1.7.1 builds although the check says no, and why the check goes on saying it. The check is for the
 # full TensorRT, too, by the operator support that it publishes; and an engine that is built may not be one that is

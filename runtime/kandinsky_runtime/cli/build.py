@@ -23,6 +23,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         epilog="examples:\n"
         "  k22 build bundle --engine tensorrt --height 512:768:1024 --width 512:768:1024 --batch 1:2:8\n"
         "  k22 build bundle --engine tensorrt --height 768 --width 768 --batch 1 --precision fp16\n"
+        "  k22 build bundle --engine tensorrt-rtx --weight-memory 2G\n"
         "  k22 build bundle --engine onnxruntime --device cuda --height 512:512:768 --width 512:512:768\n"
         "  k22 build bundle --engine openvino --height 768 --width 768 --batch 1",
     )
@@ -31,7 +32,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "--engine",
         required=True,
         metavar="NAME",
-        help="engine to build for: tensorrt, onnxruntime, paddle (these two with TensorRT inside) or openvino",
+        help="engine to build for: tensorrt-rtx, tensorrt, onnxruntime, paddle (these two with TensorRT inside) or"
+        " openvino",
     )
     sizes = parser.add_argument_group(
         "sizes",
@@ -56,7 +58,13 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "--workspace",
         type=float,
         metavar="GB",
-        help="GPU memory for the build in gigabytes, tensorrt only (default: all)",
+        help="GPU memory for the build in gigabytes, tensorrt and tensorrt-rtx only (default: all)",
+    )
+    engine.add_argument(
+        "--weight-memory",
+        metavar="SIZE",
+        help="GPU memory for the weights of each graph when it runs, tensorrt-rtx only: 512M, 2G, 50%% or auto. The"
+        " rest is read from the host's memory in every run (default: all weights are in GPU memory)",
     )
     add_common_options(parser)
     parser.set_defaults(run=_build)
@@ -79,6 +87,7 @@ def _build(args: argparse.Namespace) -> int:
         precision=args.precision,
         device=args.device,
         workspace=None if args.workspace is None else int(args.workspace * _GIGABYTE),
+        weight_memory=args.weight_memory,
         progress=not args.quiet,
     )
     if args.json:

@@ -11,7 +11,7 @@ from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.decoder.options import DecoderOptions
 
 # Repeated here, so that --help does not load the modules that define them; a test compares them.
-ENGINES = "tensorrt, openvino, onnxruntime, paddle, fastdeploy"
+ENGINES = "tensorrt-rtx, tensorrt, openvino, onnxruntime, paddle, fastdeploy"
 SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, euler, euler-a, unclip"
 
 

@@ -26,6 +26,7 @@ class BuildJob:
         profiles: the sizes that the result takes.
         options: device and precision.
         workspace: the bytes of GPU memory that the build may use for a layer; None for all.
+        weight_memory: the GPU memory that weights may take when the result runs, "2G"; None for as much as they need.
         progress: whether bars are shown on stderr.
     """
 
@@ -38,12 +39,20 @@ class BuildJob:
     profiles: tuple[GraphProfile, ...]
     options: EngineOptions
     workspace: int | None = None
+    weight_memory: str | None = None
     progress: bool = False
 
     def record(self, entry: str, made_with: Mapping[str, str]) -> BuildRecord:
         """The record of the result: `entry` is its folder, `made_with` what must be the same when it is used."""
         return BuildRecord(
-            self.engine.name, self.component, self.options.precision, entry, self.bundle, self.profiles, made_with
+            self.engine.name,
+            self.component,
+            self.options.precision,
+            entry,
+            self.bundle,
+            self.profiles,
+            made_with,
+            self.weight_memory,
         )
 
 

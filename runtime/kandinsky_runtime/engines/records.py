@@ -33,6 +33,7 @@ class BuildRecord:
         bundle: the bundle's path, as the user gave it.
         profiles: the sizes that it takes.
         made_with: what must be the same when it is used, such as the library's version, by its name in errors.
+        weight_memory: the GPU memory that weights may take when it runs, "2G"; None for as much as they need.
     """
 
     engine: str
@@ -42,6 +43,7 @@ class BuildRecord:
     bundle: str
     profiles: tuple[GraphProfile, ...]
     made_with: Mapping[str, str]
+    weight_memory: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
@@ -54,7 +56,8 @@ class BuildRecord:
     @property
     def command(self) -> str:
         """The command that builds it, without the profiles."""
-        return build_command(self.bundle, self.engine, self.precision)
+        command = build_command(self.bundle, self.engine, self.precision)
+        return command if self.weight_memory is None else f"{command} --weight-memory {self.weight_memory}"
 
     @property
     def options(self) -> str:

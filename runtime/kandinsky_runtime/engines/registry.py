@@ -23,6 +23,7 @@ AUTO = "auto"
 
 # In the order in which "auto" tries them.
 _BUILT_IN = {
+    "tensorrt-rtx": "kandinsky_runtime.engines.tensorrt_rtx.engine:TensorRtRtxEngine",
     "tensorrt": "kandinsky_runtime.engines.tensorrt.engine:TensorRTEngine",
     "openvino": "kandinsky_runtime.engines.openvino.engine:OpenVinoEngine",
     "onnxruntime": "kandinsky_runtime.engines.onnxruntime.engine:OnnxRuntimeEngine",

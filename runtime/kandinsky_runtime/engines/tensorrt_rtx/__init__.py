@@ -1,0 +1,1 @@
+"""The engine `tensorrt-rtx`: ONNX Runtime with the plugin of TensorRT-RTX."""
