@@ -9,13 +9,13 @@ import pytest
 
 from kandinsky_export.tensorrt.check import check_bundle
 from kandinsky_runtime.bundle.bundle import Bundle
-from tests.tensorrt_rtx.builder import TARGETS
 from tests.tensorrt_rtx.oracle import (
     DECODER,
-    PRECISIONS,
     PRIOR,
+    PRIOR_CASES,
     attentions,
     build_graphs,
+    cases_of,
     faults_of,
     graph_file,
     target_of,
@@ -36,7 +36,7 @@ def bundle(bundle_of: BundleOf, blocks: int) -> Bundle:
     return bundle_of("inpaint", blocks, blocks == WITH_PRIOR)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("blocks", "precision"), cases_of(1, 3), indirect=["blocks"])
 def test_the_decoder(bundle: Bundle, blocks: int, precision: str, tmp_path: Path) -> None:
     target = target_of(blocks, precision)
     built = build_graphs(bundle, DECODER, precision, target, [wide_profile(blocks)], tmp_path)
@@ -46,8 +46,7 @@ def test_the_decoder(bundle: Bundle, blocks: int, precision: str, tmp_path: Path
     assert fused == (0 if precision == "fp32" else found)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("precision", "target"), PRIOR_CASES)
 def test_the_prior(bundle_of: BundleOf, precision: str, target: str, tmp_path: Path) -> None:
     bundle = bundle_of("inpaint", WITH_PRIOR, True)
     assert faults_of(build_graphs(bundle, PRIOR, precision, target, [wide_profile(WITH_PRIOR)], tmp_path)) == {}

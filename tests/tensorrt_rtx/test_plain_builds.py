@@ -16,8 +16,8 @@ from kandinsky_runtime.errors import TensorError
 from tests.tensorrt_rtx.engine_program import programs
 from tests.tensorrt_rtx.oracle import (
     DECODER,
-    PRECISIONS,
     build_graphs,
+    cases_of,
     faults_of,
     profiles_of,
     target_of,
@@ -40,7 +40,7 @@ def bundle(bundle_of: BundleOf, blocks: int) -> Bundle:
     return bundle_of("plain", blocks, False)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("blocks", "precision"), cases_of(2, 4), indirect=["blocks"])
 def test_the_decoder(bundle: Bundle, blocks: int, precision: str, tmp_path: Path) -> None:
     target = target_of(blocks, precision)
     assert faults_of(build_graphs(bundle, DECODER, precision, target, [wide_profile(blocks)], tmp_path)) == {}
