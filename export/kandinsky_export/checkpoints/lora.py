@@ -33,6 +33,7 @@ Array = npt.NDArray[np.float32]
 Thunks = Mapping[str, Callable[[], Array]]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
+_SHOWN = 40  # characters of a value in a message
 _METADATA = "lora_adapter_metadata"  # where diffusers writes peft's settings
 
 _SIDE = re.compile(
@@ -198,7 +199,14 @@ def _rate(path: Path, model: str, faults: list[str]) -> float | None:
         if settings.get(key)
     ]
     alpha, rank = settings.get("lora_alpha"), settings.get("r")
-    if not isinstance(alpha, (int, float)) or not isinstance(rank, int) or rank < 1 or not math.isfinite(alpha):
-        faults.append(f"`lora_alpha` is {alpha!r} and `r` is {rank!r} in its settings; expected two numbers")
+    try:
+        rate = (
+            float(alpha) / rank if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank > 0 else math.nan
+        )
+    except OverflowError:  # whole numbers of JSON have any length
+        rate = math.nan
+    if not math.isfinite(rate):
+        shown = repr(alpha)[:_SHOWN], repr(rank)[:_SHOWN]
+        faults.append(f"`lora_alpha` is {shown[0]} and `r` is {shown[1]} in its settings; expected two numbers")
         return None
-    return alpha / rank
+    return rate

@@ -101,8 +101,8 @@ def _vocabulary(text: bytes, where: str, faults: list[str]) -> dict[str, int]:
     ids = list(content.values())
     if len(faults) > known:
         return {}
-    if not ids or not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
-        faults.append(f"{where} must map tokens to whole numbers of 0 or more")
+    if not ids or not all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31 for item in ids):
+        faults.append(f"{where} must map tokens to whole numbers from 0 to {2**31 - 1}")
         return {}
     if len(set(ids)) < len(ids):
         faults.append(f"{where} gives several tokens the same id")

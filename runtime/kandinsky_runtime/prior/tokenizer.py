@@ -197,7 +197,8 @@ def _read_vocabulary(path: Path, faults: list[str]) -> dict[str, int]:
         faults.append(f"{path.name} is not JSON ({error}); copy it again")
         return {}
     numbers = list(ids.values()) if isinstance(ids, dict) else []
-    whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
+    # The library takes 32 bits, and embeddings have fewer rows.
+    whole = all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31 for number in numbers)
     if not numbers or not whole or len({*numbers}) < len(numbers):
         faults.append(f"{path.name} does not map each token to a different whole number; copy it again")
         return {}

@@ -175,6 +175,8 @@ class TestFaults:
             ({"unet.r": 2, "unet.lora_alpha": 2, "unet.alpha_pattern": {"a": 1}}, "`alpha_pattern` is"),
             ({"unet.r": 0, "unet.lora_alpha": 2}, "`r` is 0"),
             ({"r": 2}, "`lora_alpha` is None"),
+            ({"r": 2, "lora_alpha": 10**400}, "`lora_alpha` is 1000"),
+            ({"r": 10**400, "lora_alpha": 1}, "expected two numbers"),
         ],
     )
     def test_settings(self, settings: object, fault: str, micro_checkpoint: Path, unet: Any, tmp_path: Path) -> None:

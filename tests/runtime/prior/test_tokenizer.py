@@ -187,6 +187,7 @@ def test_missing_files_are_all_named(tmp_path: Path) -> None:
         ({"a": "0"}, "does not map each token to a different whole number"),
         ({"a": 0, "b": True}, "does not map each token to a different whole number"),
         ({"a": 0, "b": 0}, "does not map each token to a different whole number"),
+        ({"a": 0, "b": 1 << 31}, "does not map each token to a different whole number"),
         ({"a": 0, "b": -1}, "does not map each token to a different whole number"),
         ({"a": 0, "b": 1, "ab</w>": 2, "b</w>": 3, golden.START: 4}, r"lacks '<\|endoftext\|>', the `eos_token`"),
         ({"a": 0, "b": 1, golden.START: 2, golden.END: 3}, r"joins 1 pairs .* such as 'a' and 'b</w>'"),
