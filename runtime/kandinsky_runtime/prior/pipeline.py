@@ -33,6 +33,7 @@ from kandinsky_runtime.prior.clip_image import ClipImageProcessor
 from kandinsky_runtime.prior.constants import read_constants
 from kandinsky_runtime.prior.loop import denoise
 from kandinsky_runtime.prior.plan import EmbeddingTask, PromptPlan, embeddings_to_make, truncation_notes
+from kandinsky_runtime.prior.prompt_syntax import syntax_notes
 from kandinsky_runtime.prior.prompts import Prompt, read_negative_prompts, read_prompts
 from kandinsky_runtime.prior.text import Texts
 from kandinsky_runtime.sampling import guidance, schedulers
@@ -223,7 +224,7 @@ class PriorPipeline:
             scheduler=scheduler,
             steps=steps,
             guidance_scale=scale,
-            notes=() if tokens is None else tuple(truncation_notes(tokens)),
+            notes=() if tokens is None else (*syntax_notes(texts), *truncation_notes(tokens)),
         )
 
     def embed(

@@ -23,6 +23,7 @@ from kandinsky_runtime.sampling.schedulers.ddpm import DDPM
 from kandinsky_runtime.sampling.schedulers.dpm_solver import DPMSolver
 from kandinsky_runtime.sampling.schedulers.euler import Euler
 from kandinsky_runtime.sampling.schedulers.euler_ancestral import EulerAncestral
+from kandinsky_runtime.sampling.schedulers.names import near, short_name
 from kandinsky_runtime.sampling.schedulers.sampler import Sampler
 from kandinsky_runtime.sampling.schedulers.unclip import UnCLIP
 from kandinsky_runtime.sampling.schedulers.unipc import UniPC
@@ -53,16 +54,21 @@ def load(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
 
     Args:
         config: a diffusers scheduler config.
-        name: one of `SCHEDULERS`, or a diffusers class name; None takes the config's `_class_name`.
+        name: one of `SCHEDULERS`, a name as people know it (see `names`), or a diffusers class name; None takes the
+            config's `_class_name`.
 
     Raises:
         SchedulerError: the name is unknown, or an option is unknown, unsupported or has a bad value.
     """
     wanted = config.get("_class_name") if name is None else name
+    if isinstance(name, str) and name not in _CLASSES:
+        wanted = short_name(name, SCHEDULERS) or name
     if isinstance(wanted, str) and wanted in _METHODS:
         method, overrides = _METHODS[wanted]
         return method({**explicit_options(config), **overrides})
     if isinstance(wanted, str) and wanted in _CLASSES:
         return _CLASSES[wanted](config)
     fault = "the scheduler config has no `_class_name`" if wanted is None else f"scheduler {wanted!r} is not supported"
+    if isinstance(wanted, str) and (alike := near(wanted, SCHEDULERS)):
+        fault += f"; near to it: {', '.join(alike)}"
     raise SchedulerError(f"{fault}; choose one of {', '.join(SCHEDULERS)}, or {', '.join(_CLASSES)}")
