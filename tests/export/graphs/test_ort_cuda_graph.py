@@ -222,6 +222,18 @@ def test_every_attention_and_norm_of_the_bundle(component: str, tiny_bundle: Pat
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("bits", ["fp16", "bf16"])
+def test_norms_that_are_written_as_sums(bits: str, tiny_lower_bundle: Path) -> None:
+    """In a 16-bit graph most norms of the tiny UNet are; each becomes the provider's operator, as the others do."""
+    model = onnx.load(tiny_lower_bundle / "unet" / f"model-{bits}.onnx", load_external_data=False)
+    before = kinds(model)
+    fuse(model)
+    after = kinds(model)
+    assert before["InstanceNormalization"] == 10
+    assert (after["MultiHeadAttention"], after["GroupNorm"]) == (10, 51)
+    assert after["InstanceNormalization"] == after["Softmax"] == 0
+
+
 def test_bundle_without_an_onnx_graph(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cuda_graphs needs an ONNX variant; got paddle"):
         export_bundle(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -163,4 +164,10 @@ class _Finder:
 
     def _array(self, value: str) -> list[float] | None:
         tensor = self._constants.get(value)
-        return None if tensor is None else numpy_helper.to_array(tensor).reshape(-1).tolist()
+        if tensor is None:
+            return None
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type == onnx.TensorProto.BFLOAT16:  # ONNX 1.17 reads it wrongly: the upper halves of float32
+            values = (np.frombuffer(tensor.raw_data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        found: list[float] = values.reshape(-1).tolist()
+        return found
