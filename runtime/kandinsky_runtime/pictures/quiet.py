@@ -20,7 +20,8 @@ from PIL import Image
 
 # the beginnings of libtiff's lines: the name of one of its functions or codecs
 _TIFF_LINE = re.compile(
-    rb"(_?TIFF|ZIP|LZW|O?JPEG|Fax|PixarLog|Log[LU]|LERC|ZSTD|LZMA|WebP|PackBits|Thunder|NeXT|Dump)\w*: |tempfile\.tif: "
+    rb"(_?TIFF|ZIP|LZW|O?JPEG|Fax|PixarLog|Log[LU]|LERC|ZSTD|LZMA|WebP|PackBits|Thunder|NeXT|Dump|Predictor|horAcc|fpAcc"
+    rb"|swabHorAcc|Estimate|Missing|CheckDir|ChopUp|TryChopUp|allocChoppedUp|setByteArray)\w*: |tempfile\.tif: "
 )
 
 
