@@ -111,7 +111,7 @@ def merge_lora(lora: Lora, model: str, tensors: Thunks, shapes: Mapping[str, tup
         if fault := _fault(name, update, shapes[name]):
             faults.append(fault)
         else:
-            merged[name] = _merged(tensors[name], update, lora.scale, rate)
+            merged[name] = _merged(name, tensors[name], update, lora, rate)
     if not updates and not faults:
         faults.append("it has no LoRA weights")
     if faults:
@@ -168,16 +168,26 @@ def _fault(name: str, update: _Update, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _merged(read: Callable[[], Array], update: _Update, scale: float, rate: float | None) -> Callable[[], Array]:
+def _merged(
+    name: str, read: Callable[[], Array], update: _Update, lora: Lora, rate: float | None
+) -> Callable[[], Array]:
     def merge() -> Array:
         assert update.a is not None and update.b is not None  # noqa: PT018 (checked by _fault)
         a, b = update.a.read().astype(np.float64), update.b.read().astype(np.float64)
         rank = a.shape[0]
         alpha = rate if update.alpha is None else float(update.alpha.read().reshape(())) / rank
-        product = b.reshape(-1, rank) @ a.reshape(rank, -1)
         weight = read()
-        change = product.T if weight.ndim == 2 else product.reshape(weight.shape)
-        return np.ascontiguousarray(weight + scale * (1.0 if alpha is None else alpha) * change, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = b.reshape(-1, rank) @ a.reshape(rank, -1)
+            change = product.T if weight.ndim == 2 else product.reshape(weight.shape)
+            scale = lora.scale * (1.0 if alpha is None else alpha)
+            merged = np.ascontiguousarray(weight + scale * change, np.float32)
+        if np.isfinite(weight).all() and not np.isfinite(merged).all():
+            raise CheckpointError(
+                str(lora.path),
+                [f"`{name}` overflows float32 with its update; give a smaller scale than {lora.scale:g}"],
+            )
+        return merged
 
     return merge
 

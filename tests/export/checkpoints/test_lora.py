@@ -204,6 +204,13 @@ class TestFaults:
             f"`{LAYER}.lora_B.weight` has NaN or infinity",
         )
 
+    def test_an_update_beyond_float32(self, micro_checkpoint: Path, unet: Any, tmp_path: Path) -> None:
+        down, up = pair(unet["unet"][f"{LAYER}.weight"].torch_shape)
+        up[:] = down[:] = 1e30
+        save_safetensors(tmp_path / "l.safetensors", {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up})
+        with pytest.raises(CheckpointError, match="overflows float32 with its update; give a smaller scale than 1"):
+            merged(micro_checkpoint, unet, tmp_path / "l.safetensors", 1.0)
+
 
 class TestNames:
     def test_a_file_with_and_without_a_scale(self, tmp_path: Path) -> None:
