@@ -291,6 +291,12 @@ def test_strokes_are_undone_erased_and_kept_over_a_reload(visitor: Visitor) -> N
     assert visitor.facts != two
     visitor.page.keyboard.press("b")
     visitor.stroke((0.3, 0.55), (0.45, 0.55), button="right")  # takes away as well
+    small = visitor.page.locator("#stage").bounding_box()
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("body.full")
+    assert visitor.page.locator("#stage").bounding_box()["height"] > small["height"] + 50
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("body:not(.full)")
     zoomed = visitor.page.inner_text("#zoom-value")
     visitor.page.keyboard.press("+")
     assert visitor.page.inner_text("#zoom-value") != zoomed
