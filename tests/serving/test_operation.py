@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.sampling.schedulers import SCHEDULERS
 from kandinsky_runtime.serving.security import Keys
 from kandinsky_runtime.serving.settings import Settings, picture_size
 from tests.serving.conftest import Bundles
@@ -57,6 +58,13 @@ def test_metrics_are_valid_and_count(server: Server) -> None:
     assert steps["96x64"] >= 4
     stages = {sample.labels.get("stage") for sample in families["k22_stage_duration_seconds"].samples}
     assert {"prior", "encode", "decode"} <= stages
+
+
+def test_models_report_their_limits(server: Server) -> None:
+    (inpaint, _) = httpx.get(f"{server.url}/v1/models").json()["data"]
+    assert inpaint["limits"] == {"max_pixels": 16_000_000, "max_steps": 250, "max_results": 10, "min_size": 64}
+    assert inpaint["schedulers"] == list(SCHEDULERS)
+    assert (inpaint["task"], inpaint["engine"], inpaint["precision"]) == ("inpaint", "onnxruntime", "fp32")
 
 
 def test_request_ids_come_back(server: Server) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from kandinsky_runtime.limits import MIN_SIZE
+from kandinsky_runtime.sampling.schedulers import SCHEDULERS
 from kandinsky_runtime.serving.answers import Refusal
+from kandinsky_runtime.serving.fields import MOST_RESULTS
 from kandinsky_runtime.serving.models import Model
 from kandinsky_runtime.serving.service import Service
 
@@ -32,7 +35,9 @@ async def metrics(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """The models, as OpenAI's clients read them."""
     service: Service = request.app.state.service
-    return JSONResponse({"object": "list", "data": [_model(model) for model in service.models.by_name.values()]})
+    return JSONResponse(
+        {"object": "list", "data": [_model(service, model) for model in service.models.by_name.values()]}
+    )
 
 
 async def model(request: Request) -> Response:
@@ -41,10 +46,10 @@ async def model(request: Request) -> Response:
     found = service.models.by_name.get(request.path_params["model"])
     if found is None:
         raise Refusal(404, f"there is no model {request.path_params['model'][:80]!r}", code="model_not_found")
-    return JSONResponse(_model(found))
+    return JSONResponse(_model(service, found))
 
 
-def _model(model: Model) -> dict[str, object]:
+def _model(service: Service, model: Model) -> dict[str, object]:
     return {
         "id": model.name,
         "object": "model",
@@ -53,4 +58,11 @@ def _model(model: Model) -> dict[str, object]:
         "task": model.task,
         "engine": model.pipeline.selection.engine.name,
         "precision": model.pipeline.selection.precision,
+        "schedulers": list(SCHEDULERS),
+        "limits": {
+            "max_pixels": service.settings.max_pixels,
+            "max_steps": service.settings.max_steps,
+            "max_results": MOST_RESULTS,
+            "min_size": MIN_SIZE,
+        },
     }
