@@ -5,7 +5,7 @@ The same cat without its hat is `dataclasses.replace(scene, hat=None)`. Needs nu
 """
 
 from benchmarks.drawings.captions import caption_of, facts_of_caption, facts_of_scene, words
-from benchmarks.drawings.drawing import Drawing, draw
+from benchmarks.drawings.drawing import Drawing, box_above_eyes, draw
 from benchmarks.drawings.scene import HATS, THINGS, Scene, Style, Thing, random_scene
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Scene",
     "Style",
     "Thing",
+    "box_above_eyes",
     "caption_of",
     "draw",
     "facts_of_caption",

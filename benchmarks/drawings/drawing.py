@@ -38,3 +38,12 @@ def draw(scene: Scene, size: int = SIZE) -> Drawing:
     draw_worn(canvas, scene)
     draw_around(canvas, scene)
     return Drawing(canvas.finish(), canvas.boxes)
+
+
+def box_above_eyes(scene: Scene, size: int = SIZE) -> np.ndarray:
+    """A mask of the place of a hat: a box from above the cat's head to its eyes, (size, size) uint8 of 0 and 255."""
+    mask = np.zeros((size, size), np.uint8)
+    x, y, r = scene.x * size, scene.y * size, scene.head * size
+    rows = slice(max(0, round(y - 2.5 * r)), round(y - 0.28 * r))
+    mask[rows, max(0, round(x - 1.3 * r)) : round(x + 1.3 * r)] = 255
+    return mask

@@ -21,6 +21,7 @@ from benchmarks.drawings.captions import all_facts
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, read_shard, scenes_of_shard, shard_numbers
 from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, parser
+from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, open_tokenizer, tokenize
 
 STAGE = 3
@@ -181,6 +182,8 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = Clip(len(open_tokenizer(args.work)), len(all_facts()))
+    for part in ("text_encoder", "image_encoder"):
+        start_from(model, args.start, f"{PRIOR}/{part}", f"{part}.")
     training = Training(
         args.work / "clip",
         STAGE,

@@ -20,6 +20,7 @@ from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
 from scripts.training.settings import PICTURE, parser
+from scripts.training.starting import DECODER, start_from
 
 STAGE = 2
 NOISE = 0.05
@@ -119,6 +120,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = VQModel(**CONFIG).to(memory_format=torch.channels_last)
+    start_from(model, args.start, f"{DECODER}/movq")
     for module in model.modules():
         if isinstance(module, SpatialNorm):
             module.forward = MethodType(spatial_norm, module)

@@ -18,6 +18,7 @@ from scripts.training.clip import CAPTIONS, Clip, Library, open_clip
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, shard_numbers
 from scripts.training.settings import EMBEDDING, parser
+from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, TRAINED_LENGTH, open_tokenizer, tokenize
 from scripts.training.unet import embeds_of
 
@@ -84,6 +85,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = make_prior(TRAINED_LENGTH)
+    start_from(model, args.start, f"{PRIOR}/prior")
     training = Training(
         args.work / "prior", STAGE, model, Schedule(args.steps, args.rate), threads=args.threads, minutes=args.minutes
     )

@@ -24,5 +24,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--minutes", type=float, default=None, help="save and stop after this many minutes; None: at the end"
     )
+    made.add_argument(
+        "--start", type=Path, default=None, help="folder of an export to begin from; None: random weights"
+    )
     made.add_argument("--threads", type=int, default=2, help="processor threads; 1 is best on a busy machine")
     return made

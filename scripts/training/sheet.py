@@ -12,7 +12,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
-from benchmarks.drawings import Scene, draw, random_scene
+from benchmarks.drawings import Scene, box_above_eyes, draw, random_scene
 from scripts.training.export import open_inpaint, open_prior_pipeline
 from scripts.training.latents import open_movq
 from scripts.training.movq import psnr, reconstruct, to_model
@@ -25,15 +25,6 @@ PROMPTS = ("a hat", "a red top hat", "a blue party hat", "a cat with a green bea
 def held_out_scene(seed: int) -> Scene:
     """Return a scene that no stage is trained on."""
     return random_scene(np.random.default_rng([SEED, HELD_OUT + 1, seed]))
-
-
-def hat_mask(scene: Scene) -> np.ndarray:
-    """Return a box above the cat's eyes, (size, size) uint8, 255 where the picture is repainted."""
-    mask = np.zeros((PICTURE, PICTURE), np.uint8)
-    x, y, r = scene.x * PICTURE, scene.y * PICTURE, scene.head * PICTURE
-    rows = slice(max(0, round(y - 2.5 * r)), round(y - 0.28 * r))
-    mask[rows, max(0, round(x - 1.3 * r)) : round(x + 1.3 * r)] = 255
-    return mask
 
 
 def main() -> None:
@@ -50,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     scenes = [held_out_scene(args.first + i) for i in range(args.cats)]
     pictures = [draw(scene, PICTURE).pixels for scene in scenes]
-    masks = [hat_mask(scene) for scene in scenes]
+    masks = [box_above_eyes(scene, PICTURE) for scene in scenes]
     rebuilt = reconstruct(open_movq(args.work), to_model(np.stack(pictures)))
     print("PSNR of MoVQ:", " ".join(f"{value:.1f}" for value in psnr(rebuilt, to_model(np.stack(pictures)))))
     shown = [

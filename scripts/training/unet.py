@@ -23,6 +23,7 @@ from scripts.training.loop import Schedule, Step, Training
 from scripts.training.masks import kept_cells, mask_around, random_mask
 from scripts.training.pictures import HELD_OUT, Shard, read_shard, shard_numbers
 from scripts.training.settings import CLIP_PICTURE, EMBEDDING, LATENT, parser
+from scripts.training.starting import DECODER, start_from
 
 STAGE = 5
 DROPPED = 0.1  # the share of steps with the embedding of an all-zero picture, for guidance
@@ -121,6 +122,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
+    start_from(model, args.start, f"{DECODER}/unet")
     schedule = Schedule(args.steps, args.rate)
     training = Training(
         args.work / "unet", STAGE, model, schedule, threads=args.threads, minutes=args.minutes, decay=0.9995
