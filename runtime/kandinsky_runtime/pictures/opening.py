@@ -185,7 +185,15 @@ def _opened(
     if deep is not None:
         picture = deep.rounded(picture)
     eight_bit = _eight_bit(turned_upright(picture, orientation), name, notes if small_values else None)
+    if file and orientation == 1:
+        orientation = _undone_by_the_plug_in(picture)
     return Opened(eight_bit, name, orientation, profile if isinstance(profile, bytes) and profile else None, notes)
+
+
+def _undone_by_the_plug_in(picture: Image.Image) -> int:
+    """The orientation that a plug-in undid by itself when it opened a file, as pillow-heif does; 1 for none."""
+    undone = picture.info.get("original_orientation")
+    return undone if isinstance(undone, int) and undone in _TO_UPRIGHT else 1
 
 
 def _name(source: object, what: str) -> str:

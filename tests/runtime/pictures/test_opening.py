@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -119,16 +120,42 @@ def test_heic_without_its_plug_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         understand_mask(tmp_path / "IMG_1.HEIC")
 
 
-def test_heic_with_its_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def heic_picture(monkeypatch: pytest.MonkeyPatch) -> Image.Image:
+    """What a stand-in of pillow-heif opens. Like the real one, it turns the picture upright by itself."""
+    picture = Image.new("RGB", (8, 6), (1, 2, 3))
     module = types.ModuleType("pillow_heif")
-
-    def register_heif_opener() -> None:
-        real = Image.open
-        monkeypatch.setattr(Image, "open", lambda *_: Image.new("RGB", (8, 6), (1, 2, 3)) or real)
-
-    module.register_heif_opener = register_heif_opener  # type: ignore[attr-defined]
+    module.register_heif_opener = lambda: monkeypatch.setattr(Image, "open", lambda *_: picture)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", module)
-    assert read_image(HEIC).getpixel((0, 0)) == (1, 2, 3)
+    return picture
+
+
+def test_heic_with_its_plug_in(heic_picture: Image.Image) -> None:
+    read = read_picture(HEIC)
+    assert read.image.getpixel((0, 0)) == (1, 2, 3)
+    assert read.orientation == 1
+
+
+@pytest.mark.parametrize(("stored", "undone"), [(6, 6), (3, 3), (1, 1), (None, 1), ("6", 1), (9, 1)])
+def test_what_the_plug_in_undid_is_known(heic_picture: Image.Image, stored: object, undone: int) -> None:
+    """So that a mask of the stored size is turned with the picture, as for a JPEG."""
+    heic_picture.info["original_orientation"] = stored
+    read = read_picture(HEIC)
+    assert (read.image.size, read.orientation) == ((8, 6), undone)
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is None, reason="pillow-heif is not installed")
+def test_a_real_heic_file() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    buffer = io.BytesIO()
+    upright = Image.new("RGB", (64, 48), (200, 30, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(buffer, "HEIF", exif=exif.tobytes())
+    read = read_picture(buffer.getvalue())
+    assert (read.image.size, read.orientation) == ((48, 64), 6)
 
 
 # -- the C library's lines --
