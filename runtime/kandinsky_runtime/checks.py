@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import re
 from collections.abc import Sequence
@@ -35,7 +36,10 @@ def real_number(name: str, value: Any, least: float, most: float | None = None, 
         InputError: not a finite number from `least` to `most`; with `exclusive`, `least` itself is refused, too.
     """
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond any float
+            number = math.inf
         if least <= number <= (_LARGEST_FLOAT32 if most is None else most) and not (exclusive and number == least):
             return number
     low = f"above {least:g}" if exclusive else f"of at least {least:g}"

@@ -141,3 +141,9 @@ def test_what_is_refused(
     with pytest.raises(error) as caught:
         task(**TASKS[task] | changes)
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_whole_number_beyond_any_float(value: int) -> None:
+    with pytest.raises(InputError, match="guidance_scale is -?1000000"):
+        InpaintOptions(**TASKS[InpaintOptions], guidance_scale=value)
