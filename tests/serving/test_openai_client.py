@@ -168,15 +168,11 @@ def test_a_client_that_goes_cancels_its_work(server: Server) -> None:
         return sum(float(line.split()[-1]) for line in lines if 'reason="disconnect"' in line)
 
     before = cancelled()
-    impatient = openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=httpx.Timeout(5, read=1)
-    )
+    timeout = httpx.Timeout(5, read=0.5)
+    impatient = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=timeout)
+    patience = {"X-Stainless-Read-Timeout": "600"}
     with pytest.raises(openai.APITimeoutError):
-        edit(
-            impatient,
-            extra_headers={"X-Stainless-Read-Timeout": "600"},
-            extra_body={"num_inference_steps": 250, "seed": 1},
-        )
+        edit(impatient, n=10, extra_headers=patience, extra_body={"num_inference_steps": 250, "seed": 1})
     end = time.monotonic() + 10
     while cancelled() == before:
         assert time.monotonic() < end

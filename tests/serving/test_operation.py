@@ -154,7 +154,7 @@ def test_keys_are_compared_whole(tmp_path: Path) -> None:
 def test_sigterm_lets_jobs_end_and_refuses_new_ones(bundles: Bundles, tmp_path: Path) -> None:
     with Server(bundles.inpaint, folder=tmp_path) as server:
         answers: list[httpx.Response] = []
-        fields = {"num_inference_steps": "60"}
+        fields = {"num_inference_steps": "150"}
         threads = [threading.Thread(target=lambda: answers.append(edit(server.url, fields))) for _ in range(20)]
         for thread in threads:
             thread.start()
