@@ -76,7 +76,7 @@ def overload(bundle: Path, folder: Path, scale: float) -> dict[str, Any]:
         statuses: Counter[int] = Counter()
         refusals: list[float] = []
         health: list[float] = []
-        accepted_errors = without_retry = 0
+        without_retry = 0
         end = time.monotonic() + seconds
         limits = httpx.Limits(max_connections=200)
         async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
@@ -110,7 +110,6 @@ def overload(bundle: Path, folder: Path, scale: float) -> dict[str, Any]:
             "refusal_p50_ms": percentile(refusals, 0.5),
             "refusal_p99_ms": percentile(refusals, 0.99),
             "livez_p99_ms": percentile(health, 0.99),
-            "accepted_errors": accepted_errors,
         }
 
     with Server(bundle, folder=folder, flags=("--max-jobs", "8")) as server:

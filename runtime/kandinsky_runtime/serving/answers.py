@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from kandinsky_runtime.decoder.output import InpaintOutput
 from kandinsky_runtime.errors import Cancelled, UsageError
@@ -128,6 +128,12 @@ def completed_event(job: Job, asked: Asked, endpoint: str, image: bytes) -> str:
 def event(name: str, data: Mapping[str, Any]) -> str:
     """A server-sent event."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def event_stream(events: AsyncIterator[str], headers: Mapping[str, str] | None = None) -> Response:
+    """An answer of server-sent events, which no proxy may keep back."""
+    unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=unbuffered | dict(headers or {}))
 
 
 def job_answer(job: Job, position: int, *, pictures: bool = False) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import secrets
 import time
@@ -31,8 +30,6 @@ from kandinsky_runtime.serving.tracing import Tracing
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _OPEN = ("/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "/", "/favicon.ico")
-
-_log = logging.getLogger(__name__)
 
 
 def make_app(

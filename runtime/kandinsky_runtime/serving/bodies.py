@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
@@ -20,7 +20,8 @@ from kandinsky_runtime.serving.answers import Refusal
 from kandinsky_runtime.serving.settings import Settings
 
 _MOST_FILES, _MOST_FIELDS, _LONGEST_FIELD = 20, 100, 1024 * 1024
-_DEEPEST = 20
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,17 @@ async def read_body(request: Request, settings: Settings, *, forms: bool) -> Bod
     if kind != "application/json" and not (forms and kind == "multipart/form-data"):
         expected = "application/json or multipart/form-data" if forms else "application/json"
         raise Refusal(415, f"Content-Type is {kind[:80]!r}; expected {expected}", code="unsupported_media_type")
-    limited = Request(request.scope, _limited(request, settings.max_body))
-    try:
-        return await asyncio.wait_for(_read(limited, kind), settings.body_seconds)
-    except asyncio.TimeoutError:
-        raise Refusal(
-            408, f"the body did not arrive within {settings.body_seconds:g} s; send it faster", code="body_timeout"
-        ) from None
+    return await _in_time(_read(Request(request.scope, _limited(request, settings.max_body)), kind), settings)
 
 
 async def read_bytes(request: Request, settings: Settings) -> bytes:
     """Read a body that is not understood here; errors are those of `read_body`."""
-    limited = Request(request.scope, _limited(request, settings.max_body))
+    return await _in_time(Request(request.scope, _limited(request, settings.max_body)).body(), settings)
+
+
+async def _in_time(reading: Awaitable[Content], settings: Settings) -> Content:
     try:
-        return await asyncio.wait_for(limited.body(), settings.body_seconds)
+        return await asyncio.wait_for(reading, settings.body_seconds)
     except asyncio.TimeoutError:
         raise Refusal(
             408, f"the body did not arrive within {settings.body_seconds:g} s; send it faster", code="body_timeout"

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from kandinsky_runtime.serving.answers import (
     Refusal,
     completed_event,
     error_body,
     event,
+    event_stream,
     images_answer,
     partial_event,
     refusal_of,
@@ -48,11 +49,11 @@ async def images(request: Request) -> Response:
     endpoint = request.url.path.rsplit("/", 1)[-1]
     accepted = await accept(request, service, endpoint, job=False)
     job, asked = accepted.job, accepted.asked
+    headers = {"x-k22-job": job.id}
     if asked.stream:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no", "x-k22-job": job.id}
-        return StreamingResponse(_events(service, accepted, endpoint), media_type="text/event-stream", headers=headers)
+        return event_stream(_events(service, accepted, endpoint), headers)
     await until_ended(request, job, shared=accepted.shared)
-    return JSONResponse(await asyncio.to_thread(images_answer, job, asked), headers={"x-k22-job": job.id})
+    return JSONResponse(await asyncio.to_thread(images_answer, job, asked), headers=headers)
 
 
 async def accept(request: Request, service: Service, endpoint: str, *, job: bool) -> Accepted:

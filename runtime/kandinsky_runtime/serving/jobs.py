@@ -64,10 +64,14 @@ class Job:
     Attributes:
         model: the model that does it.
         work: the checked work; None once it has ended, so that its memory is freed.
+        estimated: the seconds of work that it will take.
+        estimates: the times that units take.
+        workers: the threads that encode its pictures.
         format: how results are sent.
         previews: the number of pictures on the way.
         owner: who may see it, see `security`.
         time_limit: seconds after which it is given up.
+        on_unit: called after each unit, in the step loop's thread.
         id, created: its name, and the time of its creation in seconds since 1970.
         state: one of QUEUED, RUNNING, and those of ENDED.
         size: width and height of the results in pixels, once there is a picture.
@@ -83,6 +87,7 @@ class Job:
 
     model: Model
     work: Work[Any] | None
+    estimated: float
     estimates: Estimates
     workers: Executor
     format: Format = field(default_factory=Format)
@@ -113,8 +118,7 @@ class Job:
         self._arrived = time.monotonic()
         self._begun: float | None = None
         self._wish: str | None = None
-        self._left = sum(self.estimates.run(self.model.name, run) for run in self.work.runs)
-        self.estimated = self._left
+        self._left = self.estimated
 
     # The step loop's side: `Task`
 

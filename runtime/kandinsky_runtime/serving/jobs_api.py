@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
-from kandinsky_runtime.serving.answers import Refusal, event, job_answer
+from kandinsky_runtime.serving.answers import Refusal, event, event_stream, job_answer
 from kandinsky_runtime.serving.images_api import COMMENT_SECONDS, accept
 from kandinsky_runtime.serving.jobs import COMPLETED, ENDED, Job
 from kandinsky_runtime.serving.journal import LOST
@@ -41,9 +41,7 @@ async def look(request: Request) -> Response:
 
 async def watch(request: Request) -> Response:
     """A job's events: `progress` after each change, `preview` with a picture's number, then the job's last state."""
-    job = _job(request)
-    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(_events(request.app.state.service, job), media_type="text/event-stream", headers=headers)
+    return event_stream(_events(request.app.state.service, _job(request)))
 
 
 async def picture(request: Request) -> Response:
@@ -67,7 +65,6 @@ async def remove(request: Request) -> Response:
         service.store.drop(job)
         return Response(status_code=204)
     job.cancel("the client cancelled the job", "client")
-    service.loop.wake()
     await job.wait()
     return JSONResponse(job_answer(job, 0))
 

@@ -21,7 +21,7 @@ from kandinsky_runtime.decoder.unet import predict_together
 from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.estimates import Estimates
-from kandinsky_runtime.units import do_all
+from kandinsky_runtime.units import Unit, do_all
 
 _SHARED = (2, 4, 8)  # numbers of requests that may share a step on a GPU
 _PAYS = 0.95  # sharing pays if a step of one request takes at most this share of its time alone
@@ -119,9 +119,9 @@ class Models:
         for model in self.by_name.values():
             for width, height in sizes:
                 begun = time.monotonic()
-                for _ in range(2):  # the first time, graphs are loaded and compiled: nothing is learned from it
-                    learned = estimates if _ else None
-                    _run(model, model.plan(model.warm_up_options(width, height)), learned)
+                options = model.warm_up_options(width, height)
+                do_all(model.plan(options).units())  # graphs are loaded and compiled: nothing is learned from it
+                _learn(model, model.plan(options), estimates)
                 _log.info("warmed up %s at %dx%d in %.1f s", model.name, width, height, time.monotonic() - begun)
             self.share_steps[model.name] = self._shared(model, sizes[0], share_steps)
         self.ready = True
@@ -173,22 +173,14 @@ def _step_seconds(model: Model, width: int, height: int, count: int) -> float:
     return min(times) / count
 
 
-def _run(model: Model, work: Work[Any], estimates: Estimates | None) -> None:
+def _learn(model: Model, work: Work[Any], estimates: Estimates) -> None:
     """Do all of a call's work, and learn its times."""
-    if estimates is None:
-        do_all(work.units())
-        return
     units = work.units()
-    unit = next(units)
-    while True:
+    unit: Unit | None = next(units)
+    while unit is not None:
         begun = time.monotonic()
-        try:
-            following = next(units)
-        except StopIteration:
-            following = None
+        following = next(units, None)
         estimates.learn(model.name, unit.phase, unit.size, time.monotonic() - begun)
-        if following is None:
-            return
         unit = following
 
 

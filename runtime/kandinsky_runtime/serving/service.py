@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +31,6 @@ from kandinsky_runtime.serving.store import Store
 _WORKERS = 2  # threads that decode uploads and encode results
 _STUCK_SECONDS = 60.0  # a unit may always take this long ...
 _STUCK_TIMES = 20.0  # ... or so many times its estimate
-
-_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -85,7 +82,7 @@ class Service:
     async def start(self) -> None:
         """Warm up the models, then let the step loop begin.
 
-        Errors of the warm-up are logged, and kept in `failure`.
+        An error of the warm-up is raised, and kept in `failure`.
         """
         settings = self.settings
         try:
@@ -165,7 +162,7 @@ class Service:
         seconds = sum(self.estimates.run(model.name, run) for run in work.runs)
         self.admission.check(seconds, min(limits) if limits else None)
         job = Job(
-            model, work, self.estimates, self._workers, asked.format, asked.previews, owner,
+            model, work, seconds, self.estimates, self._workers, asked.format, asked.previews, owner,
             min([*limits, self.settings.time_limit]), self.metrics.unit,
         )  # fmt: skip
         self._jobs.add(job)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.checks import choice, flag, memory_size, real_number, whole_number
-from kandinsky_runtime.decoder.declarations import Check, declarations, option
+from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, option
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MIN_SIZE
 
@@ -185,10 +185,7 @@ class Settings:
     log_prompts: bool = option(False, "log prompts as well", spelling="--log-prompts", check=flag)
 
     def __post_init__(self) -> None:
-        for name, (item, declared) in declarations(type(self)).items():
-            value = getattr(self, name)
-            if declared.check is not None and not (value is None and item.default is None):
-                object.__setattr__(self, name, declared.check(name, value))
+        check_values(self)
         if not self.local and self.keys is None and not self.no_auth:
             raise UsageError(
                 f"host {self.host} can be reached by other machines; give --keys F with API keys, or --no-auth to let"

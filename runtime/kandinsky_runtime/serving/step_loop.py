@@ -66,8 +66,8 @@ class Task(Protocol):
 class _Active:
     """A task on its way: its generator, and the unit that it does next."""
 
-    def __init__(self, task: Task, number: int) -> None:
-        self.task, self.number = task, number
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.units: Units[Any] | None = None
         self.next: Unit | None = None
         self.oldest_since: float | None = None
@@ -108,7 +108,6 @@ class StepLoop:
         self._active: list[_Active] = []
         self._current: _Active | None = None
         self._closing = False
-        self._count = 0
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
 
     def start(self) -> None:
@@ -123,13 +122,7 @@ class StepLoop:
     def submit(self, task: Task) -> None:
         """Add a task; its methods report what becomes of it."""
         with self._changed:
-            self._count += 1
-            self._active.append(_Active(task, self._count))
-            self._changed.notify()
-
-    def wake(self) -> None:
-        """Look again at what is stopped; call it after a task's `stopped` has changed."""
-        with self._changed:
+            self._active.append(_Active(task))
             self._changed.notify()
 
     def close(self, timeout: float | None = None) -> None:
@@ -177,7 +170,7 @@ class StepLoop:
             oldest.oldest_since, oldest.served = now, 0.0
         if oldest.served < OLDEST_SHARE * (now - oldest.oldest_since):
             return oldest
-        shortest = min(able, key=lambda active: (active.task.remaining(), active.number))
+        shortest = min(able, key=lambda active: active.task.remaining())  # of equal ones, the first that came
         current = self._current if self._current in able else None
         if current is None:
             return shortest if shortest.task.remaining() <= _SHORTER * oldest.task.remaining() else oldest

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from kandinsky_runtime.serving.jobs import CANCELLED, ENDED, FAILED, Job
+from kandinsky_runtime.serving.jobs import CANCELLED, FAILED, Job
 from kandinsky_runtime.serving.journal import LOST, UNFINISHED, Journal
 
 _MOST_ENDED = 10_000  # ids that are remembered as expired
@@ -91,10 +91,6 @@ class Store:
         """An owner's jobs, the oldest first."""
         self.drop_old()
         return [job for job in self._jobs.values() if job.owner == owner]
-
-    def unfinished(self) -> list[Job]:
-        """The jobs that have not ended."""
-        return [job for job in self._jobs.values() if job.state not in ENDED]
 
     def find(self, owner: str, job: str) -> Job | str:
         """An owner's job, or "lost", "expired" or "unknown"."""
