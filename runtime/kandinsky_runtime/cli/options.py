@@ -91,23 +91,32 @@ def add_group(group: argparse._ArgumentGroup, options: type[DecoderOptions], nam
             add_declared(group, options, field)
 
 
-def add_declared(group: argparse._ArgumentGroup, options: type[DecoderOptions], name: str) -> None:
-    """A declared option: spelling, type, text and default are those of `decoder/options.py`."""
+def add_declared(group: argparse._ArgumentGroup, options: type[Any], name: str, *, only_given: bool = False) -> None:
+    """A declared option: spelling, type, text and default are those of its declaration.
+
+    Args:
+        group: the group of `--help`.
+        options: the class that declares it.
+        name: the option's name. One whose default is a tuple may be given several times.
+        only_given: whether the parsed arguments have it only if it was given; `--help` names the default in any case.
+    """
     item, declared = declarations(options)[name]
-    shown = f"{item.default:g}" if isinstance(item.default, float) else str(item.default)
-    text = declared.text + ("" if item.default is None else f" (default: {shown})")
+    default = argparse.SUPPRESS if only_given else item.default
     if isinstance(item.default, bool):
         action = "store_false" if item.default else "store_true"
-        group.add_argument(declared.spelling, dest=name, action=action, help=declared.text)
+        group.add_argument(declared.spelling, dest=name, action=action, default=default, help=declared.text)
         return
+    several = isinstance(item.default, tuple)
+    shown = f"{item.default:g}" if isinstance(item.default, float) else str(item.default)
     group.add_argument(
         declared.spelling,
         dest=name,
+        action="append" if several else "store",
         type=_argument(declared.parse),
         choices=declared.choices,
-        default=item.default,
+        default=default,
         metavar=declared.metavar,
-        help=text,
+        help=declared.text + ("" if item.default is None or several else f" (default: {shown})"),
     )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from kandinsky_runtime.cli.options import add_engine_options, add_tiles, engine_arguments
+from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, engine_arguments
 from kandinsky_runtime.cli_support import Parser
 from kandinsky_runtime.decoder.declarations import declarations
 
@@ -30,39 +28,14 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "bundles", nargs="+", metavar="BUNDLE", help="folder of a bundle, or NAME=FOLDER; requests choose one by name"
     )
     group = parser.add_argument_group("server")
-    for name, (item, declared) in declarations(Settings).items():
-        shown = "" if item.default is None or isinstance(item.default, (bool, tuple)) else f" (default: {item.default})"
-        if isinstance(item.default, bool):
-            group.add_argument(
-                declared.spelling, dest=name, action="store_true", default=argparse.SUPPRESS, help=declared.text
-            )
-            continue
-        group.add_argument(
-            declared.spelling,
-            dest=name,
-            action="append" if isinstance(item.default, tuple) else "store",
-            type=_type(declared.parse),
-            choices=declared.choices,
-            metavar=declared.metavar,
-            default=argparse.SUPPRESS,
-            help=declared.text + shown,
-        )
+    for name in declarations(Settings):
+        add_declared(group, Settings, name, only_given=True)  # a variable or the file may have it otherwise
     group.add_argument("--config", type=Path, metavar="F", help="TOML file with these options, such as max_jobs = 8")
     add_engine_options(parser)
     add_tiles(parser)
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     parser.set_defaults(run=_serve)
-
-
-def _type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parsed(text: str) -> object:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parsed
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -50,6 +50,18 @@ def declarations(options: type[Any]) -> dict[str, tuple[Field[Any], Declaration]
     return {item.name: (item, item.metadata["declaration"]) for item in fields(options)}
 
 
+def check_values(options: Any) -> None:
+    """Check every value of a frozen object of declared options, and put what its check returns in its place.
+
+    Raises:
+        UsageError: a value is invalid.
+    """
+    for name, (item, declared) in declarations(type(options)).items():
+        value = getattr(options, name)
+        if declared.check is not None and not (value is None and item.default is None):
+            object.__setattr__(options, name, declared.check(name, value))
+
+
 def documented(options: type[Options]) -> type[Options]:
     """Append every option's text to the class's documentation."""
     lines = [

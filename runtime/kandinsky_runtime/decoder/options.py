@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from kandinsky_runtime.checks import flag
-from kandinsky_runtime.decoder.declarations import declarations, documented, option
+from kandinsky_runtime.decoder.declarations import check_values, documented, option
 from kandinsky_runtime.decoder.option_values import (
     blur,
     edges,
@@ -167,10 +167,7 @@ class DecoderOptions:
     )
 
     def __post_init__(self) -> None:
-        for name, (item, declared) in declarations(type(self)).items():
-            value = getattr(self, name)
-            if declared.check is not None and not (value is None and item.default is None):
-                object.__setattr__(self, name, declared.check(name, value))
+        check_values(self)
         self._check_conditioning()
 
     def _check_conditioning(self) -> None:

@@ -192,7 +192,7 @@ class Run:
         decoded = yield from movq.decode(
             self.graphs, latents[:1], request.height, request.width, self.tiling, self.clock
         )
-        picture: Image.Image = request.finished(np.repeat(decoded, request.batch, axis=0), "pil")[0]
+        (picture,) = request.finished(decoded, "pil")
         return picture
 
     def _step_unit(self, trajectory: Trajectory, step: Step) -> StepUnit:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from kandinsky_runtime.engines.control_groups import control_groups
+
 
 def available_cpus(cores: int, root: Path = Path("/")) -> int:
     """The CPUs that the process can keep busy: `cores`, or fewer under a quota; at least 1.
@@ -25,19 +27,11 @@ def available_cpus(cores: int, root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """The quotas in CPUs of the process's control groups and of the groups around them."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in lines:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        inside = Path(path.lstrip("/"))
-        for group in (inside, *inside.parents):
-            if not controllers:
-                yield from _quota(root / "sys/fs/cgroup" / group / "cpu.max")
-            elif "cpu" in controllers.split(","):
-                folder = root / "sys/fs/cgroup" / controllers / group
-                yield from _quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+    for folder, version in control_groups(root, "cpu"):
+        if version == 2:
+            yield from _quota(folder / "cpu.max")
+        else:
+            yield from _quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
 
 
 def _quota(*files: Path) -> Iterator[float]:

@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from kandinsky_runtime.engines.control_groups import control_groups
+
+# the files of a group's limit and of what it uses, by the version of control groups
+_FILES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
+
 
 def free_memory(root: Path = Path("/")) -> int | None:
     """The bytes of memory that the process may still take; None if the system does not report them.
@@ -30,25 +35,12 @@ def anonymous_memory(root: Path = Path("/")) -> int | None:
 
 def _room_in_groups(root: Path) -> Iterator[int]:
     """What is left below the limits of the process's control groups and of the groups around them."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in lines:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        inside = Path(path.lstrip("/"))
-        for group in (inside, *inside.parents):
-            if not controllers:
-                folder, limit, usage = root / "sys/fs/cgroup" / group, "memory.max", "memory.current"
-            elif "memory" in controllers.split(","):
-                folder = root / "sys/fs/cgroup" / controllers / group
-                limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            else:
-                continue
-            most, used = _number(folder / limit), _number(folder / usage)
-            if most is not None and used is not None:
-                counters = _counters(folder / "memory.stat")
-                yield most - used + counters.get("total_inactive_file", counters.get("inactive_file", 0))
+    for folder, version in control_groups(root, "memory"):
+        limit, usage = _FILES[version]
+        most, used = _number(folder / limit), _number(folder / usage)
+        if most is not None and used is not None:
+            counters = _counters(folder / "memory.stat")
+            yield most - used + counters.get("total_inactive_file", counters.get("inactive_file", 0))
 
 
 def _number(file: Path) -> int | None:

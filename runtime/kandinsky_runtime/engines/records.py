@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.bundle.precision import Precision
+from kandinsky_runtime.engines.compile_cache import whole_entry
 from kandinsky_runtime.engines.profiles import GraphProfile, Profile, Span, as_options
-from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.errors import EngineNotBuilt, UsageError
 from kandinsky_runtime.files import cache_folder, fingerprint, write_whole
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,29 @@ class BuildRecord:
     def options(self) -> str:
         """The profiles, as options of the command."""
         return as_options(profile.profile for profile in self.profiles)
+
+    def check_machine(self, here: Mapping[str, str]) -> None:
+        """Raise EngineNotBuilt if something of `made_with` is another on this machine."""
+        for what, value in here.items():
+            if (built := self.made_with.get(what)) != value:
+                raise EngineNotBuilt(
+                    f"engine {self.engine}: {self.component} was built for {what} {built}; this machine has {value};"
+                    f" build it again: {self.command} {self.options}"
+                )
+
+    def whole_folder(self) -> Path:
+        """The folder of the engine's files.
+
+        Raises:
+            EngineNotBuilt: it is missing, or a file in it was changed.
+        """
+        entry = whole_entry(engine_folder(self.engine), self.entry)
+        if entry is None:
+            raise EngineNotBuilt(
+                f"what was built for {self.component} is missing or was changed; build it again: {self.command}"
+                f" {self.options}"
+            )
+        return entry
 
     def save(self, digests: Mapping[str, str]) -> None:
         """Write the record of the graph whose files have these sha256, by role. It replaces an older one.

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
-from kandinsky_export.graphs.rewrites.values import drop_nodes, subgraphs
+from kandinsky_export.graphs.rewrites.values import constants_of, drop_nodes, subgraphs
 
 _MAX_ELEMENTS = 16384
 _RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
@@ -29,9 +29,7 @@ def fold_constants(model: onnx.ModelProto) -> Outcome:
     """
     graph = model.graph
     outputs = {value.name for value in graph.output}
-    constants = {
-        tensor.name: tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL
-    }
+    constants = constants_of(graph)
     stored = {tensor.name for tensor in graph.initializer} - constants.keys()
     outcome, dropped = Outcome(), []
     for node in graph.node:

@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
-from kandinsky_export.graphs.rewrites.values import values_read
+from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes, values_read
 
 DOMAIN = "com.microsoft"
 _TO_HEADS = [0, 2, 1, 3]  # (B, S, N, D) <-> (B, N, S, D)
@@ -65,7 +65,7 @@ def fuse_attention(model: onnx.ModelProto) -> Outcome:
     graph = model.graph
     known = _Graph(
         {name: node for node in graph.node for name in node.output},
-        {item.name: item for item in graph.initializer if item.data_location != onnx.TensorProto.EXTERNAL},
+        constants_of(graph),
         [name for node in graph.node for name in values_read([node])] + [value.name for value in graph.output],
     )
     outcome = Outcome()
@@ -79,10 +79,7 @@ def fuse_attention(model: onnx.ModelProto) -> Outcome:
             outcome.refuse(softmax, refusal)
         else:
             fused[id(match.joined)] = _nodes(match)
-    nodes = [new for node in graph.node for new in fused.get(id(node), [node])]
-    if fused:
-        del graph.node[:]
-        graph.node.extend(nodes)
+    replace_nodes(graph, fused)
     outcome.rewritten = len(fused)
     return outcome
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from kandinsky_export.graphs.rewrites.fused_attention import DOMAIN
 from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
 from kandinsky_export.graphs.rewrites.summed_norms import norm_of_sums
-from kandinsky_export.graphs.rewrites.values import values_read
+from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes, values_read
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ def fuse_group_norm(model: onnx.ModelProto) -> Outcome:
             outcome.refuse(node, refusal)
         else:
             fused[id(match.last)] = _nodes(match)
-    nodes = [new for node in model.graph.node for new in fused.get(id(node), [node])]
-    if fused:
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
+    replace_nodes(model.graph, fused)
     outcome.rewritten = len(fused)
     return outcome
 
@@ -81,8 +78,7 @@ class _Finder:
             for name in values_read([node]):
                 self._readers.setdefault(name, []).append(node)
         self._results = {value.name for value in graph.output}
-        stored = [item for item in graph.initializer if item.data_location != onnx.TensorProto.EXTERNAL]
-        self._constants = {item.name: item for item in stored}
+        self._constants = constants_of(graph)
         self._weights = {item.name for item in graph.initializer if len(item.dims) == 1}
 
     def norm(self, node: onnx.NodeProto) -> tuple[str, float] | None:

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from kandinsky_export.graphs.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes
 
 _TO_HEADS = [0, 2, 1, 3]  # (B, S, N, D) -> (B, N, S, D)
 _TOKENS, _JOINED_TOKENS = 1, (2, -2)
@@ -36,10 +37,8 @@ def join_tokens_before_heads(model: onnx.ModelProto) -> Outcome:
     """
     graph, outcome = model.graph, Outcome()
     made_by = {name: node for node in graph.node for name in node.output}
-    constants = {
-        tensor.name: tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL
-    }
-    nodes: list[onnx.NodeProto] = []
+    constants = constants_of(graph)
+    instead: dict[int, list[onnx.NodeProto]] = {}
     for node in graph.node:
         transposes = [made_by.get(name) for name in node.input]
         if node.op_type == "Concat" and all(item is not None and item.op_type == "Transpose" for item in transposes):
@@ -48,14 +47,11 @@ def join_tokens_before_heads(model: onnx.ModelProto) -> Outcome:
             except Refused as refusal:
                 outcome.refuse(node, refusal)
             else:
-                nodes += _nodes(match)
-                outcome.rewritten += 1
-                continue
-        nodes.append(node)
-    if outcome.rewritten:
-        del graph.node[:]
-        graph.node.extend(nodes)
+                instead[id(node)] = _nodes(match)
+    if instead:
+        replace_nodes(graph, instead)
         remove_dead_nodes(model)
+    outcome.rewritten = len(instead)
     return outcome
 
 

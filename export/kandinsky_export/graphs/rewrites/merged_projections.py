@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
-from kandinsky_export.graphs.rewrites.values import values_read
+from kandinsky_export.graphs.rewrites.values import replace_nodes, values_read
 
 # Between the names of weights that are one tensor in the file, side by side along the last axis.
 # `benchmarks/gpu/weightless.py` restores random weights by these names.
@@ -61,10 +61,7 @@ def merge_projections(model: onnx.ModelProto) -> Outcome:
             instead |= {id(node): [] for item in projections for node in (item.product, item.total)}
             instead[id(projections[0].product)] = merged
             outcome.rewritten += 1
-    nodes = [new for node in graph.node for new in instead.get(id(node), [node])]
-    if instead:
-        del graph.node[:]
-        graph.node.extend(nodes)
+    replace_nodes(graph, instead)
     return outcome
 
 

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes
 
 # The most elements of a group. Counted with TensorRT-RTX 1.7.1: 20,736 come out as one or two kernels, 36,864 as five.
 LARGEST_GROUP = 25_000
@@ -37,27 +38,20 @@ def sum_small_norms(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]
         shapes: the shapes of its inputs, the largest that the graph is meant for.
     """
     graph, outcome = model.graph, Outcome()
-    constants = {
-        tensor.name: tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL
-    }
-    known = _shapes(model, shapes)
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type == "InstanceNormalization":
-            try:
-                _check(node, known.get(node.input[0]), constants)
-            except Refused as refusal:
-                outcome.refuse(node, refusal)
-            else:
-                epsilon = np.array(helper.get_node_attr_value(node, "epsilon"), np.float32)
-                graph.initializer.append(numpy_helper.from_array(epsilon, f"{node.name}{_MARK}epsilon"))
-                nodes += _sums(node)
-                outcome.rewritten += 1
-                continue
-        nodes.append(node)
-    if outcome.rewritten:
-        del graph.node[:]
-        graph.node.extend(nodes)
+    constants, known = constants_of(graph), _shapes(model, shapes)
+    norms = [node for node in graph.node if node.op_type == "InstanceNormalization"]
+    instead: dict[int, list[onnx.NodeProto]] = {}
+    for norm in norms:
+        try:
+            _check(norm, known.get(norm.input[0]), constants)
+        except Refused as refusal:
+            outcome.refuse(norm, refusal)
+        else:
+            epsilon = np.array(helper.get_node_attr_value(norm, "epsilon"), np.float32)
+            graph.initializer.append(numpy_helper.from_array(epsilon, f"{norm.name}{_MARK}epsilon"))
+            instead[id(norm)] = _sums(norm)
+    replace_nodes(graph, instead)
+    outcome.rewritten = len(instead)
     return outcome
 
 

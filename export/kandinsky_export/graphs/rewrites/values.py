@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 
@@ -44,9 +44,24 @@ def read_instead(nodes: Iterable[onnx.NodeProto], source: Mapping[str, str]) -> 
                 value.name = source.get(value.name, value.name)
 
 
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The constants that a graph has in its own file, by name: the others are weights."""
+    return {tensor.name: tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL}
+
+
+def replace_nodes(graph: onnx.GraphProto, instead: Mapping[int, Sequence[onnx.NodeProto]]) -> None:
+    """Put nodes in the place of others.
+
+    Args:
+        graph: the graph, changed in place.
+        instead: the new nodes by the `id` of the node whose place they take, an object of `graph.node` that is alive.
+    """
+    if instead:
+        nodes = [new for node in graph.node for new in instead.get(id(node), [node])]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
 def drop_nodes(graph: onnx.GraphProto, dropped: Collection[onnx.NodeProto]) -> None:
     """Take nodes out of a graph."""
-    ids = {id(node) for node in dropped}
-    kept = [node for node in graph.node if id(node) not in ids]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, {id(node): () for node in dropped})

@@ -19,15 +19,12 @@ import numpy.typing as npt
 
 from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import TensorSpec
-from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.engines.compile_cache import whole_entry
 from kandinsky_runtime.engines.profiles import GraphProfile, choose
-from kandinsky_runtime.engines.records import BuildRecord
 from kandinsky_runtime.engines.tensorrt import cuda_memory
 from kandinsky_runtime.engines.tensorrt.cuda_memory import Buffer, CapturedGraph, Gpu, Stream
 from kandinsky_runtime.engines.tensorrt.library import DISTRIBUTION, failure, log_of, tensorrt
-from kandinsky_runtime.errors import EngineError, EngineNotBuilt
+from kandinsky_runtime.errors import EngineError
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -68,7 +65,7 @@ class TensorRTEngine(Engine):
         self._record = record = self.built(self.component, self.digests)
         with ExitStack() as resources:
             self._gpu = Gpu.open(options.device)
-            _check_machine(record, made_with(library, self._gpu))
+            record.check_machine(made_with(library, self._gpu))
             self._log = log_of(library)
             self._engine = self._load(library, files["graph"])
             self._check_tensors(library)
@@ -91,12 +88,7 @@ class TensorRTEngine(Engine):
 
     def _load(self, library: Any, graph: Path) -> Any:
         """The built engine, with the weights of the graph's file."""
-        entry = whole_entry(records.engine_folder(self.name), self._record.entry)
-        if entry is None:
-            raise EngineNotBuilt(
-                f"what was built for {self.component} is missing or was changed; build it again: {self._record.command}"
-                f" {self._record.options}"
-            )
+        entry = self._record.whole_folder()
         engine = library.Runtime(self._log).deserialize_cuda_engine((entry / PLAN).read_bytes())
         if engine is None:
             raise failure(self._log, f"TensorRT cannot load the engine of {self.component}")
@@ -210,15 +202,6 @@ class _ShapeContext:
 def made_with(library: Any, gpu: Gpu) -> dict[str, str]:
     """The library and the GPU that an engine is built for. It runs nowhere else."""
     return {"TensorRT": library.__version__, "GPU": gpu.name, "compute capability": gpu.capability}
-
-
-def _check_machine(record: BuildRecord, here: Mapping[str, str]) -> None:
-    for what, value in here.items():
-        if (built := record.made_with.get(what)) != value:
-            raise EngineNotBuilt(
-                f"engine tensorrt: {record.component} was built for {what} {built}; this machine has {value}; build it"
-                f" again: {record.command} {record.options}"
-            )
 
 
 def _largest_size(tensor: TensorSpec, profiles: tuple[GraphProfile, ...]) -> int:

@@ -16,13 +16,11 @@ import numpy.typing as npt
 from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
-from kandinsky_runtime.engines.compile_cache import whole_entry
 from kandinsky_runtime.engines.cuda import cuda_errors
 from kandinsky_runtime.engines.profiles import choose
 from kandinsky_runtime.engines.tensorrt_rtx import plugin
 from kandinsky_runtime.engines.tensorrt_rtx.options import run_options
 from kandinsky_runtime.engines.tensorrt_rtx.shape_runs import ShapeRun
-from kandinsky_runtime.errors import EngineNotBuilt
 from kandinsky_runtime.files import fingerprint
 
 CONTEXT = "context.onnx"
@@ -61,28 +59,15 @@ class TensorRtRtxEngine(Engine):
         self._onnxruntime = onnxruntime = plugin.library()
         self._device, self._device_name = plugin.find_device(onnxruntime, options.device), options.device
         machine = plugin.made_with(onnxruntime, self._device)
-        self._check_machine(machine)
+        self._record.check_machine(machine)
         self._runtime_cache = records.engine_folder(_RUNTIME_CACHE) / fingerprint(machine)
         self._runtime_cache.mkdir(parents=True, exist_ok=True)
         self._open_session()
 
-    def _check_machine(self, here: Mapping[str, str]) -> None:
-        for what, value in here.items():
-            if (built := self._record.made_with.get(what)) != value:
-                raise EngineNotBuilt(
-                    f"engine {self.name}: {self.component} was built for {what} {built}; this machine has {value};"
-                    f" build it again: {self._record.command} {self._record.options}"
-                )
-
     def _open_session(self) -> None:
         """Load the built engine. CUDA graphs of an earlier session are gone."""
         record = self._record
-        entry = whole_entry(records.engine_folder(self.name), record.entry)
-        if entry is None:
-            raise EngineNotBuilt(
-                f"what was built for {self.component} is missing or was changed; build it again: {record.command}"
-                f" {record.options}"
-            )
+        entry = record.whole_folder()
         settings = self._onnxruntime.SessionOptions()
         settings.log_severity_level = FATAL_ONLY  # what it would log of a failure is in the error, too
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
