@@ -9,6 +9,7 @@ declare -A extras=(
     [export]=export,ort,openvino,prompt,test,lint
     [lean]=ort,prompt,test
     [serve]=ort,serve,otel,clients,test
+    [triton]=ort,serve,triton-server,test
     [goldens]=goldens
     [rtx]=tensorrt-rtx
 )

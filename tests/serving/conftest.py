@@ -1,53 +1,15 @@
-"""Bundles and a server for all tests of a worker."""
+"""A server for the tests of a module."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from kandinsky_runtime.decoder.generate import GeneratePipeline
-from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from tests.served_bundles import Bundles, bundles, generate, inpaint
 from tests.serving.server_process import Server
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Bundles:
-    """Tiny bundles with a prior."""
-
-    inpaint: Path
-    plain: Path
-
-
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
-    """Bundles that the exporter of another environment makes once for all workers."""
-    exporter = Path(os.environ.get("K22_EXPORT", ROOT / ".venv-export" / "bin" / "k22-export"))
-    if not exporter.exists():
-        pytest.skip("the exporter is not installed: scripts/check makes its environment")
-    from filelock import FileLock
-
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "serving-bundles"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / "made").exists():
-            for arguments in (
-                "checkpoint --format diffusers --out inpaint-checkpoint",
-                "checkpoint --decoder plain --format diffusers --out plain-checkpoint",
-                "checkpoint --prior --format diffusers --out prior",
-                "bundle inpaint-checkpoint --prior prior --variants onnx-fp32 --out inpaint",
-                "bundle plain-checkpoint --prior prior --variants onnx-fp32 --out plain",
-            ):
-                subprocess.run([exporter, *arguments.split(), "--quiet"], cwd=folder, check=True, capture_output=True)
-            (folder / "made").touch()
-    return Bundles(folder / "inpaint", folder / "plain")
+__all__ = ["bundles", "generate", "inpaint"]
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +17,3 @@ def server(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A server of both bundles, for one module's tests."""
     with Server(bundles.inpaint, bundles.plain, folder=tmp_path_factory.mktemp("server")) as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def inpaint(bundles: Bundles) -> Iterator[InpaintPipeline]:
-    """The pipeline whose pictures the server's are compared with."""
-    with InpaintPipeline.load(bundles.inpaint, threads=1) as pipeline:
-        yield pipeline
-
-
-@pytest.fixture(scope="session")
-def generate(bundles: Bundles) -> Iterator[GeneratePipeline]:
-    """The same for text-to-image."""
-    with GeneratePipeline.load(bundles.plain, threads=1) as pipeline:
-        yield pipeline

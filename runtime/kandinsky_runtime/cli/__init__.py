@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect, schedule, serve
+from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect, schedule, serve, triton
 from kandinsky_runtime.cli_support import Parser, run
 
 _EPILOG = """\
@@ -37,6 +37,6 @@ def _parser() -> Parser:
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (inpaint, generate, serve, embed, bench, build, inspect, schedule):
+    for command in (inpaint, generate, serve, triton, embed, bench, build, inspect, schedule):
         command.add_to(commands)
     return parser

@@ -65,14 +65,15 @@ def make_app(
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    app = Starlette(routes=_routes(), lifespan=lifespan, exception_handlers=_HANDLERS)
+    app = Starlette(routes=routes(), lifespan=lifespan, exception_handlers=_HANDLERS)
     app.state.service, app.state.keys = service, keys
     app.state.document = document(service)
     app.add_middleware(Entrance, service=service, keys=keys, tracing=tracing)
     return app
 
 
-def _routes() -> list[Route]:
+def routes() -> list[Route]:
+    """Every route of the application."""
     def get(path: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
         return Route(path, handler, methods=["GET"])
 

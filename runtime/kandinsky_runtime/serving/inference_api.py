@@ -1,8 +1,6 @@
 """Open Inference Protocol v2 over HTTP, with the binary tensor data extension: what Triton's client speaks.
 
-A model has the inputs PROMPT, IMAGE and MASK (BYTES [1]; a picture is the content of its file) and the outputs IMAGE
-(BYTES [n], files) and SEED (INT64 [n]). The other fields of `/v1/images/edits`, such as `seed` or
-`num_inference_steps`, are request parameters.
+The inputs are BYTES [1], the outputs IMAGE BYTES [n] and SEED INT64 [n]; see `tensors`.
 
 In JSON, the elements of IMAGE and MASK are base64 texts. In binary data, each element is its length in 4 bytes, little
 endian, and its bytes.
@@ -20,20 +18,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from kandinsky_runtime.bundle.manifest import INPAINT
 from kandinsky_runtime.decoder.recipe import installed
 from kandinsky_runtime.serving.answers import Refusal
 from kandinsky_runtime.serving.bodies import json_object, read_bytes
-from kandinsky_runtime.serving.fields import EDITS, GENERATIONS, FieldError, data_url, read_fields
+from kandinsky_runtime.serving.fields import FieldError, data_url
 from kandinsky_runtime.serving.images_api import until_ended
 from kandinsky_runtime.serving.jobs import Job
 from kandinsky_runtime.serving.models import Model
 from kandinsky_runtime.serving.service import Service
+from kandinsky_runtime.serving.tensors import FILES, OUTPUTS, TEXTS, inputs_of, read_request, seeds_of, utf8
 
 _LENGTH = "inference-header-content-length"
-_TEXTS, _FILES = ("PROMPT", "NEGATIVE_PROMPT"), ("IMAGE", "MASK")
-_OUTPUTS = ("IMAGE", "SEED")
-_RESERVED = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
 
 
 async def server(request: Request) -> Response:
@@ -49,12 +44,11 @@ async def model(request: Request) -> Response:
     def tensor(name: str, datatype: str, shape: int) -> dict[str, Any]:
         return {"name": name, "datatype": datatype, "shape": [shape]}
 
-    inputs = [*_TEXTS, *(_FILES if found.task == INPAINT else ("IMAGE",))]
     return JSONResponse({
         "name": found.name,
         "versions": ["1"],
         "platform": f"kandinsky22_{found.pipeline.selection.engine.name}",
-        "inputs": [tensor(name, "BYTES", 1) for name in inputs],
+        "inputs": [tensor(name, "BYTES", 1) for name in inputs_of(found.task)],
         "outputs": [tensor("IMAGE", "BYTES", -1), tensor("SEED", "INT64", -1)],
     })  # fmt: skip
 
@@ -75,12 +69,8 @@ async def infer(request: Request) -> Response:
         head, files, texts = await asyncio.to_thread(_read, content, request.headers.get(_LENGTH))
         parameters = head.get("parameters", {})
         wanted = _wanted(head.get("outputs"), bool(parameters.get("binary_data_output")))
-        fields = {name: value for name, value in parameters.items() if name not in _RESERVED}
-        endpoint = EDITS if files or found.task == INPAINT else GENERATIONS
-        given = fields | texts | {"model": found.name}
-        asked = read_fields(endpoint, given, files, most_steps=service.settings.max_steps)
-        if asked.stream:
-            raise FieldError("stream", "this interface has no streams; leave stream out")
+        most = service.settings.max_steps
+        endpoint, asked = read_request(found.name, found.task, texts, files, parameters, most)
         planned, work = await service.plan(endpoint, asked)
         job = service.submit(planned, work, asked, place, request.state.owner, None)
     except BaseException:
@@ -126,7 +116,7 @@ def _read(content: bytes, length: str | None) -> tuple[dict[str, Any], dict[str,
         count = (item.get("parameters") or {}).get("binary_data_size")
         if count is None:
             value = _element(item)
-            raw = value.encode() if name in _TEXTS else data_url(name, value)
+            raw = value.encode() if name in TEXTS else data_url(name, value)
         else:
             if not isinstance(count, int) or isinstance(count, bool) or not 4 <= count <= len(content) - start:
                 raise FieldError(name, f"{name}: binary_data_size is {count!r}; {len(content) - start} bytes are left")
@@ -134,10 +124,10 @@ def _read(content: bytes, length: str | None) -> tuple[dict[str, Any], dict[str,
         field = name.lower()
         if field in files or field in texts:
             raise FieldError(name, f"{name} is there twice; give it once")
-        if name in _FILES:
+        if name in FILES:
             files[field] = raw
         else:
-            texts[field] = _utf8(name, raw)
+            texts[field] = utf8(name, raw)
     if start != len(content):
         raise Refusal(400, f"{len(content) - start} bytes behind the tensors belong to none of them")
     return head, files, texts
@@ -147,8 +137,8 @@ def _checked_input(item: Any) -> str:
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
         raise FieldError("inputs", "inputs has an entry without a name")
     name: str = item["name"]
-    if name not in (*_TEXTS, *_FILES):
-        raise FieldError(name[:80], f"there is no input {name[:80]!r}; the inputs are {', '.join((*_TEXTS, *_FILES))}")
+    if name not in (*TEXTS, *FILES):
+        raise FieldError(name[:80], f"there is no input {name[:80]!r}; the inputs are {', '.join((*TEXTS, *FILES))}")
     if item.get("datatype") != "BYTES":
         raise FieldError(name, f"{name} has the datatype {item.get('datatype')!r}; expected BYTES")
     if item.get("shape") not in ([1], [1, 1]):
@@ -176,24 +166,17 @@ def _only_element(name: str, content: bytes) -> bytes:
     return content[4:]
 
 
-def _utf8(name: str, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FieldError(name, f"{name} is not UTF-8: {error}") from None
-
-
 def _wanted(outputs: Any, binary: bool) -> dict[str, bool]:
     """The outputs that are asked for, and whether each is sent as binary data."""
     if outputs is None or outputs == []:
-        return dict.fromkeys(_OUTPUTS, binary)
+        return dict.fromkeys(OUTPUTS, binary)
     if not isinstance(outputs, list):
         raise FieldError("outputs", f"outputs is a JSON {type(outputs).__name__}; expected a list")
     wanted = {}
     for item in outputs:
         name = item.get("name") if isinstance(item, Mapping) else None
-        if name not in _OUTPUTS:
-            raise FieldError("outputs", f"there is no output {str(name)[:80]!r}; the outputs are {', '.join(_OUTPUTS)}")
+        if name not in OUTPUTS:
+            raise FieldError("outputs", f"there is no output {str(name)[:80]!r}; the outputs are {', '.join(OUTPUTS)}")
         parameters = item.get("parameters")
         own = parameters.get("binary_data", binary) if isinstance(parameters, Mapping) else binary
         wanted[str(name)] = bool(own)
@@ -202,7 +185,7 @@ def _wanted(outputs: Any, binary: bool) -> dict[str, bool]:
 
 def _answer(job: Job, wanted: Mapping[str, bool], name: Any) -> Response:
     """The outputs of a job."""
-    seeds = [] if job.output is None else [-1 if seed is None else seed for seed in job.output.seeds]
+    seeds = seeds_of(job)
     outputs, tail = [], b""
     for output, binary in wanted.items():
         entry: dict[str, Any] = {"name": output, "datatype": "BYTES", "shape": [len(job.images)]}

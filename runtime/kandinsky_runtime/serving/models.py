@@ -97,15 +97,8 @@ class Models:
             UsageError: two bundles have one name, or a bundle has no prior.
             BundleError, EngineUnavailable: see `InpaintPipeline.load`.
         """
-        by_name: dict[str, Model] = {}
-        for text in bundles:
-            name, equals, path = text.partition("=")
-            folder = Path(path if equals else text)
-            name = name if equals else folder.resolve().name
-            if name in by_name:
-                raise UsageError(f"two bundles are called {name}; name them: one={folder} two=…")
-            by_name[name] = _open(name, folder, tiles=tiles, **engine)
-        return cls(by_name)
+        named = named_bundles(bundles)
+        return cls({name: _open(name, folder, tiles=tiles, **engine) for name, folder in named.items()})
 
     def of_task(self, task: str) -> list[Model]:
         """The models that can do a task."""
@@ -184,12 +177,41 @@ def _learn(model: Model, work: Work[Any], estimates: Estimates) -> None:
         unit = following
 
 
-def _open(name: str, folder: Path, **engine: Any) -> Model:
-    bundle = Bundle.open(folder)
+def named_bundles(texts: Sequence[str]) -> dict[str, Path]:
+    """The folders of bundles by name.
+
+    Args:
+        texts: paths, or NAME=PATH; a path's name is that of its folder.
+
+    Raises:
+        UsageError: two bundles have one name.
+    """
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        folder = Path(path if equals else text)
+        name = name if equals else folder.resolve().name
+        if name in named:
+            raise UsageError(f"two bundles are called {name}; name them: one={folder} two=…")
+        named[name] = folder
+    return named
+
+
+def served_task(bundle: Bundle) -> str:
+    """The task that a server does with a bundle.
+
+    Raises:
+        UsageError: the bundle has no prior.
+    """
     if bundle.manifest.prior is None:
         raise UsageError(
-            f"bundle {folder} has no prior, so it cannot read prompts; export it with k22-export bundle … --prior"
+            f"bundle {bundle.root} has no prior, so it cannot read prompts; export it with k22-export bundle … --prior"
         )
-    task = INPAINT if INPAINT in bundle.manifest.tasks else TEXT_TO_IMAGE
+    return INPAINT if INPAINT in bundle.manifest.tasks else TEXT_TO_IMAGE
+
+
+def _open(name: str, folder: Path, **engine: Any) -> Model:
+    bundle = Bundle.open(folder)
+    task = served_task(bundle)
     pipeline = (InpaintPipeline if task == INPAINT else GeneratePipeline).load(bundle, **engine)
     return Model(name, task, pipeline, int((folder / "manifest.json").stat().st_mtime))

@@ -225,6 +225,19 @@ class Settings:
         values |= _parsed(named, "the environment: ")
         return cls(**values | dict(flags))
 
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], source: str) -> Settings:
+        """The settings from texts by name.
+
+        Args:
+            texts: the texts; several sizes are divided by commas.
+            source: where they come from, at the beginning of errors.
+
+        Raises:
+            UsageError: an unknown name, or an invalid value.
+        """
+        return cls(**_parsed(texts, source))
+
 
 def _parsed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Values of settings from texts, as of variables, or from a file's own types."""
@@ -239,7 +252,7 @@ def _parsed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
                 texts = value.split(",") if isinstance(value, str) else value
                 values[name] = tuple(declared.parse(text) for text in texts)
             elif isinstance(item.default, bool):
-                values[name] = _boolean(value)
+                values[name] = boolean(value)
             else:
                 values[name] = declared.parse(value) if isinstance(value, str) else value
         except (ValueError, TypeError) as error:
@@ -247,7 +260,12 @@ def _parsed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
     return values
 
 
-def _boolean(value: Any) -> bool:
+def boolean(value: Any) -> bool:
+    """A truth value, or its text.
+
+    Raises:
+        ValueError: it is something else.
+    """
     known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if isinstance(value, bool):
         return value

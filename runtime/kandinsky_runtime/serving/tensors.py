@@ -1,0 +1,64 @@
+"""The tensors of a model, as the Open Inference Protocol and Triton have them.
+
+Inputs are PROMPT, NEGATIVE_PROMPT, IMAGE and MASK: texts and the contents of files, one element each. Outputs are
+IMAGE, the files of the results, and SEED, their seeds as 64-bit integers. All other fields of `/v1/images/edits`, such
+as `seed` or `num_inference_steps`, are parameters of the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kandinsky_runtime.bundle.manifest import INPAINT
+from kandinsky_runtime.serving.fields import EDITS, GENERATIONS, Asked, FieldError, read_fields
+from kandinsky_runtime.serving.jobs import Job
+
+TEXTS, FILES = ("PROMPT", "NEGATIVE_PROMPT"), ("IMAGE", "MASK")
+OUTPUTS = ("IMAGE", "SEED")
+_NO_FIELDS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
+
+
+def inputs_of(task: str) -> tuple[str, ...]:
+    """The names of a task's inputs; a plain decoder takes no mask."""
+    return (*TEXTS, *(FILES if task == INPAINT else ("IMAGE",)))
+
+
+def read_request(
+    model: str, task: str, texts: Mapping[str, str], files: Mapping[str, bytes], parameters: Mapping[str, Any],
+    most_steps: int,
+) -> tuple[str, Asked]:  # fmt: skip
+    """The endpoint of the image API that a request is one of, and what it asks for.
+
+    Args:
+        model, task: the model's name, and its task.
+        texts, files: the inputs that were given, by name in lower case.
+        parameters: the request's parameters.
+        most_steps: the most denoising steps that are taken.
+
+    Raises:
+        FieldError: something cannot be used.
+    """
+    fields = {name: value for name, value in parameters.items() if name not in _NO_FIELDS}
+    endpoint = EDITS if files or task == INPAINT else GENERATIONS
+    asked = read_fields(endpoint, fields | dict(texts) | {"model": model}, dict(files), most_steps=most_steps)
+    if asked.stream:
+        raise FieldError("stream", "this interface has no streams; leave stream out")
+    return endpoint, asked
+
+
+def utf8(name: str, raw: bytes) -> str:
+    """The text of an input.
+
+    Raises:
+        FieldError: it is not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FieldError(name, f"{name} is not UTF-8: {error}") from None
+
+
+def seeds_of(job: Job) -> list[int]:
+    """The seeds of a job's results; -1 for noise that has none."""
+    return [] if job.output is None else [-1 if seed is None else seed for seed in job.output.seeds]

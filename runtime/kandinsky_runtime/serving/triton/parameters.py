@@ -1,0 +1,80 @@
+"""The parameters of a model's `config.pbtxt`: the bundle, the engine's options, and settings of `k22 serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.serving.settings import Settings, boolean
+
+# The settings that do not concern HTTP, jobs or logs.
+SETTINGS = (
+    "size", "max_jobs", "max_queue_seconds", "max_pixels", "max_steps", "time_limit", "drain_seconds", "share_steps",
+)  # fmt: skip
+_ENGINE: dict[str, Callable[[str], Any]] = {
+    "engine": str,
+    "precision": str,
+    "device": str,
+    "threads": int,
+    "low_memory": boolean,
+    "shape_memory": str,
+    "trust_bundle": boolean,
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What `config.pbtxt` says.
+
+    Attributes:
+        bundle: the bundle's folder, as the server sees it.
+        tiles: whether large pictures are encoded and decoded in tiles.
+        engine: the arguments of a pipeline's `load`.
+        settings: the settings.
+    """
+
+    bundle: str
+    tiles: bool
+    engine: dict[str, Any]
+    settings: Settings
+
+
+def read_parameters(texts: Mapping[str, str]) -> Parameters:
+    """Read all parameters.
+
+    Raises:
+        UsageError: one is unknown, missing or invalid.
+    """
+    source = "config.pbtxt: "
+    left = dict(texts)
+    bundle = left.pop("bundle", "")
+    if not bundle:
+        raise UsageError(f"{source}the parameter bundle is missing; it is the bundle's folder")
+    try:
+        tiles = boolean(left.pop("tiles", "false"))
+        engine = {name: _ENGINE[name](left.pop(name)) for name in [*left] if name in _ENGINE}
+    except ValueError as error:
+        raise UsageError(f"{source}{error}") from error
+    if unknown := set(left) - set(SETTINGS):
+        known = ", ".join(("bundle", "tiles", *_ENGINE, *SETTINGS))
+        raise UsageError(f"{source}there is no parameter {min(unknown)}; the parameters are {known}")
+    return Parameters(bundle, tiles, engine | {"progress": False}, Settings.from_texts(left, source))
+
+
+def written(bundle: str, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of parameters.
+
+    Args:
+        bundle: the bundle's folder.
+        arguments: the engine's options and `tiles`; those that are None or false are left out.
+        settings: the settings that were given.
+    """
+    texts = {"bundle": bundle}
+    for name in (*_ENGINE, "tiles"):
+        if value := arguments.get(name):
+            texts[name] = str(value).lower() if value is True else str(value)
+    for name, value in settings.items():
+        texts[name] = ",".join(f"{w}x{h}" for w, h in value) if name == "size" else str(value)
+    return texts
