@@ -100,7 +100,7 @@ def _disk_errors_explained(target: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"cannot write {target}: the disk is full; free some space and try again"
         else:
-            message = f"cannot write {target}: {error}"
+            message = f"{target} was not written: {error}"  # the error may be one of reading
         raise ExportError(message) from error
 
 

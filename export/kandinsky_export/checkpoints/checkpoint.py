@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_export.checkpoints.lora import Lora, merge_lora
-from kandinsky_export.checkpoints.relatives import refuse_relatives
+from kandinsky_export.checkpoints.other_models import refuse_others
 from kandinsky_export.checkpoints.tensor_names import current_names, wrapper_of
 from kandinsky_export.checkpoints.weight_names import find_weights
 from kandinsky_export.checkpoints.weights import is_in_paddles_layout, read_weights, weight_files
@@ -83,7 +83,7 @@ class Checkpoint:
         """
         faults: list[str] = []
         with read_folder(root):
-            refuse_relatives(root, str(root), prior=False)
+            refuse_others(root, str(root), prior=False)
             scheduler = read_config(root / "scheduler" / "scheduler_config.json", faults)
             components = read_models(root, dict.fromkeys(MODELS, "diffusion_pytorch_model"), variant, faults)
         if faults:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kandinsky_export.checkpoints.checkpoint import Checkpoint, read_config, read_folder, read_models
-from kandinsky_export.checkpoints.relatives import refuse_relatives
+from kandinsky_export.checkpoints.other_models import refuse_others
 from kandinsky_export.checkpoints.tokenizer_files import TokenizerFiles, read_tokenizer
 from kandinsky_export.errors import CheckpointError
 
@@ -57,7 +57,7 @@ class PriorCheckpoint(Checkpoint):
         """
         faults: list[str] = []
         with read_folder(root):
-            refuse_relatives(root, str(root), prior=True)
+            refuse_others(root, str(root), prior=True)
             prefix = COMBINED_PREFIX if (root / f"{COMBINED_PREFIX}prior").is_dir() else ""
             scheduler = read_config(root / f"{prefix}scheduler" / "scheduler_config.json", faults)
             components = read_models(root, WEIGHT_STEMS, variant, faults, prefix)

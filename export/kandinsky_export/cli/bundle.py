@@ -61,6 +61,7 @@ def _bundle(args: argparse.Namespace) -> int:
     checkpoint, name = open_checkpoint(args)
     prior, prior_name = open_prior(args)
     from kandinsky_export.bundle_export import export_bundle
+    from kandinsky_export.checkpoints.unused_files import unused_notes
 
     manifest = export_bundle(
         checkpoint,
@@ -75,6 +76,7 @@ def _bundle(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     )
     size = sum(entry.bytes for entry in manifest.files.values())
-    summary = {"bundle": str(args.out), "variants": list(variants), "bytes": size}
+    notes = unused_notes([checkpoint] if prior is None else [checkpoint, prior])
+    summary = {"bundle": str(args.out), "variants": list(variants), "bytes": size, "notes": notes}
     write_report(args, summary, f"wrote {args.out}: {', '.join(variants)}, {size / 1e6:,.1f} MB")
     return 0

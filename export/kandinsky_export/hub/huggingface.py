@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kandinsky_export.checkpoints.relatives import DECODER_FILES, PRIOR_FILES, refuse_relatives
+from kandinsky_export.checkpoints.other_models import DECODER_FILES, PRIOR_FILES, refuse_others
 from kandinsky_export.errors import DownloadError
 from kandinsky_export.hub.checkpoint_files import select_files
 from kandinsky_export.hub.error_text import disk_error, first_line
@@ -46,7 +46,7 @@ def fetch_from_huggingface(
         return _cached_snapshot(name, revision, variant, components, cache_dir, error)
     listing = [sibling.rfilename for sibling in info.siblings or ()]
     try:
-        _refuse_relatives(name, info.sha, components, listing, cache_dir, subject)
+        _refuse_others(name, info.sha, components, listing, cache_dir, subject)
         files = select_files(listing, components, variant, subject)
         with _progress_bars(progress):
             folder = snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=files)
@@ -55,7 +55,7 @@ def fetch_from_huggingface(
     return _checked_snapshot(Path(folder), components, variant)
 
 
-def _refuse_relatives(
+def _refuse_others(
     name: str,
     revision: str | None,
     components: Sequence[str],
@@ -71,7 +71,7 @@ def _refuse_relatives(
         if file in listing:
             with _progress_bars(shown=False):
                 path = Path(hf_hub_download(name, file, revision=revision, cache_dir=cache_dir))
-            refuse_relatives(path.parents[file.count("/")], subject, prior=prior)
+            refuse_others(path.parents[file.count("/")], subject, prior=prior)
 
 
 def _cached_snapshot(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from kandinsky_export.checkpoints.relatives import refuse_relatives
+from kandinsky_export.checkpoints.other_models import refuse_others
 from kandinsky_export.errors import CheckpointError, DownloadError
 from kandinsky_export.hub.cache_folder import CacheFolder, locked
 from kandinsky_export.hub.checkpoint_files import ALWAYS, WEIGHTLESS
@@ -71,7 +71,7 @@ def _fill(folder: CacheFolder, urls: Mapping[str, str], subject: str, progress: 
     _require_space(folder, remotes)
     for file, remote in remotes.items():
         if file.endswith(".pdparams"):
-            refuse_relatives(folder.path, subject, prior=prior)
+            refuse_others(folder.path, subject, prior=prior)
         download(folder, file, remote, progress)
 
 

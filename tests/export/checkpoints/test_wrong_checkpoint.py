@@ -101,6 +101,16 @@ class TestRelatives:
         assert prior.startswith(fault)
         assert prior.endswith("take a Kandinsky 2.2 prior")
 
+    def test_a_prior_in_place_of_a_decoder_and_the_other_way(self, micro_copy: Path, micro_prior_copy: Path) -> None:
+        for with_index in (True, False):
+            if not with_index:
+                for folder in (micro_copy, micro_prior_copy):
+                    (folder / "model_index.json").unlink()
+            (decoder,) = refusal(lambda: Checkpoint.open(micro_prior_copy)).faults
+            (prior,) = refusal(lambda: PriorCheckpoint.open(micro_copy)).faults
+            assert decoder == "this is a prior, and a decoder is wanted here; give the prior with --prior"
+            assert prior == "this is a decoder, and a prior is wanted here (--prior)"
+
     @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, json.dumps({"_class_name": []}).encode()])
     def test_an_index_that_says_nothing(self, content: bytes, micro_copy: Path) -> None:
         (micro_copy / "model_index.json").write_bytes(content)

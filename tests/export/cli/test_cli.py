@@ -317,6 +317,7 @@ class TestProcesses:
             said[name] = json.loads(out)
         assert said["bundle"]["bundle"] == str(tmp_path / "new")
         assert said["bundle"]["variants"] == ["paddle", "onnx-fp32"]
+        assert said["bundle"]["notes"] == []
         files = Bundle.open(tmp_path / "new").manifest.files
         assert said["bundle"]["bytes"] == sum(entry.bytes for entry in files.values())
         assert said["verify"]["passed"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,15 @@ def test_bundle(micro_checkpoint: Path, micro_prior: Path, tmp_path: Path, capfd
     assert said.startswith(f"wrote {out}: paddle, ")
     assert "exporting: 100%" in err
     assert {"prior"} == set(Bundle.open(out).manifest.components) & {"prior", "text_encoder", "image_encoder"}
+
+
+def test_what_is_not_used_is_in_the_report(micro_checkpoint: Path, tmp_path: Path, capfd: Captured) -> None:
+    checkpoint = shutil.copytree(micro_checkpoint, tmp_path / "checkpoint")
+    (checkpoint / "unet" / "old.safetensors").touch()
+    arguments = ("bundle", checkpoint, "--variants", "paddle", "--out", tmp_path / "new", "--json", "--quiet")
+    status, said, _ = run(*arguments, capfd=capfd)
+    assert status == 0
+    assert json.loads(said)["notes"] == [f"{checkpoint}: not used: unet/old.safetensors"]
 
 
 def test_hub_names(

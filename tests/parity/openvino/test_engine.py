@@ -190,18 +190,6 @@ def test_device_that_it_does_not_know(bundle: Bundle) -> None:
         InpaintPipeline.load(bundle, engine="openvino", device="tpu")
 
 
-def test_weights_behind_a_link(bundle: Bundle, tmp_path: Path) -> None:
-    """As in the Hugging Face cache. ONNX Runtime reads them, OpenVINO does not."""
-    component = bundle.component("movq_decoder")
-    linked = {}
-    for role, file in bundle.paths(component.variants["onnx-fp32"]).items():
-        linked[role] = tmp_path / file.name
-        linked[role].symlink_to(file)
-    with pytest.raises(EngineError, match=r"OpenVINO does not read .*, a link that leaves its folder: copy the bundle"):
-        OpenVinoEngine("movq_decoder", component.spec, linked, EngineOptions())
-    OnnxRuntimeEngine("movq_decoder", component.spec, linked, EngineOptions()).close()
-
-
 def test_device_that_is_not_here(load: Callable[..., Any]) -> None:
     with pytest.raises(EngineUnavailable, match=r"OpenVINO finds no device 'npu' here; it finds .*CPU"):
         load(device="npu")

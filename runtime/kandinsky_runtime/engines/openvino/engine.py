@@ -17,6 +17,7 @@ from kandinsky_runtime.engines.openvino.built_shapes import BuiltShapes
 from kandinsky_runtime.engines.openvino.compiled_shapes import CompiledShapes
 from kandinsky_runtime.engines.openvino.compiler import CompiledGraph, Compiler, Shapes
 from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_name
+from kandinsky_runtime.engines.openvino.linked_weights import readable_files
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.engines.openvino.resident import drop_mapped_pages
 from kandinsky_runtime.engines.records import engine_folder
@@ -115,8 +116,7 @@ class OpenVinoEngine(Engine):
         }
         if _kind(self._device) == "CPU":
             settings["INFERENCE_NUM_THREADS"] = options.thread_count
-        self._files = {role: files[role] for role in self.roles}
-        _check_links(self._files)
+        self._files = readable_files({role: files[role] for role in self.roles})
         # A damaged graph is found now, not at the first run. The model is kept for that run's shape.
         model = core.read_model(self._files["graph"])
         self._compiler = Compiler(
@@ -215,16 +215,6 @@ class OpenVinoEngine(Engine):
     def _release(self) -> None:
         self._compiled.clear()
         del self._compiler
-
-
-def _check_links(files: Mapping[str, Path]) -> None:
-    """Refuse weights behind a link out of the graph's folder, which OpenVINO does not read."""
-    graph, weights = files["graph"], files["weights"]
-    if graph.parent == weights.parent and not weights.resolve().is_relative_to(graph.parent.resolve()):
-        raise EngineError(
-            f"OpenVINO does not read {weights}, a link that leaves its folder: copy the bundle with cp -rL, or"
-            " download it with local_dir, or choose engine onnxruntime"
-        )
 
 
 def _kind(device: str) -> str:

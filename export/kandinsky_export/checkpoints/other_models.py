@@ -1,6 +1,7 @@
-"""Models that look like a Kandinsky 2.2 decoder or prior and are not: recognised by their small files alone.
+"""What is not the part of Kandinsky 2.2 that is wanted: a relative, or a prior in place of a decoder.
 
-So they are refused by name, before gigabytes of their weights are fetched, and not with a fault for every tensor.
+It is recognised by its small files alone. So it is refused by name, before gigabytes of weights are fetched, and not
+with a fault for every tensor.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _PIPELINES: Mapping[str, str] = {
     "KandinskyPriorPipeline": _OLD.format("prior"),
     **dict.fromkeys(("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"), "a Kandinsky 3 model"),
 }
+_DECODERS = tuple(f"KandinskyV22{task}Pipeline" for task in ("", "Img2Img", "Inpaint"))
+_PRIORS = tuple(f"KandinskyV22{task}Pipeline" for task in ("Prior", "PriorEmb2Emb"))
 # Setting and value in the UNet's config → what it is; ppdiffusers' and diffusers' names are the same.
 _UNETS: Mapping[tuple[str, str], str] = {
     ("addition_embed_type", "image_hint"): _CONTROLNET,
@@ -36,8 +39,8 @@ _UNETS: Mapping[tuple[str, str], str] = {
 }
 
 
-def refuse_relatives(root: Path, subject: str, *, prior: bool) -> None:
-    """Refuse a folder whose model_index.json or UNet config is that of a relative.
+def refuse_others(root: Path, subject: str, *, prior: bool) -> None:
+    """Refuse a folder whose model_index.json, UNet config or folders are those of something else.
 
     Files that are missing or cannot be read are left to whoever needs them.
 
@@ -49,14 +52,19 @@ def refuse_relatives(root: Path, subject: str, *, prior: bool) -> None:
     Raises:
         CheckpointError: the one fault that explains all others.
     """
-    index = _read(root / "model_index.json")
+    name = str(_read(root / "model_index.json").get("_class_name"))
     unet = {} if prior else _read(root / "unet" / "config.json")
-    kinds = [_PIPELINES.get(str(index.get("_class_name")))]
-    kinds += [kind for (key, value), kind in _UNETS.items() if unet.get(key) == value]
+    kinds = [_PIPELINES.get(name), *(kind for (key, value), kind in _UNETS.items() if unet.get(key) == value)]
     kind = next(filter(None, kinds), None)
     if kind is not None:
         wanted = "prior" if prior else "decoder for text-to-image or inpainting"
         raise CheckpointError(subject, [f"this is {kind}; it is not supported: take a Kandinsky 2.2 {wanted}"])
+    decoder_here = (root / "unet").is_dir()
+    prior_here = any((root / folder).is_dir() for folder in ("prior", "prior_prior"))
+    if prior and not prior_here and (decoder_here or name in _DECODERS):
+        raise CheckpointError(subject, ["this is a decoder, and a prior is wanted here (--prior)"])
+    if not prior and not decoder_here and (prior_here or name in _PRIORS):
+        raise CheckpointError(subject, ["this is a prior, and a decoder is wanted here; give the prior with --prior"])
 
 
 def _read(path: Path) -> dict[str, Any]:
