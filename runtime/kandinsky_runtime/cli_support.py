@@ -58,6 +58,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(WRONG_ARGUMENTS, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
+class _ShowVersion(argparse.Action):
+    """Print the distribution's version, which is looked up only when it is asked for, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from kandinsky_runtime.distribution import installed
+
+        sys.stdout.write(f"{parser.prog} {installed()[1]}\n")
+        parser.exit()
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add `--version`."""
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
+
+
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command has."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
@@ -82,7 +97,7 @@ def run(
         The exit status: the command's own; 1 if the work failed, 2 if the arguments are wrong, 130 if interrupted.
 
     Raises:
-        SystemExit: `--help`, or the arguments cannot be parsed.
+        SystemExit: `--help`, `--version`, or the arguments cannot be parsed.
     """
     _print_any_text()
     args = parser.parse_args(argv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kandinsky_export.cli import bundle, check, checkpoint, compare, verify
-from kandinsky_runtime.cli_support import Parser, run
+from kandinsky_runtime.cli_support import Parser, add_version, run
 
 _EPILOG = """\
 examples:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 the work failed, 2 the arguments are wrong, 130 interrupted.
 
     Raises:
-        SystemExit: `--help`, or the arguments cannot be parsed.
+        SystemExit: `--help`, `--version`, or the arguments cannot be parsed.
     """
     return run(_parser(), argv)
 
@@ -38,6 +38,7 @@ def _parser() -> Parser:
         description="Turn a Kandinsky 2.2 checkpoint into a bundle of compiled graphs.",
         epilog=_EPILOG,
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (checkpoint, bundle, verify, check, compare):
         command.add_to(commands)

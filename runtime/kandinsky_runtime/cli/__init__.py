@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect, schedule, serve, triton
-from kandinsky_runtime.cli_support import Parser, run
+from kandinsky_runtime.cli_support import Parser, add_version, run
 
 _EPILOG = """\
 examples:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 the work failed, 2 the arguments are wrong, 130 interrupted.
 
     Raises:
-        SystemExit: `--help`, or the arguments cannot be parsed.
+        SystemExit: `--help`, `--version`, or the arguments cannot be parsed.
     """
     return run(_parser(), argv, distribution="kandinsky22-deploy")
 
@@ -36,6 +36,7 @@ def _parser() -> Parser:
         description="Run Kandinsky 2.2 from a bundle that k22-export made.",
         epilog=_EPILOG,
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (inpaint, generate, serve, triton, embed, bench, build, inspect, schedule):
         command.add_to(commands)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from kandinsky_runtime.batch import as_list
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.decoder.run import Run
+from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.pictures.metadata import describe
 from kandinsky_runtime.prior.prompts import Mix
-
-_NAME = "kandinsky22-deploy"
 
 
 def describe_results(images: Any, run: Run, bundle: Bundle) -> None:
@@ -58,11 +56,3 @@ def _shown(prompt: Any) -> str:
     if prompt is None:
         return "image embeddings"
     return f"picture {os.path.basename(prompt)}" if isinstance(prompt, os.PathLike) else "a picture"  # noqa: PTH119
-
-
-def installed() -> tuple[str, str]:
-    """The name and the version of this distribution; "unknown" if it runs from its source."""
-    try:
-        return _NAME, version(_NAME)
-    except PackageNotFoundError:
-        return _NAME, "unknown"

@@ -74,6 +74,7 @@ def make_app(
 
 def routes() -> list[Route]:
     """Every route of the application."""
+
     def get(path: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
         return Route(path, handler, methods=["GET"])
 

@@ -18,7 +18,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from kandinsky_runtime.decoder.recipe import installed
+from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.serving.answers import Refusal
 from kandinsky_runtime.serving.bodies import json_object, read_bytes
 from kandinsky_runtime.serving.fields import FieldError, data_url

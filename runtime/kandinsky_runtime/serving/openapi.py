@@ -6,7 +6,7 @@ from typing import Any
 
 from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.decoder.options import DecoderOptions, GenerateOptions, InpaintOptions
-from kandinsky_runtime.decoder.recipe import installed
+from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.limits import MIN_SIZE
 from kandinsky_runtime.serving.fields import (
     FORMATS,

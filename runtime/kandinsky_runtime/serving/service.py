@@ -12,8 +12,8 @@ from typing import Any
 
 from kandinsky_runtime.bundle.manifest import INPAINT, TEXT_TO_IMAGE
 from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
-from kandinsky_runtime.decoder.recipe import installed
 from kandinsky_runtime.decoder.work import Work
+from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.pictures.image import read_picture
 from kandinsky_runtime.pictures.mask import understand_mask
 from kandinsky_runtime.pictures.sizes import same_proportions

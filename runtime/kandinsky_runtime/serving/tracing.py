@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from kandinsky_runtime.decoder.recipe import installed
+from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.jobs import Job
 
