@@ -31,14 +31,12 @@ _IN_FLIGHT_ON_GPU = 2  # one that is worked on and one that waits, if share_step
 _log = logging.getLogger(__name__)
 
 
-@serve.ingress()
 class Replica:
     """The server on one replica."""
 
     def __init__(self, bundles: list[str], load: dict[str, Any], settings: Settings, quiet: bool) -> None:
-        self._bundles, self._load, self._settings = bundles, load, settings
+        self._bundles, self._load, self._settings, self._quiet = bundles, load, settings, quiet
         self._counting: set[asyncio.Task[None]] = set()
-        set_up_logs(settings, quiet=quiet)
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         """Open the bundles and warm up; called by Ray after `__init__`.
@@ -47,6 +45,7 @@ class Replica:
             Kandinsky22Error: a bundle, the keys or the engine cannot be used.
         """
         settings, context = self._settings, serve.get_replica_context()
+        set_up_logs(settings, quiet=self._quiet)
         keys = Keys(None if settings.keys is None else Path(settings.keys))
         models = await asyncio.to_thread(partial(Models.load, self._bundles, **self._load))
         self._replicas = serve.get_deployment_handle(context.deployment, context.app_name)
@@ -102,11 +101,11 @@ def application(arguments: Arguments, settings: Settings) -> serve.Application:
     arguments.check()
     most = arguments.max_replicas or arguments.min_replicas
     deployment = serve.deployment(
-        Replica,
+        serve.ingress()(Replica),
         name=NAME,
         ray_actor_options={"num_cpus": arguments.threads or 1, "num_gpus": int(arguments.on_gpu)},
         max_ongoing_requests=settings.max_jobs,
-        max_queued_requests=settings.max_jobs * most,
+        max_queued_requests=2 * settings.max_jobs * most,  # those on their way to a free replica count as well
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_SECONDS),
         autoscaling_config=AutoscalingConfig(
             min_replicas=arguments.min_replicas,

@@ -69,6 +69,8 @@ class Arguments(BaseModel):  # type: ignore[misc] # not a dependency of the type
         Raises:
             UsageError: an argument is invalid, or one is missing.
         """
+        if not self.folders:
+            raise UsageError(f"{_SOURCE}bundles is empty; give the path of a bundle")
         for name, folder in named_bundles(self.folders).items():
             if not folder.is_absolute():
                 raise UsageError(
