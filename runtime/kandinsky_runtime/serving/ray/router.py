@@ -11,30 +11,33 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from ray.serve.request_router import LocalityMixin, PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from kandinsky_runtime.serving.jobs import replica_of
 
 _JOBS = "/v1/jobs/"
 _KEY = b"idempotency-key"
+_CANDIDATES = 8  # an idle replica is worth as many small messages
 
 
-class JobRouter(LocalityMixin, RequestRouter):  # type: ignore[misc] # not a dependency of the type check
-    """Sends what is about a job to the replica that has it, and all else to the shorter queue of two replicas.
+class JobRouter(RequestRouter):  # type: ignore[misc] # not a dependency of the type check
+    """Sends what is about a job to the replica that has it, and all else to the shortest queue of a few replicas.
 
-    Requests with one idempotency key go to one replica, as long as the replicas stay the same.
+    Requests with one idempotency key go to one replica, as long as the replicas stay the same. Other than Ray's own
+    router, it prefers no replica of the proxy's node: a picture takes seconds to minutes, and a hop does not.
     """
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> Sequence[Sequence[RunningReplica]]:
         """The replicas to try next; see Ray's `RequestRouter`."""
-        near = self.apply_locality_routing(pending_request)  # also lets a request that finds no room wait
-        names = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        if pending_request is not None and (chosen := chosen_replica(pending_request, list(names))) is not None:
-            return [[names[chosen]]]
-        candidates = [replica for replica in candidate_replicas if replica.replica_id in near]
-        return [random.sample(candidates, min(2, len(candidates)))]
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True  # let a request that finds no room wait a little
+            names = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+            chosen = chosen_replica(pending_request, list(names))
+            if chosen is not None:
+                return [[names[chosen]]]
+        return [random.sample(candidate_replicas, min(_CANDIDATES, len(candidate_replicas)))]
 
 
 def chosen_replica(request: PendingRequest, replicas: Sequence[str]) -> str | None:
