@@ -108,6 +108,10 @@ class TwoNodes:
         """End the processes of the node that is not the head."""
         self._cluster.remove_node(self._other, allow_graceful=False)
 
+    def replace_node(self) -> None:
+        """Add another node after `kill_node`."""
+        self._other = self._cluster.add_node(num_cpus=1)
+
 
 def replicas() -> dict[str, Any]:
     """The actors of all replicas that live, by the names of the replicas."""
