@@ -2,10 +2,10 @@
 
     python -m benchmarks.ray_kills BUNDLE [--replicas 100] [--nodes 10] [--json F]
 
-Two nodes in processes of this machine, three replicas. Clients ask for short and long pictures, streams and jobs all the
-time; OpenAI's client retries twice, as by default. A replica, or the node that is not the head with its replica, is killed
-at a random moment; the next kill waits until three replicas run. BUNDLE is an inpainting bundle with a prior, a tiny one
-best.
+Two nodes in processes of this machine, three replicas. Clients ask for short and long pictures, streams and jobs all
+the time; OpenAI's client retries twice, as by default. A replica, or the node that is not the head with its replica, is
+killed at a random moment; the next kill waits until three replicas run. BUNDLE is an inpainting bundle with a prior, a
+tiny one best.
 """
 
 from __future__ import annotations

@@ -143,6 +143,12 @@ def test_a_stuck_step_loop_is_unhealthy() -> None:
         asyncio.run(replica.check_health())
 
 
+def test_haproxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(UsageError, match="would not find the replica of a job"):
+        asyncio.run(Replica([], {}, Settings(), quiet=True).__serve_build_asgi_app__())
+
+
 def test_the_manifest_agrees_with_the_application() -> None:
     """docs/deployment/ray-service.yaml: what Serve and the application take, and grace periods that match."""
     (_, resource) = yaml.safe_load_all((ROOT / "docs/deployment/ray-service.yaml").read_text())

@@ -3,6 +3,7 @@
 # Without `from __future__ import annotations`: Ray reads the class of the builder's argument from its signature.
 import asyncio
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
 from starlette.applications import Starlette
 
+from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.app import make_app
 from kandinsky_runtime.serving.jobs import Job
 from kandinsky_runtime.serving.logs import set_up_logs
@@ -28,6 +30,8 @@ RETRY_SECONDS = 30  # in the Retry-After of a proxy, which cannot know when a pi
 LAST_SECONDS = 10  # for freeing everything after the last request has ended
 _IN_FLIGHT_ON_GPU = 2  # one that is worked on and one that waits, if share_steps is measured on the replica
 
+_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,8 +46,10 @@ class Replica:
         """Open the bundles and warm up; called by Ray after `__init__`.
 
         Raises:
-            Kandinsky22Error: a bundle, the keys or the engine cannot be used.
+            Kandinsky22Error: a bundle, the keys, the engine or Serve's mode of operation cannot be used.
         """
+        if os.environ.get(_HAPROXY, "0") != "0":
+            raise UsageError(f"{_HAPROXY} is set; HAProxy would not find the replica of a job: unset it on all nodes")
         settings, context = self._settings, serve.get_replica_context()
         set_up_logs(settings, quiet=self._quiet)
         keys = Keys(None if settings.keys is None else Path(settings.keys))
