@@ -16,6 +16,7 @@ import yaml
 
 pytest.importorskip("ray", reason="Ray Serve is not installed: pip install '.[ray]'")
 
+import ray
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.common import StreamingHTTPRequest
 from ray.serve.schema import ServeDeploySchema
@@ -25,6 +26,7 @@ from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.ray import app
 from kandinsky_runtime.serving.ray.application import LAST_SECONDS, NAME, RETRY_SECONDS, Replica
 from kandinsky_runtime.serving.ray.arguments import MAX_JOBS, Arguments
+from kandinsky_runtime.serving.ray.command import reason
 from kandinsky_runtime.serving.ray.router import chosen_replica
 from kandinsky_runtime.serving.settings import Settings
 
@@ -105,6 +107,21 @@ def test_arguments_that_are_refused(changes: dict[str, Any], message: str) -> No
 def test_flags_that_are_refused(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "bundle", *flags.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_bundle_that_is_none_is_found_before_ray_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(tmp_path / "none"), "--ray", "--threads", "1"]) == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not ray.is_initialized()
+
+
+def test_why_no_replica_can_start() -> None:
+    traceback = "Traceback …\nkandinsky_runtime.errors.EngineUnavailable: no engine\n\nTraceback …\n"
+    message = (
+        f"The deployment failed to start 3 times in a row. {traceback}kandinsky_runtime.errors.UsageError: a key\n"
+    )
+    assert reason(message) == "a key"
+    assert reason("something else") == "something else"
 
 
 @pytest.mark.parametrize("text", ["0", "2:1", "a", "1:", "-1"])

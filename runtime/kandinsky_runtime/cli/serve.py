@@ -39,7 +39,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "--ray",
         action="store_true",
         help="serve with Ray Serve: on the cluster of RAY_ADDRESS, or else on this machine; a replica takes --max-jobs"
-        " requests at once, 8 unless given",
+        " requests at once, 16 unless given",
     )
     ray.add_argument(
         "--replicas",

@@ -11,6 +11,7 @@ from typing import Any
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
+from ray.serve.exceptions import RayServeException
 from starlette.applications import Starlette
 
 from kandinsky_runtime.errors import UsageError
@@ -54,7 +55,7 @@ class Replica:
         set_up_logs(settings, quiet=self._quiet)
         keys = Keys(None if settings.keys is None else Path(settings.keys))
         models = await asyncio.to_thread(partial(Models.load, self._bundles, **self._load))
-        self._replicas = serve.get_deployment_handle(context.deployment, context.app_name)
+        self._handle = serve.get_deployment_handle(context.deployment, context.app_name)
         self._service = Service(settings, models, replica=context.replica_tag)
         self._service.on_detached = self._count_job
         await self._service.start()
@@ -77,15 +78,15 @@ class Replica:
             await found.wait()
 
     def _count_job(self, job: Job) -> None:
-        """Let Ray count a job as a request, so that it scales with jobs and stops no replica that has one."""
+        """Let Ray count a job as a request, so that it scales with jobs."""
         task = asyncio.ensure_future(self._counted(job))
         self._counting.add(task)
         task.add_done_callback(self._counting.discard)
 
     async def _counted(self, job: Job) -> None:
         try:
-            await self._replicas.until_ended.remote(job.id, job.owner)
-        except RayError as error:
+            await self._handle.until_ended.remote(job.id, job.owner)
+        except (RayError, RayServeException) as error:
             _log.warning("Ray does not count the job %s: %s", job.id, error)
 
 

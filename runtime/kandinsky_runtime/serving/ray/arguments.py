@@ -11,7 +11,7 @@ from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.models import named_bundles
 from kandinsky_runtime.serving.settings import Settings
 
-MAX_JOBS = 8  # of a replica, unless it is given: what waits in a proxy can still go to a new replica
+MAX_JOBS = 16  # of a replica, unless it is given: what waits in a proxy can still go to a new replica
 _SOURCE = "the arguments of the application: "
 _LISTENING = "Serve's proxies listen, and its http_options have their host and port"
 _UNUSABLE = {

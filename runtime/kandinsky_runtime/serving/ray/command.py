@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 import threading
@@ -12,8 +13,9 @@ from types import FrameType
 import ray
 from ray import serve
 
+from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
-from kandinsky_runtime.serving.models import named_bundles
+from kandinsky_runtime.serving.models import named_bundles, served_task
 from kandinsky_runtime.serving.ray.application import LAST_SECONDS, NAME, application
 from kandinsky_runtime.serving.ray.arguments import Arguments
 from kandinsky_runtime.serving.settings import Settings
@@ -22,6 +24,7 @@ from kandinsky_runtime.serving.settings import Settings
 CONTROLLER = {"runtime_env": {"env_vars": {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}}}
 
 _POLL_SECONDS = 0.2
+_OWN_ERROR = re.compile(r"kandinsky_runtime\.errors\.\w+: ")
 
 
 def serve_on_ray(arguments: Arguments, settings: Settings) -> int:
@@ -32,13 +35,16 @@ def serve_on_ray(arguments: Arguments, settings: Settings) -> int:
 
     Raises:
         UsageError: an argument is invalid, or a setting cannot be used with Ray.
-        Kandinsky22Error: there is no such cluster, it has Serve already, or a replica cannot start.
+        Kandinsky22Error: a bundle cannot be used, there is no such cluster, it has Serve already, or a replica cannot
+            start.
     """
     if settings.state is not None:
         raise UsageError("--state cannot be used with --ray: a replica's list of jobs would be no other replica's")
     if settings.port == 0:
         raise UsageError("--port 0 cannot be used with --ray: Serve's proxies on all nodes need one port; name it")
     app = application(arguments, settings)
+    for folder in named_bundles(arguments.folders).values():
+        served_task(Bundle.open(folder))  # its faults are found before anything starts
     try:
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
     except ConnectionError as error:
@@ -92,8 +98,14 @@ def _started(app: serve.Application, stopped: threading.Event) -> bool:
         if state.status == "RUNNING":
             return True
         if state.status == "DEPLOY_FAILED":
-            raise Kandinsky22Error(f"no replica can start: {state.deployments[NAME].message}")
+            raise Kandinsky22Error(f"no replica can start: {reason(state.deployments[NAME].message)}")
     return False
+
+
+def reason(message: str) -> str:
+    """The error of ours in Serve's message about a failed start; the whole message if it has none."""
+    *_, last = _OWN_ERROR.split(message)
+    return last.strip()
 
 
 def _drain(seconds: float) -> None:
