@@ -10,6 +10,7 @@ declare -A extras=(
     [lean]=ort,prompt,test
     [serve]=ort,serve,otel,clients,test
     [triton]=ort,serve,triton-server,test
+    [ray]=ort,ray,clients,test
     [goldens]=goldens
     [rtx]=tensorrt-rtx
 )

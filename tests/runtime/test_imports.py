@@ -20,6 +20,8 @@ VENDORS = {
     "ppdiffusers",
     "diffusers",
     "tokenizers",
+    "ray",
+    "pydantic",
 }
 MODULES = (
     "decoder.inpaint",

@@ -37,7 +37,7 @@ def make_app(
     keys: Keys,
     *,
     tracing: Tracing | None = None,
-    on_failure: Callable[[], None] = lambda: None,
+    on_failure: Callable[[], None] | None = None,
 ) -> Starlette:
     """The application of a service.
 
@@ -45,12 +45,15 @@ def make_app(
         service: the models and all that drives them.
         keys: whoever is let in.
         tracing: makes spans of the requests.
-        on_failure: called if the warm-up failed; the server should end.
+        on_failure: called if the warm-up, which the application then does in the background, failed; the server should
+            end. None: the caller has started the service.
     """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async def start() -> None:
+            if on_failure is None:
+                return
             try:
                 await service.start()
             except Exception:
@@ -159,7 +162,8 @@ class Entrance:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 sent = MutableHeaders(scope=message)
-                sent["x-request-id"] = request_id
+                if not self._service.replica:  # the proxy in front of replicas sends it
+                    sent["x-request-id"] = request_id
                 sent.setdefault("x-content-type-options", "nosniff")
                 if self._service.admission.draining:
                     sent["connection"] = "close"

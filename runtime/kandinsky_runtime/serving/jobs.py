@@ -7,6 +7,7 @@ everything else happens in the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,23 @@ from kandinsky_runtime.units import Unit, Units
 
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 ENDED = (COMPLETED, FAILED, CANCELLED)
+
+_REPLICA_ID = re.compile(r"job_([A-Za-z0-9]+)\.")
+
+
+def new_id(replica: str = "") -> str:
+    """The id of a new job.
+
+    Args:
+        replica: the name of the replica that has it, letters and digits; empty for the only one.
+    """
+    return f"job_{replica and f'{replica}.'}{secrets.token_urlsafe(15)}"
+
+
+def replica_of(job: str) -> str:
+    """The name of the replica that has a job, by the job's id; empty for the only one, and for what is no such id."""
+    found = _REPLICA_ID.match(job)
+    return "" if found is None else found.group(1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +113,7 @@ class Job:
     owner: str = ""
     time_limit: float = 3600.0
     on_unit: Callable[[Job, Unit, float], None] | None = None
-    id: str = field(default_factory=lambda: f"job_{secrets.token_urlsafe(15)}")
+    id: str = field(default_factory=new_id)
     created: float = field(default_factory=time.time)
     state: str = QUEUED
     size: tuple[int, int] = (0, 0)

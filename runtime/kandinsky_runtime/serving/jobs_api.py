@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from kandinsky_runtime.serving.answers import Refusal, event, event_stream, job_answer
 from kandinsky_runtime.serving.images_api import COMMENT_SECONDS, accept
-from kandinsky_runtime.serving.jobs import COMPLETED, ENDED, Job
+from kandinsky_runtime.serving.jobs import COMPLETED, ENDED, Job, replica_of
 from kandinsky_runtime.serving.journal import LOST
 from kandinsky_runtime.serving.service import Service
 
@@ -21,6 +21,7 @@ async def create(request: Request) -> Response:
     """Make a job; the last part of the path says of what. Answers 202 with its state."""
     service: Service = request.app.state.service
     job = (await accept(request, service, request.url.path.rsplit("/", 1)[-1], job=True)).job
+    service.on_detached(job)
     headers = {"location": f"/v1/jobs/{job.id}"}
     return JSONResponse(job_answer(job, service.position(job)), 202, headers)
 
@@ -28,6 +29,11 @@ async def create(request: Request) -> Response:
 async def every(request: Request) -> Response:
     """The caller's jobs, the oldest first."""
     service: Service = request.app.state.service
+    if service.replica:
+        raise Refusal(
+            501, "this server has replicas that do not know each other's jobs; ask for each job by its id",
+            code="not_available",
+        )  # fmt: skip
     jobs = service.store.of_owner(request.state.owner)
     return JSONResponse({"object": "list", "data": [job_answer(job, service.position(job)) for job in jobs]})
 
@@ -90,6 +96,8 @@ def _job(request: Request) -> Job:
     """
     service: Service = request.app.state.service
     name = request.path_params["job"]
+    if service.replica and replica_of(name) not in ("", service.replica):
+        raise Refusal(410, f"job {name[:80]} was lost when its replica ended; send it again", code="job_lost")
     found = service.store.find(request.state.owner, name)
     if isinstance(found, Job):
         return found

@@ -20,7 +20,7 @@ from kandinsky_runtime.pictures.sizes import same_proportions
 from kandinsky_runtime.serving.admission import Admission, Place
 from kandinsky_runtime.serving.estimates import Estimates
 from kandinsky_runtime.serving.fields import EDITS, Asked, FieldError, option_fields
-from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, Job
+from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, Job, new_id
 from kandinsky_runtime.serving.journal import Journal
 from kandinsky_runtime.serving.metrics import Metrics
 from kandinsky_runtime.serving.models import Model, Models
@@ -38,11 +38,14 @@ class Service:
 
     Attributes:
         settings, models, estimates, loop, admission, store, metrics: its parts.
+        replica: its name, if it is one of several replicas of a server; each keeps its own jobs. Otherwise empty.
+        on_detached: called with each job that goes on after its request is answered.
         failure: why the warm-up failed, or None.
     """
 
-    def __init__(self, settings: Settings, models: Models) -> None:
-        self.settings, self.models = settings, models
+    def __init__(self, settings: Settings, models: Models, replica: str = "") -> None:
+        self.settings, self.models, self.replica = settings, models, replica
+        self.on_detached: Callable[[Job], None] = lambda job: None
         self.estimates = Estimates()
         self.loop = StepLoop(self.estimates, share_steps=lambda model: models.share_steps.get(model, 1))
         self.admission = Admission(settings.max_jobs, settings.max_queue_seconds, self.loop.order)
@@ -163,7 +166,7 @@ class Service:
         self.admission.check(seconds, min(limits) if limits else None)
         job = Job(
             model, work, seconds, self.estimates, self._workers, asked.format, asked.previews, owner,
-            min([*limits, self.settings.time_limit]), self.metrics.unit,
+            min([*limits, self.settings.time_limit]), self.metrics.unit, new_id(self.replica),
         )  # fmt: skip
         self._jobs.add(job)
         self.loop.submit(job)

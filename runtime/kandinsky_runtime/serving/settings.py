@@ -206,19 +206,21 @@ class Settings:
 
     @classmethod
     def gather(
-        cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None
-    ) -> Settings:
+        cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Settings:  # fmt: skip
         """The settings from all sources.
 
         Args:
             flags: the values of flags that were given.
             environment: variables; those with the prefix `PREFIX` are read.
             file: a TOML file, or None.
+            defaults: values of settings that no source has, other than the usual ones.
 
         Raises:
             UsageError: an unknown name, or an invalid value; the message names where it came from.
         """
-        values: dict[str, Any] = {}
+        values = dict(defaults or {})
         if file is not None:
             values |= _parsed(_read_toml(file), f"{file}: ")
         named = {name[len(PREFIX) :].lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
@@ -226,11 +228,11 @@ class Settings:
         return cls(**values | dict(flags))
 
     @classmethod
-    def from_texts(cls, texts: Mapping[str, str], source: str) -> Settings:
+    def from_texts(cls, texts: Mapping[str, Any], source: str) -> Settings:
         """The settings from texts by name.
 
         Args:
-            texts: the texts; several sizes are divided by commas.
+            texts: the texts, or values of the settings' own types; several sizes are divided by commas.
             source: where they come from, at the beginning of errors.
 
         Raises:
