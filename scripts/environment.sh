@@ -7,7 +7,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # The project's extras in each environment.
 declare -A extras=(
     [export]=export,ort,openvino,prompt,test,lint
-    [lean]=ort,prompt,test
+    [lean]=ort,prompt,test,build
     [serve]=ort,serve,otel,clients,test
     [triton]=ort,serve,triton-server,test
     [ray]=ort,ray,clients,test
