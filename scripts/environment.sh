@@ -51,3 +51,14 @@ python_311() {
     echo "Python 3.11 is needed (ppdiffusers and its companions); set PYTHON to its interpreter" >&2
     return 2
 }
+
+# `debian_root FOLDER OPTIONS` makes a Debian root with debootstrap, from the mirror in apt's configuration if it has one.
+debian_root() {
+    local folder=$1 mirror log
+    shift
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' 2> /dev/null | head -n 1 || true)
+    log=$(mktemp)
+    debootstrap --variant=minbase "$@" bookworm "$folder" ${mirror:+"$mirror"} > "$log" 2>&1 ||
+        { tail -n 5 "$log" >&2; rm -f "$log"; return 1; }
+    rm -f "$log"
+}

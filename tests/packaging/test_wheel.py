@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from kandinsky_runtime.cli import main
+from kandinsky_export.cli import main as k22_export
+from kandinsky_runtime.bench import report
+from kandinsky_runtime.cli import main as k22
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"kandinsky_runtime": ROOT / "runtime", "kandinsky_export": ROOT / "export"}
@@ -71,8 +73,10 @@ def test_the_version_has_one_source(described: Message, capsys: pytest.CaptureFi
     (line,) = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version = ")]
     version = line.split('"')[1]
     assert described["Version"] == metadata.version("kandinsky22-deploy") == version
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert capsys.readouterr().out.split()[-1] == version
+    for main in (k22, k22_export):
+        with pytest.raises(SystemExit):
+            main(["--version"])
+        assert capsys.readouterr().out.split()[-1] == version
+    assert report.environment()["kandinsky22-deploy"] == version
     for root in PACKAGES.values():
         assert not [path for path in root.rglob("*.py") if f'"{version}"' in path.read_text(encoding="utf-8")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from importlib.metadata import version
 from typing import Any
 
 import httpx
@@ -38,7 +39,11 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
     assert client.is_server_ready()
     assert client.is_model_ready("inpaint")
     assert not client.is_model_ready("nothing")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata() == {
+        "name": "kandinsky22-deploy",
+        "version": version("kandinsky22-deploy"),
+        "extensions": ["binary_tensor_data"],
+    }
     metadata = client.get_model_metadata("inpaint")
     assert [item["name"] for item in metadata["inputs"]] == ["PROMPT", "NEGATIVE_PROMPT", "IMAGE", "MASK"]
     assert metadata["outputs"][0] == {"name": "IMAGE", "datatype": "BYTES", "shape": [-1]}

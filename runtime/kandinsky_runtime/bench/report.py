@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from kandinsky_runtime.bench.measure import HOST, MEASURES, WHOLE, EngineTimes, Measured, percentiles, ratios
+from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
 from kandinsky_runtime.files import write_whole
@@ -50,7 +50,7 @@ def environment() -> dict[str, Any]:
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "kandinsky22-deploy": version("kandinsky22-deploy"),
+        **dict([installed()]),
     }
 
 

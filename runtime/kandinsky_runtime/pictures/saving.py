@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def check_output_path(path: str | os.PathLike[str], quality: int | None = None) 
                 f"output {target}: quality is for JPEG and WebP files; leave it out, or choose their suffix"
             )
     try:
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            target.stat()  # in Python 3.14 and later `is_dir` passes over the OSError that is expected here
         if target.is_dir():
             raise InputError(f"output {target} is a directory; add a file name to it")
         if not target.parent.is_dir():

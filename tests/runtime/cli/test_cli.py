@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,8 @@ def test_a_result_tells_how_it_was_made(k22: K22) -> None:
     for number, seed in ((1, 3), (2, 4)):
         with Image.open(f"out-{number}.png") as written:
             lines = written.info["parameters"].splitlines()
-            assert json.loads(written.info["k22"])["seed"] == seed
+            record = json.loads(written.info["k22"])
+        assert (record["seed"], record["version"]) == (seed, f"kandinsky22-deploy {version('kandinsky22-deploy')}")
         assert lines[0] == "image embeddings"
         assert lines[1].startswith(f"Steps: 2, Sampler: ddim, CFG scale: 4, Seed: {seed}, Size: 80x65, Model: bundle")
     assert k22(*inpaint("--no-metadata")).status == 0
