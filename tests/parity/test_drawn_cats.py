@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 
 from kandinsky_export.cli import main as k22_export
+from kandinsky_export.verification.decibels import decibels
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from scripts.goldens import drawn_cats as golden
 from tests.tolerances import TRAJECTORY
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "drawn_cats.npz"
 ENGINES = ("onnxruntime", "openvino", "paddle")
+# In dB, of the latents of a step; measured were 84 and more in fp16, 59 and more in bf16.
+FP16_PSNR, BF16_PSNR = 70, 50
+
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,20 @@ def test_whole_runs_equal_diffusers(name: str, engine: str, bundle: Path) -> Non
             error = np.abs(mine - theirs).max() / np.abs(theirs).max()
             assert error < TRAJECTORY, f"step {step} of {len(wanted)}: {error:.2g}"
         np.testing.assert_allclose(image, record[f"{name}/image"], rtol=0, atol=TRAJECTORY)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "least"),
+    [
+        ("onnxruntime", "fp16", FP16_PSNR),
+        pytest.param("openvino", "bf16", BF16_PSNR, marks=needs_bf16),
+    ],
+)
+def test_every_step_in_16_bits_is_near_float32(engine: str, precision: str, least: float, bundle: Path) -> None:
+    with np.load(GOLDEN) as record, InpaintPipeline.load(bundle, engine=engine, precision=precision) as pipeline:
+        _, latents = run(pipeline, "hat")
+        for mine, theirs in zip(latents, record["hat/latents"], strict=True):
+            assert decibels(theirs, mine, float(np.ptp(theirs))) > least
 
 
 def test_the_golden_is_of_these_weights() -> None:

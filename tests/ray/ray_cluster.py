@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -46,8 +47,12 @@ class TwoNodes:
     """
 
     def __init__(self, folder: str) -> None:
+        # Ray writes the cluster's address into its usual folder, and does not make it, if `temp_dir` is another one.
+        os.environ["RAY_TMPDIR"] = folder
+        usual = Path(folder) / "ray"
+        usual.mkdir()
         self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 2, "temp_dir": folder, "include_dashboard": False}
+            initialize_head=True, head_node_args={"num_cpus": 2, "temp_dir": str(usual), "include_dashboard": False}
         )
         self.address = self._cluster.address
         self.url = ""
