@@ -19,11 +19,9 @@ from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.serving.app import make_app
 from kandinsky_runtime.serving.models import Models
 from kandinsky_runtime.serving.security import Keys
-from kandinsky_runtime.serving.service import Service
+from kandinsky_runtime.serving.service import LAST_SECONDS, Service
 from kandinsky_runtime.serving.settings import Settings
 from kandinsky_runtime.serving.tracing import set_up_tracing
-
-_LAST_SECONDS = 5  # for answers that are being sent when all jobs have ended
 
 _log = logging.getLogger(__name__)
 
@@ -67,17 +65,7 @@ class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency o
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        service = self._service
-        service.admission.draining = True
-        seconds = service.settings.drain_seconds
-        _log.info("stopping: %d jobs have %g s to end", service.running + service.waiting, seconds)
-        try:
-            await asyncio.wait_for(service.drained(), seconds)
-        except asyncio.TimeoutError:
-            _log.warning("stopping: %d jobs did not end in time; they are cancelled", service.running + service.waiting)
-            service.cancel_all()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(service.drained(), _LAST_SECONDS)
+        await self._service.drain()
         self.should_exit = True
 
     def _reload(self, sig: int, frame: FrameType | None) -> None:
@@ -105,7 +93,7 @@ def serve(models: Models, settings: Settings) -> int:
     app: Starlette = make_app(service, keys, tracing=set_up_tracing(), on_failure=lambda: server.fail())
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=_LAST_SECONDS, h11_max_incomplete_event_size=64 * 1024, http="h11", ws="none",
+        timeout_graceful_shutdown=LAST_SECONDS, h11_max_incomplete_event_size=64 * 1024, http="h11", ws="none",
     )  # fmt: skip
     server = DrainingServer(config, service, keys)
     sys.stdout.write(f"serving {', '.join(models.by_name)} at http://{shown}:{port}\n")

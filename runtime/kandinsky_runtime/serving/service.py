@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +30,12 @@ from kandinsky_runtime.serving.settings import Settings
 from kandinsky_runtime.serving.step_loop import StepLoop
 from kandinsky_runtime.serving.store import Store
 
+LAST_SECONDS = 5  # for answers that are being sent when all jobs have ended
 _WORKERS = 2  # threads that decode uploads and encode results
 _STUCK_SECONDS = 60.0  # a unit may always take this long ...
 _STUCK_TIMES = 20.0  # ... or so many times its estimate
+
+_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -110,6 +115,19 @@ class Service:
         """Cancel every job, because the server stops."""
         for job in self._jobs:
             job.cancel("the server stopped", "shutdown")
+
+    async def drain(self) -> None:
+        """Refuse new requests, and let the jobs end for `drain_seconds`; then cancel what is left."""
+        self.admission.draining = True
+        seconds = self.settings.drain_seconds
+        _log.info("stopping: %d jobs have %g s to end", self.running + self.waiting, seconds)
+        try:
+            await asyncio.wait_for(self.drained(), seconds)
+        except asyncio.TimeoutError:
+            _log.warning("stopping: %d jobs did not end in time; they are cancelled", self.running + self.waiting)
+            self.cancel_all()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.drained(), LAST_SECONDS)
 
     async def drained(self) -> None:
         """Wait until every job has ended."""

@@ -61,11 +61,12 @@ def _linked(graph: Path, weights: Path) -> Path:
         draft.mkdir()
         shutil.copyfile(graph, draft / graph.name)
         os.link(weights.resolve(), draft / weights.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process was first
+        try:
             draft.rename(folder)
-    if not whole():
-        raise OSError(f"{folder} could not be made")
+        except OSError:  # it is there: damaged, or another process was first and may be reading it
+            if not whole():
+                shutil.rmtree(folder)
+                draft.rename(folder)
     return folder
 
 

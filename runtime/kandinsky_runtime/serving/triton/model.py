@@ -27,7 +27,6 @@ from kandinsky_runtime.serving.tensors import FILES, TEXTS, read_request, seeds_
 from kandinsky_runtime.serving.triton.parameters import read_parameters
 
 _CANCEL_SECONDS = 0.1  # how often a request is asked whether its client has cancelled it
-_LAST_SECONDS = 5  # for answers that are being sent when Triton unloads the model
 _CODES = {400: "INVALID_ARG", 404: "NOT_FOUND", 413: "INVALID_ARG", 503: "UNAVAILABLE"}  # by HTTP status
 
 _log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class TritonModel:
 
     def close(self) -> None:
         """Let the requests end, for `drain_seconds` at most, and free everything."""
-        self._wait(self._drain())
+        self._wait(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -91,16 +90,9 @@ class TritonModel:
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _drain(self) -> None:
-        service = self._service
-        service.admission.draining = True
-        try:
-            await asyncio.wait_for(service.drained(), self._settings.drain_seconds)
-        except asyncio.TimeoutError:
-            _log.warning("unloading: requests did not end in time; they are cancelled")
-            service.cancel_all()
-            await asyncio.wait_for(service.drained(), _LAST_SECONDS)
-        await service.stop()
+    async def _stop(self) -> None:
+        await self._service.drain()
+        await self._service.stop()
 
     def _copied(self, request: Any) -> _Request:
         tensors = {}

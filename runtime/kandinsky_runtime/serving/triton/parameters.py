@@ -73,7 +73,8 @@ def written(bundle: str, arguments: Mapping[str, Any], settings: Mapping[str, An
     """
     texts = {"bundle": bundle}
     for name in (*_ENGINE, "tiles"):
-        if value := arguments.get(name):
+        value = arguments.get(name)
+        if value is not None and value is not False:
             texts[name] = str(value).lower() if value is True else str(value)
     for name, value in settings.items():
         texts[name] = ",".join(f"{w}x{h}" for w, h in value) if name == "size" else str(value)
