@@ -15,7 +15,7 @@ from kandinsky_export.comparison.measures import EDGE
 from kandinsky_export.comparison.sheet import contact_sheet, input_shown
 from kandinsky_runtime.pictures.saving import save_image
 
-_JUDGED = ("thing and colour", "place", "gone", "Fréchet")
+_JUDGED = ("thing", "thing and colour", "place", "gone", "Fréchet")
 _MEASURED = ("picture dB", "lowest dB", "SSIM", "latents dB", "edge inside", "edge outside", "seconds")
 _SHEET_COLUMNS = 8
 
@@ -46,7 +46,7 @@ def markdown(plan: Plan, results: Mapping[str, Mapping[str, Any]], floors: Mappi
     if plan.judge is None:
         lines += ["", "No judge: accuracy and Fréchet distances are missing. `scripts/train judge` makes its weights."]
     else:
-        lines += ["", *_floor_lines(floors, baseline)]
+        lines += ["", *_floor_lines(plan, floors, baseline)]
     for group in dict.fromkeys(result["group"] for result in results.values()):
         rows = [result for result in results.values() if result["group"] == group]
         lines += ["", f"## {group.capitalize()}", "", *_table(plan, rows if group == "baseline" else [baseline, *rows])]
@@ -92,16 +92,21 @@ def _kept(plan: Plan, item: Item) -> np.ndarray | None:
         return pictures
 
 
-def _floor_lines(floors: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+def _floor_lines(plan: Plan, floors: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
     judged = baseline["accuracy"]
+    what = "their repainted part" if plan.inpainting else "they"
+    rows = {
+        "the right drawings": floors["drawings"],
+        f"{what} through MoVQ and back (whole drawings: {floors['movq_db']:.1f} dB)": floors["movq"],
+        "the baseline's results": baseline,
+    }
     return [
-        f"Things to add: {judged['added']}; to take away: {judged['removed']}, whose share that is gone is `gone`.",
+        f"Things to add: {judged['added']}; to take away: {judged['removed']}, whose share that is gone is `gone`."
+        " Fréchet distances are to held-out drawings.",
         "",
-        "| Fréchet distance to held-out drawings | |",
-        "| --- | ---: |",
-        f"| the right drawings | {floors['drawings']:.2f} |",
-        f"| the right drawings through MoVQ and back ({floors['movq_db']:.1f} dB) | {floors['movq']:.2f} |",
-        f"| the baseline's results | {baseline['frechet']:.2f} |",
+        "| | " + " | ".join(_JUDGED) + " |",
+        "| --- |" + " ---: |" * len(_JUDGED),
+        *(f"| {label} | " + " | ".join(_judged(row)) + " |" for label, row in rows.items()),
     ]
 
 
@@ -118,7 +123,7 @@ def _table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _judged(row: Mapping[str, Any]) -> list[str]:
-    shares = [row["accuracy"][name] for name in ("thing_and_colour", "place", "gone")]
+    shares = [row["accuracy"][name] for name in ("thing", "thing_and_colour", "place", "gone")]
     return [*("-" if share is None else f"{100 * share:.1f}%" for share in shares), f"{row['frechet']:.2f}"]
 
 

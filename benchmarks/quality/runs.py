@@ -33,7 +33,7 @@ from kandinsky_runtime.observers import Clock
 from kandinsky_runtime.pictures.opening import float_to_eight_bit
 from kandinsky_runtime.units import do_all
 
-REVISION = 1
+REVISION = 2
 """Raised when a measure changes, so that older results are made again."""
 SHEET_ROWS = 8
 """Results whose pictures are kept for contact sheets."""
@@ -143,32 +143,41 @@ def _key(item: Item) -> str:
 
 
 def floors(plan: Plan) -> dict[str, Any]:
-    """Fréchet distances that no setting can beat: of the right drawings, and of their way through MoVQ and back."""
+    """What no setting can beat: the right drawings, and the same with the repainted part through MoVQ and back."""
     if plan.judge is None:
         return {}
     item = Item("floor", plan.baseline.text)
     if (known := finished(plan, item)) is not None:
         return known
     targets = np.stack([task.target for task in plan.tasks])
-    with (
-        opener(plan.baseline, plan.folder)(plan.bundle, plan.setting(plan.baseline)) as pipeline,
-        pipeline.graphs.run(),
-    ):
-        rebuilt = []
-        for picture in tqdm(targets, desc="MoVQ alone", disable=not plan.progress):
-            pixels = picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(127.5) - 1
-            latents = do_all(movq.encode(pipeline.graphs, pixels, None, Clock()))
-            decoded = do_all(movq.decode(pipeline.graphs, latents, *picture.shape[:2], None, Clock()))
-            rebuilt.append(float_to_eight_bit(decoded[0]))
-    errors = [np.square(a.astype(float) - b).mean() for a, b in zip(targets, rebuilt, strict=True)]
+    rebuilt = _through_movq(plan, targets)
+    errors = np.square(targets.astype(float) - rebuilt).mean(axis=(1, 2, 3))
+    if plan.inpainting:
+        masks = np.stack([task.mask for task in plan.tasks])[..., None] > 0
+        rebuilt = np.where(masks, rebuilt, targets)
     data = {
         "name": plan.name(item),
-        "drawings": _distance(plan, plan.judge, targets),
-        "movq": _distance(plan, plan.judge, np.stack(rebuilt)),
+        "drawings": _judged(plan, targets, seeds=1),
+        "movq": _judged(plan, rebuilt, seeds=1),
         "movq_db": float(np.median(10 * np.log10(255**2 / np.maximum(errors, 1e-9)))),
     }
     write_whole(plan.file(item), json.dumps(data, indent=1) + "\n")
     return data
+
+
+def _through_movq(plan: Plan, pictures: np.ndarray) -> np.ndarray:
+    """Encode and decode pictures (N, H, W, 3) uint8."""
+    rebuilt = []
+    with (
+        opener(plan.baseline, plan.folder)(plan.bundle, plan.setting(plan.baseline)) as pipeline,
+        pipeline.graphs.run(),
+    ):
+        for picture in tqdm(pictures, desc="MoVQ alone", disable=not plan.progress):
+            pixels = picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(127.5) - 1
+            latents = do_all(movq.encode(pipeline.graphs, pixels, None, Clock()))
+            decoded = do_all(movq.decode(pipeline.graphs, latents, *picture.shape[:2], None, Clock()))
+            rebuilt.append(float_to_eight_bit(decoded[0]))
+    return np.stack(rebuilt)
 
 
 def _baseline(plan: Plan) -> dict[str, Any]:
@@ -215,7 +224,7 @@ def _measured(plan: Plan, item: Item, reference: Reference | None) -> dict[str, 
         reference_of(plan.name(item), outcomes).save(plan.folder / "reference.npz")
     data |= {"setting": plan.setting(item).text, "runs_on": runs_on, "results": len(cases)}
     data |= {"figures": Summary.of(figures).to_dict(), "latents_by_step": _by_step(figures)}
-    data |= _judged(plan, np.stack(pictures)) | {"environment": environment()}
+    data |= _judged(plan, np.stack(pictures), plan.seeds) | {"environment": environment()}
     kept = np.stack(pictures[:: max(1, plan.seeds)][:SHEET_ROWS])
     write_whole(plan.file(item).with_suffix(".npz"), lambda stream: np.savez(stream, pictures=kept))
     write_whole(plan.file(item), json.dumps(data, indent=1) + "\n")  # last: it says that the row is finished
@@ -240,20 +249,16 @@ def _by_step(figures: Sequence[Figures]) -> list[float | None]:
     return [round(float(value), 3) if np.isfinite(value) else None for value in np.median(np.array(rows), axis=0)]
 
 
-def _judged(plan: Plan, pictures: np.ndarray) -> dict[str, Any]:
-    """Accuracy of a row's results, and the distance of as many of them as there are tasks, as the judge sees them."""
+def _judged(plan: Plan, pictures: np.ndarray, seeds: int) -> dict[str, Any]:
+    """Accuracy of pictures, `seeds` of each task, and the distance of as many as there are tasks, by the judge."""
     if plan.judge is None:
         return {}
     readings, features = look_at(plan.judge, pictures)
-    asked = [task for task in plan.tasks for _ in range(plan.seeds)]
+    asked = [task for task in plan.tasks for _ in range(seeds)]
     verdicts = [
         Verdict.of(task, reading, inpainting=plan.inpainting) for task, reading in zip(asked, readings, strict=True)
     ]
     return {
         "accuracy": accuracy(verdicts),
-        "frechet": frechet_distance(Gaussian.of(features[:: plan.seeds]), plan.held_out),
+        "frechet": frechet_distance(Gaussian.of(features[::seeds]), plan.held_out),
     }
-
-
-def _distance(plan: Plan, judge: Judge, pictures: np.ndarray) -> float:
-    return frechet_distance(Gaussian.of(look_at(judge, pictures)[1]), plan.held_out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from kandinsky_runtime.serving.ray.application import NAME
 from kandinsky_runtime.serving.ray.command import CONTROLLER
+from tests.free_ports import free_ports
 from tests.serving.server_process import SIZE
 
 # No reports over the network, no token in the user's folder, and figures for the autoscaling twice a second.
@@ -69,7 +69,7 @@ class TwoNodes:
 
     def start_serve(self) -> None:
         """Start Serve, with a proxy on the head."""
-        port = free_port()
+        [port] = free_ports(1)
         serve.start(
             http_options=HTTPOptions(host="127.0.0.1", port=port), proxy_location="HeadOnly",
             controller_options=CONTROLLER,
@@ -125,13 +125,6 @@ def replicas() -> dict[str, Any]:
     return {
         name.removeprefix(prefix): ray.get_actor(name, namespace="serve") for name in names if name.startswith(prefix)
     }
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:

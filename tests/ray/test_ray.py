@@ -26,7 +26,8 @@ from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.serving.jobs import replica_of
 from kandinsky_runtime.serving.ray.application import RETRY_SECONDS
-from tests.ray.ray_cluster import QUICK, SECONDS, TwoNodes, free_port, replicas, until
+from tests.free_ports import free_ports
+from tests.ray.ray_cluster import QUICK, SECONDS, TwoNodes, replicas, until
 from tests.served_bundles import Bundles
 from tests.serving.server_process import Server, mask, picture, pixels, png
 
@@ -41,7 +42,7 @@ MOST = 2  # requests of a replica
 @pytest.fixture(scope="module")
 def command(nodes: TwoNodes, bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`k22 serve --ray` on the cluster, with one replica."""
-    flags = ("--ray", "--port", str(free_port()), "--max-jobs", str(MOST))
+    flags = ("--ray", "--port", str(*free_ports(1)), "--max-jobs", str(MOST))
     environment = {"RAY_ADDRESS": nodes.address}
     folder = tmp_path_factory.mktemp("command")
     with Server(bundles.inpaint, bundles.plain, folder=folder, flags=flags, env=environment) as made:
@@ -158,7 +159,7 @@ def test_what_finds_no_room_is_told_when_to_try_again(command: Server) -> None:
 def test_serve_that_runs_already_is_left_alone(
     command: Server, nodes: TwoNodes, bundles: Bundles, tmp_path: Path
 ) -> None:
-    flags, environment = ("--ray", "--port", str(free_port())), {"RAY_ADDRESS": nodes.address}
+    flags, environment = ("--ray", "--port", str(*free_ports(1))), {"RAY_ADDRESS": nodes.address}
     with Server(bundles.inpaint, folder=tmp_path, flags=flags, env=environment, wait=False) as second:
         assert second.process.wait(SECONDS) == 1
         assert second.errors.splitlines()[-1].startswith("k22: error: Ray Serve runs on this cluster already")

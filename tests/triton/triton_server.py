@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +17,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests.free_ports import free_ports
 
 pytriton = pytest.importorskip("pytriton", reason="nvidia-pytriton, which carries a Triton server, is not installed")
 
@@ -41,7 +42,7 @@ class TritonServer:
         stub = backends / "python" / _STUB
         shutil.copy(_WHEEL / "python_backend_stubs" / _VERSION / _STUB, stub)
         stub.chmod(0o755)
-        http, grpc = _free_ports(2)
+        http, grpc = free_ports(2)
         self.http, self.grpc = f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"
         self._log = folder / "log.txt"
         libraries = [_WHEEL.parent.parent / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))]
@@ -106,14 +107,3 @@ class TritonServer:
 def _children(process: int) -> list[int]:
     lists = Path(f"/proc/{process}/task").glob("*/children")
     return [int(child) for children in lists for child in children.read_text().split()]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for made in sockets:
-            made.bind(("127.0.0.1", 0))
-        return [int(made.getsockname()[1]) for made in sockets]
-    finally:
-        for made in sockets:
-            made.close()

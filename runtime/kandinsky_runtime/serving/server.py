@@ -7,7 +7,6 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -16,6 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
+from kandinsky_runtime.serving.announcement import announce
 from kandinsky_runtime.serving.app import make_app
 from kandinsky_runtime.serving.models import Models
 from kandinsky_runtime.serving.security import Keys
@@ -89,15 +89,13 @@ def serve(models: Models, settings: Settings) -> int:
     service = Service(settings, models)
     listening = _listen(settings)
     host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
     app: Starlette = make_app(service, keys, tracing=set_up_tracing(), on_failure=lambda: server.fail())
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=LAST_SECONDS, h11_max_incomplete_event_size=64 * 1024, http="h11", ws="none",
     )  # fmt: skip
     server = DrainingServer(config, service, keys)
-    sys.stdout.write(f"serving {', '.join(models.by_name)} at http://{shown}:{port}\n")
-    sys.stdout.flush()
+    announce(models.by_name, host, port)
     try:
         server.run(sockets=[listening])
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import signal
-import sys
 import threading
 import time
 from types import FrameType
@@ -15,6 +14,7 @@ from ray import serve
 
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
+from kandinsky_runtime.serving.announcement import announce
 from kandinsky_runtime.serving.models import named_bundles, served_task
 from kandinsky_runtime.serving.ray.application import LAST_SECONDS, NAME, application
 from kandinsky_runtime.serving.ray.arguments import Arguments
@@ -73,10 +73,7 @@ def _serve(app: serve.Application, arguments: Arguments, settings: Settings) -> 
     )  # fmt: skip
     try:
         if _started(app, stopped):
-            shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-            names = ", ".join(named_bundles(arguments.folders))
-            sys.stdout.write(f"serving {names} at http://{shown}:{settings.port}\n")
-            sys.stdout.flush()
+            announce(named_bundles(arguments.folders), settings.host, settings.port)
             stopped.wait()
     finally:
         for number, handler in before.items():  # a second signal ends at once
