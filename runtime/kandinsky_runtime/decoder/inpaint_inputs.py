@@ -17,6 +17,7 @@ from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.decoder.inpaint_sources import MaskReport, Sources
 from kandinsky_runtime.decoder.kept_area import KeptArea
 from kandinsky_runtime.decoder.options import InpaintOptions
+from kandinsky_runtime.decoder.parts import shared_area_notes
 from kandinsky_runtime.decoder.request import Request, Samples
 from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
 from kandinsky_runtime.pictures.mask import is_all_keep, largest_value, latent_keep_mask
@@ -108,6 +109,7 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
     padded = np.pad(repainted, ((0, 0), (0, bottom), (0, right)), mode="edge")
     keep = latent_keep_mask(padded, *common["latent_shape"][2:])
     reports = sources.reports(areas.areas)
+    shared = shared_area_notes(geometry, options, areas)
     return InpaintRequest(
         **common,
         areas=areas,
@@ -115,7 +117,7 @@ def prepare_inpaint(geometry: Geometry, options: InpaintOptions, prompt_count: i
         masks=repainted,
         keep=keep,
         reports=tuple(report for report in reports for _ in range(samples.repeats * samples.prompts // len(reports))),
-        notes=(*sources.notes, *stretched, *_notes(repainted, keep, [largest_value(mask) for mask in masks])),
+        notes=(*sources.notes, *stretched, *shared, *_notes(repainted, keep, [largest_value(mask) for mask in masks])),
         understood=tuple(dict.fromkeys(str(report) for report in reports)),
     )
 

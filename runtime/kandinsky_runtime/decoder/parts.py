@@ -18,8 +18,8 @@ from kandinsky_runtime.batch import as_list
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.decoder.inpaint_sources import MaskReport, Sources
 from kandinsky_runtime.decoder.options import InpaintOptions
-from kandinsky_runtime.pictures.area import Box, planned_box
-from kandinsky_runtime.pictures.clusters import clusters
+from kandinsky_runtime.pictures.area import Areas, Box, Size, planned_box
+from kandinsky_runtime.pictures.clusters import Bools, clusters
 from kandinsky_runtime.pictures.image import Picture, read_picture
 from kandinsky_runtime.pictures.mask import Mask, fit_weights, understand_mask
 
@@ -47,22 +47,27 @@ def parts_of(geometry: Geometry, options: InpaintOptions) -> tuple[list[InpaintO
     if options.composite == "blend":
         changed = changed | (fit_weights(mask_image, *picture.size, options.mask_blur or 0) > 0)
 
-    def plan(bounds: Box) -> Box:
-        return planned_box(
-            bounds,
-            picture.size,
-            multiple=geometry.multiple,
-            height=options.height,
-            width=options.width,
-            padding=options.padding_mask_crop,
-        )
-
-    found = clusters(changed, plan)
+    found = _separate(geometry, options, changed, picture.size)
     if len(found) < 2:
         return [options], None
     plain = replace(options, image=Picture(picture), expand=None, invert_mask=False)
     masks = [Image.fromarray(np.rint(levels * part * 255).astype(np.uint8)) for part in found]
     return [replace(plain, mask_image=Mask(image, sources.rules[0])) for image in masks], sources
+
+
+def shared_area_notes(geometry: Geometry, options: InpaintOptions, areas: Areas) -> tuple[str, ...]:
+    """A note if a mask has separate parts whose run has one area for all of them, see `parts_of`."""
+    if options.inpaint_area != "mask" or _can_be_parted(options):
+        return ()
+    shared = sum(
+        len(_separate(geometry, options, area.changed, area.picture.size, area.box[:2])) > 1 for area in areas.areas
+    )
+    if not shared:
+        return ()
+    return (
+        f"{shared} of {len(areas.areas)} masks {'has' if shared == 1 else 'have'} separate parts, which share one area:"
+        " areas of their own are for a single picture and mask, without noise or latents that go in or out",
+    )
 
 
 def put_together(results: Sequence[Any], boxes: Sequence[Box], output_type: str) -> Any:
@@ -83,6 +88,25 @@ def put_reports_together(reports: Sequence[Sequence[MaskReport]], sources: Sourc
         MaskReport(sources.rules[0], sources.inverted, sum(report.repainted for report in of_sample))
         for of_sample in zip(*reports, strict=True)
     )
+
+
+def _separate(
+    geometry: Geometry, options: InpaintOptions, changed: Bools, size: Size, origin: tuple[int, int] = (0, 0)
+) -> list[Bools]:
+    """The parts of a mask that get an area each, see `clusters`; `changed` begins at `origin` in the picture."""
+    left, top = origin
+
+    def plan(bounds: Box) -> Box:
+        return planned_box(
+            (bounds[0] + left, bounds[1] + top, bounds[2] + left, bounds[3] + top),
+            size,
+            multiple=geometry.multiple,
+            height=options.height,
+            width=options.width,
+            padding=options.padding_mask_crop,
+        )
+
+    return clusters(changed, plan)
 
 
 def _can_be_parted(options: InpaintOptions) -> bool:

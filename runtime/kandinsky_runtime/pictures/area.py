@@ -52,6 +52,12 @@ class Area:
     weights: Array | None = None
 
     @property
+    def changed(self) -> npt.NDArray[np.bool_]:
+        """The pixels of the box that may change, (h, w)."""
+        painted = self.mask > 0
+        return painted if self.weights is None else painted | (self.weights > 0)
+
+    @property
     def share(self) -> float:
         """The share of the whole picture that is repainted, 0 to 1."""
         return float(np.count_nonzero(self.mask)) / (self.picture.width * self.picture.height)

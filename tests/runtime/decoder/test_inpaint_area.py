@@ -181,7 +181,21 @@ def test_drawn_seeds_are_those_of_every_part(pipeline: InpaintPipeline) -> None:
     np.testing.assert_array_equal(drawn.images[0], again.images[0])
 
 
-def test_a_batch_and_noise_of_the_callers_have_one_area(pipeline: InpaintPipeline, tmp_path: Path) -> None:
-    options = sound(image=picture(160, 600), mask_image=sum(two_spots()))
-    for change in ({"image": [options["image"]] * 2}, {"record_noise": tmp_path / "n.npz"}, {"output_type": "latent"}):
-        assert not [note for note in pipeline(**options | change).notes if "separate parts" in note]
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        (lambda options, folder: {"image": [options["image"]] * 2}, "2 of 2 masks have"),
+        (lambda options, folder: {"mask_image": [options["mask_image"], two_spots()[0]]}, "1 of 2 masks has"),
+        (lambda options, folder: {"record_noise": folder / "n.npz"}, "1 of 1 masks has"),
+        (lambda options, folder: {"output_type": "latent"}, "1 of 1 masks has"),
+        (lambda options, folder: {"mask_image": [two_spots()[0], two_spots()[1]]}, None),
+    ],
+)
+@pytest.mark.parametrize("size", [{}, {"height": 96, "width": 80}])
+def test_a_batch_and_noise_of_the_callers_have_one_area_and_say_so(
+    pipeline: InpaintPipeline, tmp_path: Path, size: dict[str, int], change: Any, shared: str | None
+) -> None:
+    options = sound(image=picture(160, 600), mask_image=sum(two_spots()), **size)
+    notes = pipeline(**options | change(options, tmp_path)).notes
+    found = [note for note in notes if "separate parts" in note]
+    assert [note.split(" separate parts, which share one area")[0] for note in found] == [shared] * (shared is not None)
