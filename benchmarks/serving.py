@@ -1,9 +1,11 @@
 """How `k22 serve` holds up: overhead, overload, soak, kills and malformed requests, against a real server process.
 
-    python -m benchmarks.serving BUNDLE [--only overhead,overload,soak,kills,malformed] [--scale 1.0] [--json F]
+    python -m benchmarks.serving BUNDLE [--only overhead,overhead768,overload,soak,kills,malformed] [--scale 1.0]
+        [--json F]
 
-The full size of each part: 200 requests alone; 10 times too much for 10 minutes; 20,000 requests; 100 kills; 10,000
-malformed requests. `--scale 0.1` does a tenth of each. BUNDLE is an inpainting bundle with a prior, a tiny one best.
+The full size of each part: 200 requests alone, and 40 at 768 px; 10 times too much for 10 minutes; 20,000 requests;
+100 kills; 10,000 malformed requests. `--scale 0.1` does a tenth of each. BUNDLE is an inpainting bundle with a prior,
+a tiny one best.
 """
 
 from __future__ import annotations
@@ -42,9 +44,11 @@ def percentile(values: list[float], share: float) -> float:
     return round(1000 * sorted(values)[min(len(values) - 1, int(share * len(values)))], 2)
 
 
-def overhead(bundle: Path, folder: Path, scale: float) -> dict[str, Any]:
+def overhead(bundle: Path, folder: Path, scale: float, size: tuple[int, int] = SIZE) -> dict[str, Any]:
     """The time of a request less that of the same run in this process, in turn."""
     count = max(10, round(200 * scale))
+    image, area = picture(0, size), mask(size)
+    files = {"image": png(image), "mask": png(area)}
     with (
         InpaintPipeline.load(bundle, threads=1) as pipeline,
         Server(bundle, folder=folder) as server,
@@ -53,10 +57,10 @@ def overhead(bundle: Path, folder: Path, scale: float) -> dict[str, Any]:
         served, alone = [], []
         for seed in range(count):
             begun = time.perf_counter()
-            http.post("/v1/images/edits", data=FIELDS | {"seed": str(seed)}, files=FILES).raise_for_status()
+            http.post("/v1/images/edits", data=FIELDS | {"seed": str(seed)}, files=files).raise_for_status()
             served.append(time.perf_counter() - begun)
             begun = time.perf_counter()
-            pipeline("a hat", image=picture(), mask_image=mask(), num_inference_steps=4, seed=seed)
+            pipeline("a hat", image=image, mask_image=area, num_inference_steps=4, seed=seed)
             alone.append(time.perf_counter() - begun)
     differences = [first - second for first, second in zip(served, alone, strict=True)]
     return {
@@ -302,6 +306,7 @@ def _gauge(server: Server, name: str) -> float:
 
 PARTS: dict[str, Callable[[Path, Path, float], dict[str, Any]]] = {
     "overhead": overhead,
+    "overhead768": lambda bundle, folder, scale: overhead(bundle, folder, scale / 5, (768, 768)),
     "overload": overload,
     "soak": soak,
     "kills": kills,

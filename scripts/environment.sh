@@ -29,7 +29,7 @@ environment() {
     local interpreter
     interpreter=$(python_311)
     "$interpreter" -m venv "$folder"
-    "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$root[${extras[$name]}]"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-compile --constraint "$constraints" --editable "$root[${extras[$name]}]"
     echo "$wanted" > "$folder/made-from"
 }
 
