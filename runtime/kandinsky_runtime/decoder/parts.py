@@ -18,7 +18,8 @@ from kandinsky_runtime.batch import as_list
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.decoder.inpaint_sources import MaskReport, Sources
 from kandinsky_runtime.decoder.options import InpaintOptions
-from kandinsky_runtime.pictures.area import Areas, Box, Size, planned_box
+from kandinsky_runtime.pictures.area import Areas
+from kandinsky_runtime.pictures.boxes import Box, Size, planned_box
 from kandinsky_runtime.pictures.clusters import Bools, clusters
 from kandinsky_runtime.pictures.image import Picture, read_picture
 from kandinsky_runtime.pictures.mask import Mask, fit_weights, understand_mask

@@ -15,18 +15,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from kandinsky_runtime.errors import InputError, UsageError
-from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
+from kandinsky_runtime.limits import MAX_PIXELS
+from kandinsky_runtime.pictures.boxes import Box, Size, box_around, common_size, fitted_size, grown, in_proportion
 from kandinsky_runtime.pictures.image import fit, to_pil, without_alpha
 from kandinsky_runtime.pictures.mask import Scalar, blend_pixels, fit_mask, fit_weights, paste_pixels
 from kandinsky_runtime.pictures.opening import float_to_eight_bit
 from kandinsky_runtime.pictures.sizes import picture_size
 
 Array = npt.NDArray[np.float32]
-Box = tuple[int, int, int, int]
-Size = tuple[int, int]
-"""(width, height), as in Pillow."""
-
-DEFAULT_PADDING = 32
 
 
 @dataclass(frozen=True)
@@ -249,94 +245,25 @@ def around_masks(
     changed = [
         mask if weight is None else np.maximum(mask, weight) for (_, mask), weight in zip(pairs, weights, strict=True)
     ]
-    boxes = [_around(mask, DEFAULT_PADDING if padding is None else padding) for mask in changed]
+    boxes = [box_around(mask, padding) for mask in changed]
     if height is None or width is None:
-        working = _common_size(boxes, sizes, multiple)
+        working = common_size(boxes, sizes, multiple)
         wanted = [working] * len(boxes)
     else:
         working = int(width), int(height)
-        wanted = [_in_proportion(box, working) for box in boxes]
+        wanted = [in_proportion(box, working) for box in boxes]
     areas = []
     for (number, mask), weight, box, least, size in zip(pairs, weights, boxes, wanted, sizes, strict=True):
-        left, top, right, bottom = grown = _grown(box, least, size)
+        left, top, right, bottom = whole = grown(box, least, size)
         inside = np.s_[top:bottom, left:right]
         shares = None if weight is None else weight[inside].copy()
-        areas.append(Area(pictures[number], number, grown, mask[inside].copy(), _fitted(grown, working), shares))
+        areas.append(Area(pictures[number], number, whole, mask[inside].copy(), fitted_size(whole, working), shares))
     return Areas(tuple(areas), working)
 
 
 def _pairs(pictures: int, masks: int) -> list[tuple[int, int]]:
     """The indices of picture and mask of each pair; a single picture or mask belongs to every pair."""
     return [(pair % pictures, pair % masks) for pair in range(max(pictures, masks))]
-
-
-def planned_box(
-    bounds: Box, picture: Size, *, multiple: int, height: int | None, width: int | None, padding: int | None
-) -> Box:
-    """The box of `around_masks` for one mask whose pixels to repaint are within `bounds`."""
-    box = _with_padding(bounds, picture, DEFAULT_PADDING if padding is None else padding)
-    if height is None or width is None:
-        return _grown(box, _common_size([box], [picture], multiple), picture)
-    return _grown(box, _in_proportion(box, (width, height)), picture)
-
-
-def _around(mask: Array, padding: int) -> Box:
-    """The box of the pixels to repaint with padding, clipped to the picture; the middle if the mask is empty."""
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        rows, columns = np.array([height // 2]), np.array([width // 2])
-    bounds = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-    return _with_padding(bounds, (width, height), padding)
-
-
-def _with_padding(box: Box, picture: Size, padding: int) -> Box:
-    left, top, right, bottom = box
-    return (
-        max(0, left - padding), max(0, top - padding),
-        min(picture[0], right + padding), min(picture[1], bottom + padding),
-    )  # fmt: skip
-
-
-def _common_size(boxes: Sequence[Box], pictures: Sequence[Size], multiple: int) -> Size:
-    """The size to which every box grows if boxes are not resized."""
-    sizes = []
-    for name, axis in (("width", 0), ("height", 1)):
-        needed = max(MIN_SIZE, *(box[axis + 2] - box[axis] for box in boxes))
-        least = min(picture[axis] for picture in pictures)
-        if least < needed:
-            raise InputError(
-                f"the areas around the masks need a {name} of {needed} pixels, and a picture has {least}: give height"
-                " and width, the size to work at"
-            )
-        sizes.append(min(least, -(-needed // multiple) * multiple))
-    return sizes[0], sizes[1]
-
-
-def _in_proportion(box: Box, working: Size) -> Size:
-    """The smallest size that holds a box and has the proportions of the working picture."""
-    left, top, right, bottom = box
-    across, down = right - left, bottom - top
-    return max(across, -(-down * working[0] // working[1])), max(down, -(-across * working[1] // working[0]))
-
-
-def _grown(box: Box, size: Size, picture: Size) -> Box:
-    """`box` grown around its middle to `size`, moved and limited to stay within the picture."""
-    edges = []
-    for axis in (0, 1):
-        length = min(size[axis], picture[axis])
-        start = min(max(0, (box[axis] + box[axis + 2] - length) // 2), picture[axis] - length)
-        edges.append((start, start + length))
-    (left, right), (top, bottom) = edges
-    return left, top, right, bottom
-
-
-def _fitted(box: Box, working: Size) -> Size:
-    """The largest size of a box in the working picture, scaled by one factor for both axes."""
-    sizes = [box[2] - box[0], box[3] - box[1]]
-    scale = min(room / size for room, size in zip(working, sizes, strict=True))
-    across, down = (max(1, min(room, round(size * scale))) for room, size in zip(working, sizes, strict=True))
-    return across, down
 
 
 def _padded(pixels: npt.NDArray[Scalar], size: Size) -> npt.NDArray[Scalar]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.pictures.area import Box
+from kandinsky_runtime.pictures.boxes import Box
 
 Bools = npt.NDArray[np.bool_]
 Plan = Callable[[Box], Box]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kandinsky_runtime.pictures.area import Box, around_masks, planned_box
+from kandinsky_runtime.pictures.area import around_masks
+from kandinsky_runtime.pictures.boxes import Box, planned_box
 from kandinsky_runtime.pictures.clusters import clusters
 from kandinsky_runtime.pictures.image import read_image
 from kandinsky_runtime.pictures.mask import read_mask
