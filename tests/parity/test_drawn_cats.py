@@ -31,7 +31,7 @@ needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not 
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "bundle"
     arguments = ["bundle", "drawn-cats/decoder-inpaint", "--prior", "drawn-cats/prior", "--out", str(folder), "--quiet"]
-    variants = "paddle,onnx-fp32,onnx-fp16,onnx-bf16"
+    variants = "paddle,onnx-fp32,onnx-fp16"
     assert k22_export([*arguments, "--variants", variants]) == 0
     return folder
 
