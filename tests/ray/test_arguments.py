@@ -26,7 +26,7 @@ from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.ray import app
 from kandinsky_runtime.serving.ray.application import LAST_SECONDS, NAME, RETRY_SECONDS, Replica
 from kandinsky_runtime.serving.ray.arguments import MAX_JOBS, Arguments
-from kandinsky_runtime.serving.ray.command import reason
+from kandinsky_runtime.serving.ray.command import reason, room_warning
 from kandinsky_runtime.serving.ray.router import chosen_replica
 from kandinsky_runtime.serving.settings import Settings
 
@@ -58,6 +58,28 @@ def test_a_replica_reserves_its_threads_or_its_gpu() -> None:
 
     assert reserved() == (2, 0)
     assert reserved(threads=None, device="cuda") == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "room"),
+    [
+        ({"threads": 2, "min_replicas": 3}, None),  # two on the first node, one on the second
+        ({"threads": 2, "min_replicas": 4}, "room for 3 of 4 replicas, each with 2 CPU on one node"),
+        ({"threads": 8}, "room for 0 of 1 replicas, each with 8 CPU on one node"),
+        ({"device": "cuda", "threads": 1}, None),
+        ({"device": "cuda", "threads": 4, "min_replicas": 2}, "room for 1 of 2 replicas, each with 4 CPU, 1 GPU"),
+    ],
+)
+def test_a_cluster_without_room_is_named(arguments: dict[str, Any], room: str | None) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 5.0, "memory": 1e9}},
+        {"Alive": True, "Resources": {"CPU": 2.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    if "device" in arguments:
+        nodes.append({"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}})
+    warning = room_warning(Arguments(**SOUND | arguments), nodes)
+    assert warning is None if room is None else room in str(warning)
 
 
 def test_arguments_of_a_command_line_are_texts() -> None:

@@ -6,6 +6,10 @@ The first tests are about `k22 serve --ray` with one replica, the others about w
 from __future__ import annotations
 
 import base64
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -172,6 +176,25 @@ def test_sigterm_lets_requests_end(command: Server) -> None:
         assert command.stop(seconds=SECONDS) == 0
         assert answer.result().status_code == 200
     assert not replicas()
+
+
+def test_sigterm_does_not_wait_for_a_replica_without_a_node(nodes: TwoNodes, bundles: Bundles, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    code = "import sys; from kandinsky_runtime.cli import main; sys.exit(main())"
+    flags = ["--ray", "--port", str(*free_ports(1)), "--threads", "64"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", str(bundles.inpaint), *flags],
+            stdout=output, stderr=output, env=os.environ | {"RAY_ADDRESS": nodes.address},
+        )  # fmt: skip
+    try:
+        until(lambda: "Adding 1 replica" in log.read_text())
+        assert "the cluster has room for 0 of 1 replicas" in log.read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 def test_a_killed_replica_costs_one_retry(deployed: TwoNodes) -> None:

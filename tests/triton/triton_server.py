@@ -45,6 +45,7 @@ class TritonServer:
         http, grpc = free_ports(2)
         self.http, self.grpc = f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"
         self._log = folder / "log.txt"
+        self._memory = f"k22-{os.getpid()}-{http}"
         libraries = [_WHEEL.parent.parent / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))]
         environment = os.environ | {
             "LD_LIBRARY_PATH": ":".join(map(str, libraries)),  # without the first, loading a model hangs
@@ -55,7 +56,7 @@ class TritonServer:
             _WHEEL / "bin" / "tritonserver", f"--model-repository={repository}", f"--backend-directory={backends}",
             "--http-address=127.0.0.1", f"--http-port={http}", "--grpc-address=127.0.0.1", f"--grpc-port={grpc}",
             "--allow-metrics=false", "--exit-timeout-secs=20", "--disable-auto-complete-config",
-            f"--backend-config=python,shm-region-prefix-name=k22-{os.getpid()}-{http}",
+            f"--backend-config=python,shm-region-prefix-name={self._memory}",
         ]  # fmt: skip
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -102,6 +103,8 @@ class TritonServer:
             for stub in stubs:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(stub, signal.SIGKILL)
+        for region in Path("/dev/shm").glob(f"{self._memory}*"):  # a model that was killed leaves them
+            region.unlink(missing_ok=True)
 
 
 def _children(process: int) -> list[int]:

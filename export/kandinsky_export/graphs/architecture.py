@@ -67,6 +67,8 @@ _MODELS: Mapping[str, _Architecture] = {
 _NO_SETTINGS = frozenset(
     {"architectures", "dtype", "model_type", "paddlenlp_version", "torch_dtype", "transformers_version"}
 )
+# Settings of newer versions of diffusers, with the value for what ppdiffusers always builds.
+_BUILT_ALWAYS = {"mid_block_add_attention": True}
 # The errors of ppdiffusers and Paddle for a config without a model.
 _BUILD_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 
@@ -112,7 +114,7 @@ def _complete(name: str, config: Config) -> dict[str, Any]:
     parameters = inspect.signature(_MODELS[name].settings.__init__).parameters
     defaults = {key: item.default for key, item in parameters.items() if item.default is not inspect.Parameter.empty}
     unknown = [key for key in config if key not in {*defaults, *_NO_SETTINGS} and not key.startswith("_")]
-    if dropped := [key for key in unknown if config[key] not in (None, False)]:
+    if dropped := [key for key in unknown if config[key] not in (None, False, _BUILT_ALWAYS.get(key))]:
         _log.warning("%s config: ppdiffusers does not know the settings %s: they are ignored", name, ", ".join(dropped))
     return defaults | {key: value for key, value in config.items() if key in defaults}
 

@@ -38,8 +38,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     ray.add_argument(
         "--ray",
         action="store_true",
-        help="serve with Ray Serve: on the cluster of RAY_ADDRESS, or else on this machine; a replica takes --max-jobs"
-        " requests at once, 16 unless given",
+        help="serve with Ray Serve, on the cluster of RAY_ADDRESS or of this machine, which is started if there is"
+        " none; needs --threads, the CPUs of a replica, or --device cuda; a replica takes --max-jobs requests at once,"
+        " 16 unless given",
     )
     ray.add_argument(
         "--replicas",

@@ -385,12 +385,10 @@ class TestConfigValues:
         self, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
     ) -> None:
         configs = {name: sized(name, "tiny") for name in ("unet", "movq")}
-        configs["movq"] |= {"force_upcast": False, "latents_mean": None, "mid_block_add_attention": True}
+        configs["movq"] |= {"force_upcast": False, "latents_mean": None, "mid_block_add_attention": True, "newer": 2}
         with caplog.at_level(logging.WARNING):
             build_models(configs, "checkpoint")
-        assert caplog.messages == [
-            "movq config: ppdiffusers does not know the settings mid_block_add_attention: they are ignored"
-        ]
+        assert caplog.messages == ["movq config: ppdiffusers does not know the settings newer: they are ignored"]
         assert capfd.readouterr() == ("", "")
 
     def test_a_huge_model_takes_no_memory_until_it_is_filled(self) -> None:

@@ -107,10 +107,11 @@ def application(arguments: Arguments, settings: Settings) -> serve.Application:
     """
     arguments.check()
     most = arguments.max_replicas or arguments.min_replicas
+    resources = reserved(arguments)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name=NAME,
-        ray_actor_options={"num_cpus": arguments.threads or 1, "num_gpus": int(arguments.on_gpu)},
+        ray_actor_options={"num_cpus": resources["CPU"], "num_gpus": resources["GPU"]},
         max_ongoing_requests=settings.max_jobs,
         max_queued_requests=2 * settings.max_jobs * most,  # those on their way to a free replica count as well
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_SECONDS),
@@ -124,6 +125,11 @@ def application(arguments: Arguments, settings: Settings) -> serve.Application:
         logging_config={"enable_access_log": False},  # the server logs its requests itself
     )
     return deployment.bind(arguments.folders, arguments.load, settings, arguments.quiet)
+
+
+def reserved(arguments: Arguments) -> dict[str, int]:
+    """What Ray reserves for a replica, by Ray's names of resources."""
+    return {"CPU": arguments.threads or 1, "GPU": int(arguments.on_gpu)}
 
 
 def in_flight(arguments: Arguments, settings: Settings) -> int:

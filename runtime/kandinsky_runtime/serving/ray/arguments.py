@@ -88,6 +88,7 @@ class Arguments(BaseModel):  # type: ignore[misc] # not a dependency of the type
         if self.threads is None and not self.on_gpu:
             raise UsageError(
                 f"{_SOURCE}threads is missing; give the CPUs of a replica, which Ray reserves for it, or device cuda"
+                " (--threads N or --device cuda)"
             )
 
     def settings(self) -> Settings:

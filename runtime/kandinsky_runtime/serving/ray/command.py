@@ -7,16 +7,20 @@ import re
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.constants import SERVE_NAMESPACE
+from ray.serve.context import _get_global_client
 
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.serving.announcement import announce
 from kandinsky_runtime.serving.models import named_bundles, served_task
-from kandinsky_runtime.serving.ray.application import LAST_SECONDS, NAME, application
+from kandinsky_runtime.serving.ray.application import LAST_SECONDS, NAME, application, reserved
 from kandinsky_runtime.serving.ray.arguments import Arguments
 from kandinsky_runtime.serving.settings import Settings
 
@@ -26,9 +30,13 @@ CONTROLLER = {"runtime_env": {"env_vars": {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLI
 _POLL_SECONDS = 0.2
 _OWN_ERROR = re.compile(r"kandinsky_runtime\.errors\.\w+: ")
 
+_log = logging.getLogger(__name__)
+
 
 def serve_on_ray(arguments: Arguments, settings: Settings) -> int:
-    """Start Ray Serve on the cluster of RAY_ADDRESS, or on this machine, and serve until a signal ends it.
+    """Start Ray Serve on the cluster of RAY_ADDRESS or of this machine, and serve until a signal ends it.
+
+    A cluster is started on this machine if there is none.
 
     Returns:
         The exit status: 0 after a signal.
@@ -48,8 +56,12 @@ def serve_on_ray(arguments: Arguments, settings: Settings) -> int:
     try:
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
     except ConnectionError as error:
-        raise Kandinsky22Error(f"the Ray cluster cannot be reached: {error}") from error
+        raise Kandinsky22Error(
+            f"the Ray cluster cannot be reached: {error}; if it asks for a token, set RAY_AUTH_MODE=token"
+        ) from error
     try:
+        if warning := room_warning(arguments, ray.nodes()):
+            _log.warning(warning)
         return _serve(app, arguments, settings)
     finally:
         ray.shutdown()
@@ -59,7 +71,7 @@ def _serve(app: serve.Application, arguments: Arguments, settings: Settings) -> 
     if serve.status().proxies:
         raise Kandinsky22Error(
             "Ray Serve runs on this cluster already, with its own host and port; deploy to it with serve deploy, see"
-            " docs/serving.md"
+            " docs/platforms.md"
         )
     stopped = threading.Event()
 
@@ -99,6 +111,26 @@ def _started(app: serve.Application, stopped: threading.Event) -> bool:
     return False
 
 
+def room_warning(arguments: Arguments, nodes: list[dict[str, Any]]) -> str | None:
+    """What to say if the cluster has no room for the fewest replicas; None if it has.
+
+    It is no error: an autoscaler may add nodes.
+
+    Args:
+        nodes: the cluster's nodes, from `ray.nodes()`.
+    """
+    wanted = reserved(arguments)
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    room = sum(min(int(node.get(name, 0) // count) for name, count in wanted.items() if count) for node in resources)
+    if room >= arguments.min_replicas:
+        return None
+    of_each = ", ".join(f"{count} {name}" for name, count in wanted.items() if count)
+    return (
+        f"the cluster has room for {room} of {arguments.min_replicas} replicas, each with {of_each} on one node;"
+        " waiting for more nodes. If none will come, give fewer --threads or --replicas"
+    )
+
+
 def reason(message: str) -> str:
     """The error of ours in Serve's message about a failed start; the whole message if it has none."""
     *_, last = _OWN_ERROR.split(message)
@@ -106,8 +138,23 @@ def reason(message: str) -> str:
 
 
 def _drain(seconds: float) -> None:
-    """Delete the application, and wait until its last requests have ended."""
+    """Delete the application, and wait until its last requests have ended.
+
+    A replica that still starts has none, and is killed. Serve would ask it to end, and if it waits for a node, Serve
+    would wait for its answer as long as for the longest request.
+    """
+    starting = _starting_replicas()
     serve.delete(NAME, _blocking=False)
     end = time.monotonic() + seconds + LAST_SECONDS
-    while NAME in serve.status().applications and time.monotonic() < end:
+    while (application := serve.status().applications.get(NAME)) and time.monotonic() < end:
+        while starting and application.status == "DELETING":  # Serve no longer replaces what dies
+            with suppress(ValueError):  # it has gone already
+                ray.kill(ray.get_actor(starting.pop(), namespace=SERVE_NAMESPACE))
         time.sleep(_POLL_SECONDS)
+
+
+def _starting_replicas() -> list[str]:
+    """The names of the application's replicas that were never ready."""
+    application = _get_global_client().get_serve_details()["applications"].get(NAME, {"deployments": {}})
+    found = [replica for deployment in application["deployments"].values() for replica in deployment["replicas"]]
+    return [replica["actor_name"] for replica in found if replica["state"] == "STARTING"]
