@@ -345,6 +345,41 @@ def test_a_picture_is_made_without_a_photo(visitor: Visitor, generate: GenerateP
     visitor.page.wait_for_selector(f"#result-seed:has-text('{seed + 1}')")
 
 
+def test_a_photo_is_changed(visitor: Visitor, generate: GeneratePipeline) -> None:
+    page = visitor.page
+    page.click("label:has(input[value=text-to-image])")
+    assert not page.is_visible("#strength")
+    original = picture(seed=3)
+    page.set_input_files("#file", {"name": "photo.png", "mimeType": "image/png", "buffer": png(original)})
+    page.wait_for_selector("#photo-bar:not([hidden])")
+    assert visitor.facts == f"{SIZE[0]} × {SIZE[1]}"
+    assert not page.is_visible("#width")
+    visitor.generate(prompt="a cat", steps=1, strength=0.5)
+    assert "So few steps" in page.inner_text("#error-strength")
+    visitor.generate(steps=6, strength=0.5, seed=7)
+    result = pixels(visitor.result())
+    expected = generate("a cat", image=original, strength=0.5, num_inference_steps=6, seed=7).images[0]
+    assert np.array_equal(result, np.asarray(expected))
+    page.fill("#compare", "50")
+    assert page.is_visible("#divider")
+    page.click("#use")  # the next picture starts from the result
+    page.wait_for_selector("#photo-bar:not([hidden])")
+    page.click("label:has(input[value=inpaint])")  # the photo is the same for both
+    page.wait_for_selector("#tools:not([hidden])")
+    visitor.stroke((0.4, 0.4), (0.6, 0.5))
+    painted = visitor.facts
+    page.click("label:has(input[value=text-to-image])")
+    page.click("#close-photo")
+    assert page.is_visible("#invite-make")
+    assert page.is_visible("#width")
+    page.click("label:has(input[value=inpaint])")
+    page.locator("#strip button").nth(1).click()
+    page.wait_for_selector("#result-bar:not([hidden])")
+    page.click("#use")
+    page.wait_for_selector("#tools:not([hidden])")
+    assert visitor.facts == painted  # the mask was not closed with the photo
+
+
 def test_a_key_is_asked_for_once_and_a_finger_paints(chromium: Any, served: Server) -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
     visitor = Visitor(chromium, served.url, key=None, **phone)
