@@ -181,7 +181,9 @@ def test_undo_and_redo_go_through_everything(visitor: Visitor) -> None:
         assert np.array_equal(painted(visitor), expected)
     page.keyboard.press("Control+z")
     page.keyboard.press("b")
-    visitor.stroke((0.3, 0.3), (0.4, 0.3))
+    visitor.stroke((0.35, 0.2), (0.4, 0.2))  # where everything is painted: nothing changes
+    assert page.is_enabled("#redo")
+    visitor.stroke((0.45, 0.6), (0.55, 0.7))
     assert page.is_disabled("#redo")  # another way was taken
 
 
