@@ -222,8 +222,8 @@ def test_strokes_land_where_they_are_seen(visitor: Visitor) -> None:
     empty = painted_share(visitor)
     visitor.stroke((0.75, 0.5), (0.75, 0.5))  # zoomed around the pointer: the place in the picture is the same
     spot = np.argwhere(painted(visitor)).mean(axis=0)
-    fitted = min((box["width"] - 48) / size[0], (box["height"] - 48) / size[1])
-    expected = (120, 160 + 0.25 * box["width"] / fitted)
+    fitted = min((box["width"] - 48) / size[0], (box["height"] - 92) / size[1])
+    expected = (120 + 22 / fitted, 160 + 0.25 * box["width"] / fitted)  # there is more room below than above
     assert np.abs(spot - expected).max() < 2, (spot, expected)
     assert empty == 0
     page.keyboard.press("Delete")
@@ -246,7 +246,7 @@ def test_strokes_land_where_they_are_seen(visitor: Visitor) -> None:
     page.keyboard.press("0")
     page.keyboard.press("Delete")
     visitor.stroke((0.5, 0.5), (0.5, 0.5))
-    assert np.abs(np.argwhere(painted(visitor)).mean(axis=0) - (119.5, 159.5)).max() < 1.5
+    assert np.abs(np.argwhere(painted(visitor)).mean(axis=0) - (119.5 + 22 / fitted, 159.5)).max() < 1.5
 
 
 def painted_share(visitor: Visitor) -> float:
@@ -316,3 +316,17 @@ def test_a_preview_stays_on_its_own_photo(visitor: Visitor) -> None:
     assert (shown[shown.shape[0] // 2, shown.shape[1] // 2][:3] == (0, 0, 255)).all()
     page.click("#cancel")
     page.wait_for_selector("#generate:not([hidden])")
+
+
+def test_a_large_photo_is_changed_at_a_smaller_size(visitor: Visitor) -> None:
+    page = visitor.page
+    page.click("label:has(input[value=text-to-image])")
+    large = png(Image.new("RGB", (1600, 1200), (0, 0, 255)))
+    page.set_input_files("#file", {"name": "photo.png", "mimeType": "image/png", "buffer": large})
+    page.wait_for_selector("#notice:has-text('1264 × 952')")
+    page.click("#more summary")
+    page.select_option("#result-size", "own")
+    page.wait_for_selector("#result-size-hint:has-text('1600 × 1200')")
+    page.reload()
+    page.wait_for_selector("#photo-bar:not([hidden])")  # the photo and the choice are kept
+    assert page.input_value("#result-size") == "own"
