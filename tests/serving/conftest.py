@@ -1,4 +1,4 @@
-"""A server for the tests of a module."""
+"""A server and a browser for the tests of a module."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from tests.served_bundles import Bundles, bundles, generate, inpaint
 from tests.serving.server_process import Server
+from tests.serving.visitor import chromium, served, visitor
 
-__all__ = ["bundles", "generate", "inpaint"]
+__all__ = ["bundles", "chromium", "generate", "inpaint", "served", "visitor"]
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,16 @@
-"""The page: its text without a browser, and with one what the server receives when somebody paints.
-
-The browser is Chromium, driven by playwright from the package registry. Where one of the two is missing, its tests are
-skipped.
-"""
+"""The page: its text without a browser, and with one what the server receives when somebody paints."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import json
-import os
 import re
-import shutil
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from PIL import Image
 
 from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
@@ -31,11 +18,10 @@ from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
 from kandinsky_runtime.sampling.schedulers import SCHEDULERS
 from kandinsky_runtime.serving import page as page_module
 from kandinsky_runtime.serving.fields import option_fields
-from tests.serving.conftest import Bundles
 from tests.serving.server_process import SIZE, Server, picture, pixels, png
+from tests.serving.visitor import KEY, Visitor, jobs
 
 TEXT = (files("kandinsky_runtime.serving") / "page.html").read_text(encoding="utf-8")
-KEY = "a-key-of-the-page-tests"
 CONTROLS = ("input", "select", "textarea", "button")
 VOID = ("meta", "link", "input", "path", "rect", "circle", "use", "br")
 
@@ -136,114 +122,6 @@ def test_the_page_knows_the_servers_options() -> None:
 # What follows needs a browser.
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = os.environ.get("K22_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync"
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=flags.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def served(chromium: Any, bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that needs a key; the browser is there first, so that none is started in vain."""
-    folder = tmp_path_factory.mktemp("page")
-    (folder / "keys").write_text(KEY)
-    with Server(bundles.inpaint, bundles.plain, folder=folder, flags=("--keys", str(folder / "keys"))) as made:
-        yield made
-
-
-class Visitor:
-    """Somebody who uses the page.
-
-    Attributes:
-        page: the browser's page.
-        problems: errors that the browser reported, such as violations of the policy.
-    """
-
-    def __init__(self, chromium: Any, url: str, *, key: str | None = KEY, **options: Any) -> None:
-        self.context = chromium.new_context(**{"viewport": {"width": 1200, "height": 800}} | options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
-        self.problems: list[str] = []
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda line: self.problems.append(line.text) if line.type == "error" else None)
-        self.page.on("request", lambda request: self._check_request(request.url, url))
-        if key is not None:
-            self.page.add_init_script(f"sessionStorage.setItem('key', {json.dumps(key)})")
-        self.page.goto(url)
-
-    def _check_request(self, asked: str, url: str) -> None:
-        if not asked.startswith((url, "blob:", "data:")):
-            self.problems.append(f"a request to {asked}")
-
-    def open(self, content: bytes) -> None:
-        self.page.wait_for_selector("#invite:not([hidden])")
-        self.page.set_input_files("#file", {"name": "photo.png", "mimeType": "image/png", "buffer": content})
-        self.page.wait_for_selector("#tools:not([hidden])")
-
-    def at(self, across: float, down: float) -> tuple[float, float]:
-        """A point of the stage, from its shares."""
-        box = self.page.locator("#stage").bounding_box()
-        return box["x"] + across * box["width"], box["y"] + down * box["height"]
-
-    def stroke(self, *points: tuple[float, float], button: str = "left") -> None:
-        mouse = self.page.mouse
-        mouse.move(*self.at(*points[0]))
-        mouse.down(button=button)
-        for point in points[1:]:
-            mouse.move(*self.at(*point), steps=3)
-        mouse.up(button=button)
-
-    @property
-    def facts(self) -> str:
-        return str(self.page.inner_text("#facts"))
-
-    def saved(self, button: str) -> bytes:
-        """The file that a button saves."""
-        with self.page.expect_download() as download:
-            self.page.click(button)
-        return Path(download.value.path()).read_bytes()
-
-    def mask(self) -> Image.Image:
-        """The mask as the page saves it."""
-        self.page.click("#menu-open")
-        return Image.open(io.BytesIO(self.saved("#mask-down")))
-
-    def generate(self, **fields: object) -> None:
-        for name, value in fields.items():
-            self.page.fill(f"#{name}", str(value))
-        self.page.click("#generate")
-
-    def result(self) -> bytes:
-        self.page.wait_for_selector("#result-bar:not([hidden])")
-        return self.saved("#download")
-
-
-@pytest.fixture
-def visitor(chromium: Any, served: Server) -> Iterator[Visitor]:
-    """Somebody whose browser must not report a problem."""
-    made = Visitor(chromium, served.url)
-    yield made
-    made.context.close()
-    assert made.problems == []
-
-
-def jobs(server: Server) -> list[dict[str, Any]]:
-    request = urllib.request.Request(f"{server.url}/v1/jobs", headers={"authorization": f"Bearer {KEY}"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: list[dict[str, Any]] = json.load(answer)["data"]
-    return found
-
-
 def test_what_is_painted_is_repainted(visitor: Visitor, inpaint: InpaintPipeline) -> None:
     """The mask that the server got is the painted one: its result is the pipeline's, bit for bit."""
     original = picture()
@@ -303,7 +181,6 @@ def test_strokes_are_undone_erased_and_kept_over_a_reload(visitor: Visitor) -> N
     visitor.page.fill("#prompt", "a hat")
     visitor.page.fill("#steps", "33")
     mask, facts = np.asarray(visitor.mask()), visitor.facts
-    visitor.page.wait_for_timeout(700)  # it is kept a moment after the last change
     visitor.page.reload()
     visitor.page.wait_for_selector("#tools:not([hidden])")
     assert visitor.facts == facts
@@ -343,6 +220,41 @@ def test_a_picture_is_made_without_a_photo(visitor: Visitor, generate: GenerateP
     assert visitor.page.locator("#strip li").count() == 2
     visitor.page.locator("#strip button").nth(1).click()
     visitor.page.wait_for_selector(f"#result-seed:has-text('{seed + 1}')")
+
+
+def test_a_photo_is_changed(visitor: Visitor, generate: GeneratePipeline) -> None:
+    page = visitor.page
+    page.click("label:has(input[value=text-to-image])")
+    assert not page.is_visible("#strength")
+    original = picture(seed=3)
+    page.set_input_files("#file", {"name": "photo.png", "mimeType": "image/png", "buffer": png(original)})
+    page.wait_for_selector("#photo-bar:not([hidden])")
+    assert visitor.facts == f"{SIZE[0]} × {SIZE[1]}"
+    assert not page.is_visible("#width")
+    visitor.generate(prompt="a cat", steps=1, strength=0.5)
+    assert "So few steps" in page.inner_text("#error-strength")
+    visitor.generate(steps=6, strength=0.5, seed=7)
+    result = pixels(visitor.result())
+    expected = generate("a cat", image=original, strength=0.5, num_inference_steps=6, seed=7).images[0]
+    assert np.array_equal(result, np.asarray(expected))
+    page.fill("#compare", "50")
+    assert page.is_visible("#divider")
+    page.click("#use")  # the next picture starts from the result
+    page.wait_for_selector("#photo-bar:not([hidden])")
+    page.click("label:has(input[value=inpaint])")  # the photo is the same for both
+    page.wait_for_selector("#tools:not([hidden])")
+    visitor.stroke((0.4, 0.4), (0.6, 0.5))
+    painted = visitor.facts
+    page.click("label:has(input[value=text-to-image])")
+    page.click("#close-photo")
+    assert page.is_visible("#invite-make")
+    assert page.is_visible("#width")
+    page.click("label:has(input[value=inpaint])")
+    page.locator("#strip button").nth(1).click()
+    page.wait_for_selector("#result-bar:not([hidden])")
+    page.click("#use")
+    page.wait_for_selector("#tools:not([hidden])")
+    assert visitor.facts == painted  # the mask was not closed with the photo
 
 
 def test_a_key_is_asked_for_once_and_a_finger_paints(chromium: Any, served: Server) -> None:

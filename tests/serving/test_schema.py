@@ -19,6 +19,9 @@ def test_every_option_is_a_field(server: Server) -> None:
     document = httpx.get(f"{server.url}/openapi.json").json()
     content = document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
     fields = content["application/json"]["schema"]["properties"]
+    made = document["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "strength" in fields  # a plain bundle changes a picture
+    assert "strength" not in made["properties"]  # there is no picture to change
     spelled = {name for name, (_, declared) in declarations(InpaintOptions).items() if declared.spelling}
     assert spelled - {"max_pixels", "num_images_per_prompt"} <= set(fields)
     assert {"scheduler", "negative_prompt", "prompt", "n", "size", "stream"} <= set(fields)

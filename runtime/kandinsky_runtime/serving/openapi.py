@@ -45,6 +45,7 @@ def document(service: Service) -> dict[str, Any]:
     """The OpenAPI document of a server."""
     models = list(service.models.by_name)
     edits, generations = _fields(InpaintOptions, models), _fields(GenerateOptions, models)
+    edits["strength"] = generations.pop("strength")  # it goes with a picture to change
     form = {
         "type": "object",
         "required": ["prompt", "image"],
