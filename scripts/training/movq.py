@@ -1,8 +1,8 @@
 """Stage 2: MoVQ, as an autoencoder of drawings with latents of about unit deviation.
 
 The pipelines decode with `force_not_quantize`, so the codebook never takes part; it is filled at the export. Noise on
-the latents keeps the decoder smooth. Training is on crops, the last share of it on whole pictures: group norms see
-other statistics there.
+the latents keeps the decoder smooth. Training is on crops, the second half of it on whole pictures: group norms see
+other statistics there, and the last 1,480 of 7,400 steps on them gained more than the 1,900 before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scripts.training.starting import DECODER, start_from
 STAGE = 2
 NOISE = 0.03
 # From this share of the steps: crops of so many pixels a side, so many in a batch.
-_CROPS = ((0.0, 64, 16), (0.80, PICTURE, 2))
+_CROPS = ((0.0, 64, 16), (0.50, PICTURE, 2))
 
 CONFIG = {
     "act_fn": "silu",
