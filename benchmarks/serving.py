@@ -3,7 +3,7 @@
     python -m benchmarks.serving BUNDLE [--only overhead,overhead768,overload,soak,kills,malformed] [--scale 1.0]
         [--json F]
 
-The full size of each part: 200 requests alone, and 40 at 768 px; 10 times too much for 10 minutes; 20,000 requests;
+The full size of each part: 200 requests alone, and 10 at 768 px; 10 times too much for 10 minutes; 20,000 requests;
 100 kills; 10,000 malformed requests. `--scale 0.1` does a tenth of each. BUNDLE is an inpainting bundle with a prior,
 a tiny one best.
 """
@@ -306,7 +306,7 @@ def _gauge(server: Server, name: str) -> float:
 
 PARTS: dict[str, Callable[[Path, Path, float], dict[str, Any]]] = {
     "overhead": overhead,
-    "overhead768": lambda bundle, folder, scale: overhead(bundle, folder, scale / 5, (768, 768)),
+    "overhead768": lambda bundle, folder, scale: overhead(bundle, folder, scale / 20, (768, 768)),
     "overload": overload,
     "soak": soak,
     "kills": kills,
