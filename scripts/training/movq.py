@@ -2,7 +2,7 @@
 
 The pipelines decode with `force_not_quantize`, so the codebook never takes part; it is filled at the export. Noise on
 the latents keeps the decoder smooth. Training is on crops, the second half of it on whole pictures: group norms see
-other statistics there, and the last 1,480 of 7,400 steps on them gained more than the 1,900 before.
+other statistics there.
 """
 
 from __future__ import annotations
