@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import signal
-import threading
 import time
 from contextlib import suppress
 from types import FrameType
@@ -73,10 +72,10 @@ def _serve(app: serve.Application, arguments: Arguments, settings: Settings) -> 
             "Ray Serve runs on this cluster already, with its own host and port; deploy to it with serve deploy, see"
             " docs/platforms.md"
         )
-    stopped = threading.Event()
+    stopped: list[int] = []  # no event: a handler could wait for the lock that the thread it interrupts holds
 
     def stop(number: int, frame: FrameType | None) -> None:
-        stopped.set()
+        stopped.append(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     serve.start(
@@ -86,7 +85,8 @@ def _serve(app: serve.Application, arguments: Arguments, settings: Settings) -> 
     try:
         if _started(app, stopped):
             announce(named_bundles(arguments.folders), settings.host, settings.port)
-            stopped.wait()
+            while not stopped:
+                time.sleep(_POLL_SECONDS)
     finally:
         for number, handler in before.items():  # a second signal ends at once
             signal.signal(number, handler)
@@ -95,19 +95,23 @@ def _serve(app: serve.Application, arguments: Arguments, settings: Settings) -> 
     return 0
 
 
-def _started(app: serve.Application, stopped: threading.Event) -> bool:
+def _started(app: serve.Application, stopped: list[int]) -> bool:
     """Start the application and wait until a replica is ready; false if a signal came first.
+
+    Args:
+        stopped: the signals that came.
 
     Raises:
         Kandinsky22Error: no replica can start.
     """
     serve.run_many([serve.RunTarget(app, name=NAME)], wait_for_applications_running=False)
-    while not stopped.wait(_POLL_SECONDS):
+    while not stopped:
         state = serve.status().applications[NAME]
         if state.status == "RUNNING":
             return True
         if state.status == "DEPLOY_FAILED":
             raise Kandinsky22Error(f"no replica can start: {reason(state.deployments[NAME].message)}")
+        time.sleep(_POLL_SECONDS)
     return False
 
 
@@ -140,21 +144,29 @@ def reason(message: str) -> str:
 def _drain(seconds: float) -> None:
     """Delete the application, and wait until its last requests have ended.
 
-    A replica that still starts has none, and is killed. Serve would ask it to end, and if it waits for a node, Serve
+    A replica that was never ready has none, and is killed. Serve would ask it to end, and if it waits for a node, Serve
     would wait for its answer as long as for the longest request.
     """
-    starting = _starting_replicas()
+    ready = _ready_replicas()
     serve.delete(NAME, _blocking=False)
     end = time.monotonic() + seconds + LAST_SECONDS
     while (application := serve.status().applications.get(NAME)) and time.monotonic() < end:
-        while starting and application.status == "DELETING":  # Serve no longer replaces what dies
-            with suppress(ValueError):  # it has gone already
-                ray.kill(ray.get_actor(starting.pop(), namespace=SERVE_NAMESPACE))
+        if application.status == "DELETING":  # Serve no longer replaces what dies
+            # Ray is asked each time: Serve tells of no replicas now, and may still have been making one before.
+            for name in _replicas() - ready:
+                with suppress(ValueError):  # it has gone already
+                    ray.kill(ray.get_actor(name, namespace=SERVE_NAMESPACE))
         time.sleep(_POLL_SECONDS)
 
 
-def _starting_replicas() -> list[str]:
-    """The names of the application's replicas that were never ready."""
+def _replicas() -> set[str]:
+    """The names of the actors of the application's replicas."""
+    names = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+    return {name for name in names if name.startswith(f"SERVE_REPLICA::{NAME}#{NAME}#")}
+
+
+def _ready_replicas() -> set[str]:
+    """The names of the actors of the replicas that have been ready."""
     application = _get_global_client().get_serve_details()["applications"].get(NAME, {"deployments": {}})
     found = [replica for deployment in application["deployments"].values() for replica in deployment["replicas"]]
-    return [replica["actor_name"] for replica in found if replica["state"] == "STARTING"]
+    return {replica["actor_name"] for replica in found if replica["state"] != "STARTING"}
