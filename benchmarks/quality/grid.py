@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kandinsky_runtime.sampling.schedulers import SCHEDULERS
 
-COMMON = "guidance_scale=3,prior_guidance_scale=2"
+COMMON = "guidance_scale=4,prior_guidance_scale=4"
 EXACT = "engine=onnxruntime,precision=fp32"
 STEPS = (10, 15, 25, 50)
 

@@ -23,7 +23,7 @@ from benchmarks.drawings import box_above_eyes, draw, random_scene
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "export" / "kandinsky_export" / "drawn_cats"
 SEED, SIZE = 7, 192
 DRAWING = 771_003_003  # the seed of the cat, which no training has
-PRIOR_STEPS, GUIDANCE, PRIOR_GUIDANCE = 25, 3.0, 2.0
+PRIOR_STEPS, GUIDANCE, PRIOR_GUIDANCE = 25, 4.0, 4.0
 
 
 @dataclass(frozen=True)
