@@ -144,10 +144,6 @@ class Clip(nn.Module):
         self.text_facts = nn.Linear(EMBEDDING, facts)
         self.image_attributes = nn.Linear(EMBEDDING, sum(ATTRIBUTES.values()))
 
-    def forward(self, pixels: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the embeddings of pictures and of texts, (n, EMBEDDING) each, of any length."""
-        return self.image_encoder(pixels).image_embeds, self.text_encoder(tokens).text_embeds
-
 
 def contrastive_loss(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy, by rows and by columns, of the diagonal; other true pairs take no part.
