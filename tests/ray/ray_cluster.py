@@ -16,7 +16,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from kandinsky_runtime.serving.ray.application import NAME
-from kandinsky_runtime.serving.ray.command import CONTROLLER
+from kandinsky_runtime.serving.ray.command import CONTROLLER, REPLICA, replica_names
 from tests.free_ports import free_ports
 from tests.serving.server_process import SIZE
 
@@ -120,11 +120,7 @@ class TwoNodes:
 
 def replicas() -> dict[str, Any]:
     """The actors of all replicas that live, by the names of the replicas."""
-    prefix = f"SERVE_REPLICA::{NAME}#{NAME}#"
-    names = [entry["name"] for entry in ray.util.list_named_actors(all_namespaces=True)]
-    return {
-        name.removeprefix(prefix): ray.get_actor(name, namespace="serve") for name in names if name.startswith(prefix)
-    }
+    return {name.removeprefix(REPLICA): ray.get_actor(name, namespace="serve") for name in replica_names()}
 
 
 def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:

@@ -26,6 +26,8 @@ from kandinsky_runtime.serving.settings import Settings
 # A replica whose step loop is stuck would otherwise keep its CPUs or GPU for the whole drain time.
 CONTROLLER = {"runtime_env": {"env_vars": {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}}}
 
+REPLICA = f"SERVE_REPLICA::{NAME}#{NAME}#"
+
 _POLL_SECONDS = 0.2
 _OWN_ERROR = re.compile(r"kandinsky_runtime\.errors\.\w+: ")
 
@@ -153,16 +155,16 @@ def _drain(seconds: float) -> None:
     while (application := serve.status().applications.get(NAME)) and time.monotonic() < end:
         if application.status == "DELETING":  # Serve no longer replaces what dies
             # Ray is asked each time: Serve tells of no replicas now, and may still have been making one before.
-            for name in _replicas() - ready:
+            for name in replica_names() - ready:
                 with suppress(ValueError):  # it has gone already
                     ray.kill(ray.get_actor(name, namespace=SERVE_NAMESPACE))
         time.sleep(_POLL_SECONDS)
 
 
-def _replicas() -> set[str]:
-    """The names of the actors of the application's replicas."""
+def replica_names() -> set[str]:
+    """The names of the actors of the application's replicas: `REPLICA`, and Serve's name of the replica."""
     names = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
-    return {name for name in names if name.startswith(f"SERVE_REPLICA::{NAME}#{NAME}#")}
+    return {name for name in names if name.startswith(REPLICA)}
 
 
 def _ready_replicas() -> set[str]:
