@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.made_once import made_once
+from tests.made_once import shared_folder as shared_folder
 from tests.skip_report import pytest_terminal_summary as pytest_terminal_summary
 
 # Set before MKL is loaded: the order of sums must not depend on the alignment of operands. Otherwise Paddle Inference
@@ -36,43 +39,42 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint(shared_folder: Path) -> Path:
     """The tiny checkpoint of seed 0 in ppdiffusers' form."""
     from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
-    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    write_sample_checkpoint(folder)
-    return folder
+    return made_once(shared_folder / "tiny" / "checkpoint", write_sample_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint_diffusers(shared_folder: Path) -> Path:
     """The tiny checkpoint of seed 0 in diffusers' form."""
     from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
-    folder = tmp_path_factory.mktemp("tiny") / "checkpoint-diffusers"
-    write_sample_checkpoint(folder, form="diffusers")
-    return folder
+    write = partial(write_sample_checkpoint, form="diffusers")
+    return made_once(shared_folder / "tiny" / "checkpoint-diffusers", write)
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tiny_checkpoint: Path, shared_folder: Path) -> Path:
     """The bundle of `tiny_checkpoint`, with every variant."""
     from kandinsky_export.bundle_export import export_bundle
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
-    folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny")
-    return folder
+    def export(folder: Path) -> None:
+        export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny")
+
+    return made_once(shared_folder / "tiny" / "bundle", export)
 
 
 @pytest.fixture(scope="session")
-def tiny_lower_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_lower_bundle(tiny_checkpoint: Path, shared_folder: Path) -> Path:
     """The bundle of `tiny_checkpoint` in ONNX, in float32, fp16 and bf16."""
     from kandinsky_export.bundle_export import export_bundle
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
-    folder = tmp_path_factory.mktemp("tiny") / "lower-bundle"
-    variants = ("onnx-fp32", "onnx-fp16", "onnx-bf16")
-    export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny", variants=variants)
-    return folder
+    def export(folder: Path) -> None:
+        variants = ("onnx-fp32", "onnx-fp16", "onnx-bf16")
+        export_bundle(Checkpoint.open(tiny_checkpoint), folder, name="tiny", variants=variants)
+
+    return made_once(shared_folder / "tiny" / "lower-bundle", export)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from tests.made_once import made_once
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,7 +27,7 @@ class Bundles:
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+def bundles(shared_folder: Path) -> Bundles:
     """Bundles that the exporter of another environment makes, once for all workers.
 
     With K22_SERVED_BUNDLES they are made in that folder, once for all runs of pytest.
@@ -33,23 +35,28 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     exporter = Path(os.environ.get("K22_EXPORT", ROOT / ".venv-export" / "bin" / "k22-export"))
     if not exporter.exists():
         pytest.skip("the exporter is not installed: scripts/check makes its environment")
-    from filelock import FileLock
 
-    own = tmp_path_factory.getbasetemp()
-    default = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "serving-bundles"
-    folder = Path(os.environ.get("K22_SERVED_BUNDLES", default))
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / "made").exists():
-            for arguments in (
-                "checkpoint --format diffusers --out inpaint-checkpoint",
-                "checkpoint --decoder plain --format diffusers --out plain-checkpoint",
-                "checkpoint --prior --format diffusers --out prior",
-                "bundle inpaint-checkpoint --prior prior --variants onnx-fp32 --out inpaint",
-                "bundle plain-checkpoint --prior prior --variants onnx-fp32 --out plain",
+    def export(folder: Path) -> None:
+        folder.mkdir()
+
+        def run(arguments: str) -> None:
+            subprocess.run([exporter, *arguments.split(), "--quiet"], cwd=folder, check=True, capture_output=True)
+
+        with ThreadPoolExecutor() as threads:
+            for together in (
+                (
+                    "checkpoint --format diffusers --out inpaint-checkpoint",
+                    "checkpoint --decoder plain --format diffusers --out plain-checkpoint",
+                    "checkpoint --prior --format diffusers --out prior",
+                ),
+                (
+                    "bundle inpaint-checkpoint --prior prior --variants onnx-fp32 --out inpaint",
+                    "bundle plain-checkpoint --prior prior --variants onnx-fp32 --out plain",
+                ),
             ):
-                subprocess.run([exporter, *arguments.split(), "--quiet"], cwd=folder, check=True, capture_output=True)
-            (folder / "made").touch()
+                list(threads.map(run, together))
+
+    folder = made_once(Path(os.environ.get("K22_SERVED_BUNDLES", shared_folder / "served-bundles")), export)
     return Bundles(folder / "inpaint", folder / "plain")
 
 

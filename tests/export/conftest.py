@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from kandinsky_export.random_weights.configs import sized
 from tests.export.prior_files import MICRO_PRIOR
+from tests.made_once import made_once
 
 if TYPE_CHECKING:
     from kandinsky_export.checkpoints.checkpoint import Expected
@@ -32,23 +34,20 @@ MICRO: Mapping[str, Mapping[str, Any]] = {
 
 
 @pytest.fixture(scope="session")
-def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_checkpoint(shared_folder: Path) -> Path:
     """In ppdiffusers' form; not to be changed."""
     from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
-    folder = tmp_path_factory.mktemp("micro") / "checkpoint"
-    write_sample_checkpoint(folder, changes=MICRO)
-    return folder
+    return made_once(shared_folder / "micro" / "checkpoint", partial(write_sample_checkpoint, changes=MICRO))
 
 
 @pytest.fixture(scope="session")
-def micro_checkpoint_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_checkpoint_diffusers(shared_folder: Path) -> Path:
     """In diffusers' form; not to be changed."""
     from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
-    folder = tmp_path_factory.mktemp("micro") / "checkpoint-diffusers"
-    write_sample_checkpoint(folder, form="diffusers", changes=MICRO)
-    return folder
+    write = partial(write_sample_checkpoint, form="diffusers", changes=MICRO)
+    return made_once(shared_folder / "micro" / "checkpoint-diffusers", write)
 
 
 @pytest.fixture(scope="session")
@@ -61,14 +60,15 @@ def micro_expected() -> dict[str, dict[str, Expected]]:
 
 
 @pytest.fixture(scope="session")
-def micro_bundle(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_bundle(micro_checkpoint: Path, shared_folder: Path) -> Path:
     """Its bundle, with every variant; not to be changed."""
     from kandinsky_export.bundle_export import export_bundle
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
-    folder = tmp_path_factory.mktemp("micro") / "bundle"
-    export_bundle(Checkpoint.open(micro_checkpoint), folder, name="micro")
-    return folder
+    def export(folder: Path) -> None:
+        export_bundle(Checkpoint.open(micro_checkpoint), folder, name="micro")
+
+    return made_once(shared_folder / "micro" / "bundle", export)
 
 
 @pytest.fixture
@@ -84,23 +84,20 @@ def micro_copy_diffusers(micro_checkpoint_diffusers: Path, tmp_path: Path) -> Pa
 
 
 @pytest.fixture(scope="session")
-def micro_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_prior(shared_folder: Path) -> Path:
     """A prior for `micro_checkpoint`, one layer in each model, in ppdiffusers' form; not to be changed."""
     from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
-    folder = tmp_path_factory.mktemp("micro") / "prior"
-    write_sample_prior(folder, changes=MICRO_PRIOR)
-    return folder
+    return made_once(shared_folder / "micro" / "prior", partial(write_sample_prior, changes=MICRO_PRIOR))
 
 
 @pytest.fixture(scope="session")
-def micro_prior_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_prior_diffusers(shared_folder: Path) -> Path:
     """The same in diffusers' form; not to be changed."""
     from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
-    folder = tmp_path_factory.mktemp("micro") / "prior-diffusers"
-    write_sample_prior(folder, form="diffusers", changes=MICRO_PRIOR)
-    return folder
+    write = partial(write_sample_prior, form="diffusers", changes=MICRO_PRIOR)
+    return made_once(shared_folder / "micro" / "prior-diffusers", write)
 
 
 @pytest.fixture(scope="session")
@@ -115,18 +112,17 @@ def micro_prior_expected() -> dict[str, dict[str, Expected]]:
 
 
 @pytest.fixture(scope="session")
-def micro_prior_bundle(
-    micro_checkpoint: Path, micro_prior_diffusers: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def micro_prior_bundle(micro_checkpoint: Path, micro_prior_diffusers: Path, shared_folder: Path) -> Path:
     """The bundle of `micro_checkpoint` with the prior, with every float32 variant; not to be changed."""
     from kandinsky_export.bundle_export import export_bundle
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
     from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 
-    folder = tmp_path_factory.mktemp("micro") / "prior-bundle"
-    prior = PriorCheckpoint.open(micro_prior_diffusers)
-    export_bundle(Checkpoint.open(micro_checkpoint), folder, name="micro", prior=prior, prior_name="micro-prior")
-    return folder
+    def export(folder: Path) -> None:
+        prior = PriorCheckpoint.open(micro_prior_diffusers)
+        export_bundle(Checkpoint.open(micro_checkpoint), folder, name="micro", prior=prior, prior_name="micro-prior")
+
+    return made_once(shared_folder / "micro" / "prior-bundle", export)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,19 @@ from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from scripts.goldens import prior as prior_golden
 from scripts.goldens.trajectories import CASES, SEED
+from tests.made_once import made_once
 
 ENGINES = ("onnxruntime", "openvino", "paddle")
 """Each in float32."""
 
 
 @pytest.fixture(scope="session")
-def case_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def case_checkpoint(shared_folder: Path) -> Callable[[str], Path]:
     from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
-    made: dict[str, Path] = {}
-
     def checkpoint(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp("case") / name
-            write_sample_checkpoint(made[name], seed=SEED, form="diffusers", changes=CASES[name].changes)
-        return made[name]
+        write = partial(write_sample_checkpoint, seed=SEED, form="diffusers", changes=CASES[name].changes)
+        return made_once(shared_folder / "cases" / name, write)
 
     return checkpoint
 
@@ -37,14 +35,13 @@ def case_bundle(case_checkpoint: Callable[[str], Path]) -> Callable[[str], Path]
     from kandinsky_export.bundle_export import export_bundle
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
 
-    made: dict[str, Path] = {}
-
     def bundle(name: str) -> Path:
-        if name not in made:
-            folder = case_checkpoint(name)
-            made[name] = folder.with_name(f"{name}-bundle")
-            export_bundle(Checkpoint.open(folder), made[name], name=name)
-        return made[name]
+        checkpoint = case_checkpoint(name)
+
+        def export(folder: Path) -> None:
+            export_bundle(Checkpoint.open(checkpoint), folder, name=name)
+
+        return made_once(checkpoint.with_name(f"{name}-bundle"), export)
 
     return bundle
 
@@ -62,33 +59,29 @@ def case_pipeline(case_bundle: Callable[[str], Path]) -> Callable[[str, str], In
 
 
 @pytest.fixture(scope="session")
-def prior_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prior_checkpoint(shared_folder: Path) -> Path:
     from kandinsky_export.random_weights.sample_prior import write_sample_prior
 
-    folder = tmp_path_factory.mktemp("prior") / "checkpoint"
-    write_sample_prior(folder, seed=prior_golden.SEED, form="diffusers")
-    return folder
+    write = partial(write_sample_prior, seed=prior_golden.SEED, form="diffusers")
+    return made_once(shared_folder / "prior-cases" / "prior", write)
 
 
 @pytest.fixture(scope="session")
-def prior_bundle(prior_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def prior_bundle(prior_checkpoint: Path, shared_folder: Path) -> Callable[[str], Path]:
     """The bundle of a decoder, of `prior_golden.DECODERS`, with the prior."""
     from kandinsky_export.bundle_export import export_bundle
     from kandinsky_export.checkpoints.checkpoint import Checkpoint
     from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
     from kandinsky_export.random_weights.sample_checkpoint import write_sample_checkpoint
 
-    made: dict[str, Path] = {}
-
     def bundle(decoder: str) -> Path:
-        if decoder not in made:
-            folder = tmp_path_factory.mktemp(decoder)
-            checkpoint = folder / "checkpoint"
+        def export(folder: Path) -> None:
+            checkpoint = folder.with_name(f"{decoder}-checkpoint")
             write_sample_checkpoint(checkpoint, decoder=decoder, seed=prior_golden.SEED, form="diffusers")
-            made[decoder] = folder / "bundle"
             prior = PriorCheckpoint.open(prior_checkpoint)
-            export_bundle(Checkpoint.open(checkpoint), made[decoder], name=decoder, prior=prior, prior_name="prior")
-        return made[decoder]
+            export_bundle(Checkpoint.open(checkpoint), folder, name=decoder, prior=prior, prior_name="prior")
+
+        return made_once(shared_folder / "prior-cases" / decoder, export)
 
     return bundle
 
