@@ -1,4 +1,4 @@
-"""The training loop of every stage: AdamW, averaged weights, a log, and a state that any run resumes from.
+"""The training loop of every stage: averaged weights, a log, and a state that any run resumes from.
 
 A step's random numbers depend on the stage and the step alone, so an interrupted run continues as if it had not been.
 """
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scripts.training.optimizer import MuonAndAdamW
 from scripts.training.settings import SEED
 
 SAVE_EVERY = 150.0  # seconds
@@ -80,9 +81,7 @@ class Training:
         torch.set_num_threads(threads)
         self.folder, self.stage, self.model, self.schedule, self.decay = folder, stage, model, schedule, decay
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), schedule.peak, betas=(0.9, 0.99), weight_decay=weight_decay
-        )
+        self.optimizer = MuonAndAdamW(model, weight_decay)
         self.step, self.seconds = 0, 0.0
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._stopped = False
@@ -127,13 +126,11 @@ class Training:
             rng = np.random.default_rng(seed)
             noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
             rate = self.schedule(self.step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
             losses = losses_of(Step(self.step, self.step / self.schedule.steps, rng, noise))
-            self.optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
+            self.optimizer.step(rate)
             self._update_average()
             self.step += 1
             for name, value in {**losses, "gradient": norm}.items():

@@ -119,12 +119,18 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--steps", type=int, default=6_000, help="steps of 16 crops")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    options.add_argument(
+        "--decoder-only", action="store_true", help="leave the encoder as it is: latents and a UNet on them stay valid"
+    )
     options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the model")
     options.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="products in bfloat16")
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = VQModel(**CONFIG).to(memory_format=torch.channels_last)
     start_from(model, args.start, f"{DECODER}/movq")
+    if args.decoder_only:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, SpatialNorm):
             module.forward = MethodType(spatial_norm, module)

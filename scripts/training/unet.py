@@ -30,6 +30,10 @@ DROPPED = 0.1  # the share of steps with the embedding of an all-zero picture, f
 AROUND = 0.6  # the share of masks that are drawn around the thing that differs
 BORROWED = 0.5  # of those, the share with the embedding of another picture that has the same thing
 OUTSIDE = 0.1  # the weight of the kept cells, which the pipeline overwrites
+# Of the masks around a thing, the share with each. Small things in the sky need more than their share of the drawings
+# (`pictures`), or their colour is learned last.
+SHOWN = {"hat": 0.3, "glasses": 0.14, "bow tie": 0.12, "balloon": 0.16, "flower": 0.14, "moon": 0.14}
+MOST_WEIGHT = 8.0  # of a timestep's error, see `weights_of_steps`
 
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -79,11 +83,13 @@ class Examples:
 
     def __init__(self, shards: list[Shard]) -> None:
         self._notes = [note for shard in shards for pair in shard.notes for note in pair]
-        self._changed = [name for shard in shards for name in shard.changed]
+        self._pairs: dict[str, list[int]] = {name: [] for name in SHOWN}
+        for pair, name in enumerate(name for shard in shards for name in shard.changed):
+            self._pairs[name].append(pair)
         # Pictures by what is in a thing's place: ("hat", "red top hat") or ("hat", None).
         self._alike: dict[tuple[str, str | None], list[int]] = {}
         for index, note in enumerate(self._notes):
-            for name in {"hat", "glasses", "bow tie", "balloon", "flower", "moon"}:
+            for name in SHOWN:
                 self._alike.setdefault((name, _exactly(note["facts"], name)), []).append(index)
 
     def __len__(self) -> int:
@@ -91,10 +97,12 @@ class Examples:
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Draw an example."""
-        target = int(rng.integers(len(self._notes)))
         if rng.uniform() >= AROUND:
+            target = int(rng.integers(len(self._notes)))
             return Example(target, target, target, kept_cells(random_mask(rng)))
-        name, other = self._changed[target // 2], target ^ 1
+        name = str(rng.choice(list(SHOWN), p=list(SHOWN.values())))
+        target = 2 * self._pairs[name][rng.integers(len(self._pairs[name]))] + int(rng.integers(2))
+        other = target ^ 1
         boxes = [self._notes[i]["boxes"][name] for i in (target, other) if name in self._notes[i]["boxes"]]
         before = other if rng.uniform() < 0.7 else target
         embedded = target
@@ -110,6 +118,17 @@ def _exactly(facts: list[str], name: str) -> str | None:
         return None
     kinds = ("top hat", "party hat", "beanie", "crown") if name == "hat" else (name,)
     return max((fact for fact in facts if fact.endswith(kinds) and not fact.startswith("no ")), key=len)
+
+
+def weights_of_steps(alphas: torch.Tensor) -> torch.Tensor:
+    """Return the weight of each timestep's error, from the cumulated alphas (steps,); their mean is 1.
+
+    Where there is mostly noise, even a thing of the wrong colour costs little of the noise's variance, and that is
+    where the colour is decided. The error of the clean latents is 1 / SNR times as large; about the root of that is
+    taken, up to `MOST_WEIGHT` times the least weight.
+    """
+    weights = alphas.rsqrt().clamp(max=MOST_WEIGHT)
+    return weights / weights.mean()
 
 
 def main() -> None:
@@ -132,6 +151,7 @@ def main() -> None:
     tests, test_latents, test_embeds = _inputs(args.work, [HELD_OUT])
     nothing = zero_embeds(args.work)
     alphas = DDPMScheduler.from_config(SCHEDULER).alphas_cumprod
+    step_weights = weights_of_steps(alphas)
     print(f"{len(examples)} pictures", flush=True)
 
     def predict(sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> tuple[torch.Tensor]:
@@ -166,7 +186,8 @@ def main() -> None:
             (out,) = forward(sample, timesteps, given)
         predicted, variance = out.float().split(4, dim=1)
         weight = (1 - kept + OUTSIDE * kept).expand_as(epsilon)
-        error = (weight * (predicted - epsilon).square()).sum() / weight.sum()
+        importance = step_weights[timesteps][:, None, None, None]
+        error = (importance * weight * (predicted - epsilon).square()).sum() / weight.sum()
         return {"epsilon": error, "variance": 0.01 * variance.square().mean()}
 
     @torch.no_grad()
