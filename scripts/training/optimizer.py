@@ -1,6 +1,7 @@
 """Muon for the weights of products and convolutions, AdamW for everything else.
 
-MoVQ, from random weights, was after 500 steps where AdamW alone had it after 1,000; a step takes 5% longer.
+From random weights, MoVQ reached in 500 steps what it had reached in 1,000 with AdamW alone. A step of MoVQ takes as
+long, one of the UNet a fifth longer.
 """
 
 from __future__ import annotations
