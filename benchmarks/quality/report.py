@@ -31,10 +31,11 @@ def markdown(plan: Plan, results: Mapping[str, Mapping[str, Any]], floors: Mappi
     baseline = next(iter(results.values()))
     machine, side = baseline["environment"], plan.tasks[0].picture.shape[0]
     seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
+    common = f", and `{plan.common}`" if plan.common else ""
     lines = [
         "# Quality",
         "",
-        f"Each setting has {len(plan.tasks)} prompts, {seeds}, {side} px, the baseline's noise, and `{plan.common}`."
+        f"Each setting has {len(plan.tasks)} prompts, {seeds}, {side} px, the baseline's noise{common}."
         f" {machine['time'][:10]}, {machine['processor']}, {machine['cores']} cores.",
         "",
         "Baseline: `"
