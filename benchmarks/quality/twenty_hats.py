@@ -21,6 +21,7 @@ from benchmarks.drawings import box_above_eyes, draw, random_scene
 from benchmarks.quality.tasks import HELD_OUT, SIZE
 from kandinsky_export.comparison.sheet import contact_sheet
 from kandinsky_runtime import InpaintPipeline, Kandinsky22Error
+from kandinsky_runtime.pictures.saving import check_output_path, save_image
 
 PROMPTS = ("a red top hat", "a blue party hat", "a green beanie", "a yellow crown")
 CATS = 5  # with each prompt
@@ -35,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance-scale", type=float, default=2.0, help="guidance of the decoder (default: 2)")
     args = parser.parse_args(argv)
     try:
-        sheet = twenty_hats(args.bundle, args.steps, args.guidance_scale)
-        sheet.save(args.out)
-    except (Kandinsky22Error, OSError) as error:
+        check_output_path(args.out)
+        save_image(twenty_hats(args.bundle, args.steps, args.guidance_scale), args.out)
+    except Kandinsky22Error as error:
         sys.stderr.write(f"twenty_hats: error: {error}\n")
-        return getattr(error, "exit_status", 1)
+        return error.exit_status
     print(f"wrote {args.out}")
     return 0
 

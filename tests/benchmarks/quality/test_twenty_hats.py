@@ -48,3 +48,11 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert error.startswith("twenty_hats: error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_name_that_is_no_picture_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(twenty_hats.InpaintPipeline, "load", lambda bundle: pytest.fail("the bundle was opened"))
+    assert twenty_hats.main(["bundle", "--out", str(tmp_path / "sheet.txt")]) == 2
+    assert "sheet.txt" in capsys.readouterr().err
