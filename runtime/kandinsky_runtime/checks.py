@@ -85,3 +85,17 @@ def memory_size(name: str, value: int | str) -> int:
     if size < 1:
         raise UsageError(f"{name} is {value!r}; expected a size such as 2G or 512M")
     return size
+
+
+def boolean(value: Any) -> bool:
+    """A truth value, or its text.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in known:
+        return known[str(value).lower()]
+    raise ValueError("expected true or false")

@@ -32,10 +32,9 @@ def test_every_option_is_a_parameter_that_is_read_back(bundles: Bundles, tmp_pat
     ast.parse((out / "hats" / "1" / "model.py").read_text())
     read = read_parameters(parameters((out / "hats" / "config.pbtxt").read_text()))
     assert read.bundle == str(bundles.inpaint)
-    assert read.tiles
-    assert read.engine == {
+    assert read.options == {
         "engine": "onnxruntime", "precision": "fp32", "device": "cpu", "threads": 2, "low_memory": True,
-        "shape_memory": "2G", "trust_bundle": True, "progress": False,
+        "shape_memory": "2G", "trust_bundle": True, "tiles": True, "progress": False,
     }  # fmt: skip
     settings = read.settings
     assert settings.size == ((64, 64), (128, 96))

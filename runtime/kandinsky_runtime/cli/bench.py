@@ -7,8 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from kandinsky_runtime.cli.options import ENGINES, add_bundle, add_device_options
+from kandinsky_runtime.cli.options import add_bundle, add_declared
 from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.decoder.load_options import ENGINES, LoadOptions
 
 _STDOUT = Path("-")
 
@@ -42,7 +43,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         help=f"{ENGINES}, or auto (default); give it several times to compare engines with the first",
     )
     engine.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: each engine's)")
-    add_device_options(engine)
+    add_declared(engine, LoadOptions, "device")
+    add_declared(engine, LoadOptions, "threads")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json",

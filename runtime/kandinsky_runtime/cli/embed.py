@@ -12,7 +12,7 @@ from kandinsky_runtime.cli.options import (
     add_engine_options,
     add_noise_options,
     add_prompt_options,
-    engine_arguments,
+    load_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
 from kandinsky_runtime.limits import MAX_RESULTS
@@ -51,7 +51,7 @@ def _embed(args: argparse.Namespace) -> int:
     whole_number("--num-images", args.num_images_per_prompt, 1, MAX_RESULTS)
     check_overwriting(args, [args.out], ())
     conditioning, _ = read_prompts(args)
-    with PriorPipeline.load(args.bundle, **engine_arguments(args)) as pipeline:
+    with PriorPipeline.load(args.bundle, **load_arguments(args)) as pipeline:
         output = pipeline(
             **conditioning,
             num_images_per_prompt=args.num_images_per_prompt,

@@ -15,7 +15,7 @@ from kandinsky_runtime.cli.options import (
     add_sampling_options,
     add_tiles,
     declared_arguments,
-    engine_arguments,
+    load_arguments,
     noise_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
@@ -65,7 +65,7 @@ def _generate(args: argparse.Namespace) -> int:
     conditioning, count = read_conditioning(args)
     results.plan(check_batch(args, pictures, count))
     first = _source(args, 0)
-    with GeneratePipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
+    with GeneratePipeline.load(args.bundle, **load_arguments(args)) as pipeline:
         shared = declared_arguments(args, GenerateOptions) | noise_arguments(args)
         if pictures == 1:
             output = pipeline(image=first, **shared | conditioning, progress=not args.quiet)

@@ -15,7 +15,7 @@ from kandinsky_runtime.cli.options import (
     add_sampling_options,
     add_tiles,
     declared_arguments,
-    engine_arguments,
+    load_arguments,
     noise_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
@@ -95,7 +95,7 @@ def _inpaint(args: argparse.Namespace) -> int:
     conditioning, count = read_conditioning(args)
     results.plan(check_batch(args, len(args.image), count))
     first = _sources(args, 0)
-    with InpaintPipeline.load(args.bundle, **engine_arguments(args), tiles=args.tiles) as pipeline:
+    with InpaintPipeline.load(args.bundle, **load_arguments(args)) as pipeline:
         shared = declared_arguments(args, InpaintOptions) | noise_arguments(args)
         if len(args.image) == 1:
             output = pipeline(**first, **shared | conditioning, progress=not args.quiet)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.decoder.declarations import declarations
+from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
 from kandinsky_runtime.decoder.options import DecoderOptions
 
-# Repeated here, so that --help does not load the modules that define them; a test compares them.
-ENGINES = "tensorrt-rtx, tensorrt, openvino, onnxruntime, paddle, fastdeploy"
+# Repeated here, so that --help does not load the module that defines them; a test compares them.
 SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, euler, euler-a, unclip"
 
 
@@ -91,7 +91,7 @@ def add_group(group: argparse._ArgumentGroup, options: type[DecoderOptions], nam
             add_declared(group, options, field)
 
 
-def add_declared(group: argparse._ArgumentGroup, options: type[Any], name: str, *, only_given: bool = False) -> None:
+def add_declared(group: argparse._ActionsContainer, options: type[Any], name: str, *, only_given: bool = False) -> None:
     """A declared option: spelling, type, text and default are those of its declaration.
 
     Args:
@@ -158,30 +158,11 @@ def add_noise_kind(group: argparse._ArgumentGroup) -> None:
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """The engine, its precision, device and threads."""
+    """How a bundle is opened: engine, precision, device, threads and memory."""
     group = parser.add_argument_group("engine")
-    group.add_argument(
-        "--engine",
-        default="auto",
-        metavar="NAME",
-        help=f"{ENGINES}, or auto: the first that can run the bundle here (default: auto)",
-    )
-    group.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16 (default: the engine's choice)")
-    add_device_options(group)
-    group.add_argument(
-        "--low-memory", action="store_true", help="keep one graph in memory at a time: slower, with a lower peak"
-    )
-    group.add_argument(
-        "--shape-memory",
-        metavar="SIZE",
-        help="memory for all compiled shapes together, such as 2G or 512M; each graph keeps its last shape; openvino"
-        " only (default: half of the free memory for a new shape)",
-    )
-    group.add_argument(
-        "--trust-bundle",
-        action="store_true",
-        help="do not compare the content of the bundle's files with the manifest, only their sizes",
-    )
+    for name in LOAD_OPTIONS:
+        if name != "tiles":
+            add_declared(group, LoadOptions, name)
 
 
 def add_out(group: argparse._ArgumentGroup) -> None:
@@ -203,35 +184,12 @@ def add_out(group: argparse._ArgumentGroup) -> None:
 
 def add_tiles(parser: argparse.ArgumentParser) -> None:
     """Tiles for large pictures."""
-    parser.add_argument(
-        "--tiles",
-        action="store_true",
-        help="encode and decode in tiles of 512 px: less memory for large pictures, slightly different results",
-    )
+    add_declared(parser, LoadOptions, "tiles")
 
 
-def add_device_options(group: argparse._ArgumentGroup) -> None:
-    """The device and the threads."""
-    group.add_argument(
-        "--device",
-        metavar="NAME",
-        help="cpu, cuda, cuda:1, gpu, … (default: the engine's first)",
-    )
-    group.add_argument("--threads", type=int, metavar="N", help="threads within one operation (default: all cores)")
-
-
-def engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of a pipeline's `load`, other than the bundle."""
-    return {
-        "engine": args.engine,
-        "precision": args.precision,
-        "device": args.device,
-        "threads": args.threads,
-        "low_memory": args.low_memory,
-        "shape_memory": args.shape_memory,
-        "trust_bundle": args.trust_bundle,
-        "progress": not args.quiet,
-    }
+def load_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a pipeline's `load` that the command has, other than the bundle."""
+    return {name: getattr(args, name) for name in LOAD_OPTIONS if hasattr(args, name)} | {"progress": not args.quiet}
 
 
 def declared_arguments(args: argparse.Namespace, options: type[DecoderOptions]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, engine_arguments
+from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, load_arguments
 from kandinsky_runtime.cli_support import Parser
 from kandinsky_runtime.decoder.declarations import declarations
+from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -86,7 +87,7 @@ def _serve(args: argparse.Namespace) -> int:
     from kandinsky_runtime.serving.models import Models
     from kandinsky_runtime.serving.server import serve
 
-    models = Models.load(args.bundles, tiles=args.tiles, **engine_arguments(args) | {"progress": False})
+    models = Models.load(args.bundles, **load_arguments(args) | {"progress": False})
     return serve(models, settings)
 
 
@@ -107,8 +108,6 @@ def _serve_on_ray(args: argparse.Namespace, flags: dict[str, Any]) -> int:
         settings = replace(settings, keys=str(Path(settings.keys).resolve()))
     least, most = args.replicas or (1, 1)
     bundles = [f"{name}={folder.resolve()}" for name, folder in named_bundles(args.bundles).items()]
-    engine = {name: value for name, value in engine_arguments(args).items() if name in Arguments.model_fields}
-    arguments = Arguments(
-        bundles=bundles, tiles=args.tiles, min_replicas=least, max_replicas=most, quiet=args.quiet, **engine
-    )
+    options = {name: value for name, value in load_arguments(args).items() if name in LOAD_OPTIONS}
+    arguments = Arguments(bundles=bundles, min_replicas=least, max_replicas=most, quiet=args.quiet, **options)
     return serve_on_ray(arguments, settings)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, engine_arguments
+from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, load_arguments
 from kandinsky_runtime.cli_support import Parser
 
 
@@ -59,7 +59,7 @@ def _write(args: argparse.Namespace) -> int:
     for name, folder in named_bundles(args.bundles).items():
         check_name(name)
         place = args.bundle_path or str(folder.resolve())
-        parameters = written(place, engine_arguments(args) | {"tiles": args.tiles}, settings)
+        parameters = written(place, load_arguments(args), settings)
         read_parameters(parameters)
         models.append((name, served_task(Bundle.open(folder)), parameters))
     for name, task, parameters in models:

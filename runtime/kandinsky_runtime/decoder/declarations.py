@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from kandinsky_runtime.checks import boolean
+
 Options = TypeVar("Options")
 Check = Callable[[str, Any], Any]
 """(name, value) → the value to use; raises UsageError."""
@@ -48,6 +50,18 @@ def option(default: Any, text: str, **declared: Any) -> Any:
 def declarations(options: type[Any]) -> dict[str, tuple[Field[Any], Declaration]]:
     """The options of a task by name."""
     return {item.name: (item, item.metadata["declaration"]) for item in fields(options)}
+
+
+def from_text(options: type[Any], name: str, value: Any) -> Any:
+    """An option's value from its text; another value stays as it is, and a truth value is checked.
+
+    Raises:
+        ValueError: the text is no such value.
+    """
+    item, declared = declarations(options)[name]
+    if isinstance(item.default, bool):
+        return boolean(value)
+    return declared.parse(value) if isinstance(value, str) else value
 
 
 def check_values(options: Any) -> None:

@@ -86,19 +86,19 @@ class Models:
     share_steps: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, bundles: Sequence[str], *, tiles: bool = False, **engine: Any) -> Models:
+    def load(cls, bundles: Sequence[str], **options: Any) -> Models:
         """Open bundles.
 
         Args:
             bundles: paths, or NAME=PATH; a path's name is that of its folder.
-            tiles, engine: see `InpaintPipeline.load`.
+            options: see `InpaintPipeline.load`.
 
         Raises:
             UsageError: two bundles have one name, or a bundle has no prior.
             BundleError, EngineUnavailable: see `InpaintPipeline.load`.
         """
         named = named_bundles(bundles)
-        return cls({name: _open(name, folder, tiles=tiles, **engine) for name, folder in named.items()})
+        return cls({name: _open(name, folder, **options) for name, folder in named.items()})
 
     def of_task(self, task: str) -> list[Model]:
         """The models that can do a task."""

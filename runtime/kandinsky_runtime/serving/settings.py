@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.checks import choice, flag, memory_size, real_number, whole_number
-from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, option
+from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, from_text, option
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MIN_SIZE
 
@@ -248,32 +248,15 @@ def _parsed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
     for name, value in given.items():
         if name not in known:
             raise UsageError(f"{source}there is no setting {name}; the settings are {', '.join(known)}")
-        item, declared = known[name]
         try:
             if name == "size":
                 texts = value.split(",") if isinstance(value, str) else value
-                values[name] = tuple(declared.parse(text) for text in texts)
-            elif isinstance(item.default, bool):
-                values[name] = boolean(value)
+                values[name] = tuple(picture_size(text) for text in texts)
             else:
-                values[name] = declared.parse(value) if isinstance(value, str) else value
+                values[name] = from_text(Settings, name, value)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{source}{name} is {value!r}: {error}") from error
     return values
-
-
-def boolean(value: Any) -> bool:
-    """A truth value, or its text.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() in known:
-        return known[str(value).lower()]
-    raise ValueError("expected true or false")
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

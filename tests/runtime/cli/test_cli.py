@@ -19,6 +19,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from kandinsky_runtime.cli import options
+from kandinsky_runtime.decoder import load_options
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import InputError
@@ -290,7 +291,7 @@ def test_help_shows_an_example(k22: K22) -> None:
 
 def test_help_names_schedulers_and_engines() -> None:
     assert tuple(options.SCHEDULERS.split(", ")) == schedulers.SCHEDULERS
-    assert tuple(options.ENGINES.split(", ")) == registry.names()
+    assert tuple(load_options.ENGINES.split(", ")) == registry.names()
 
 
 # -- what it refuses --

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from kandinsky_runtime.decoder.declarations import declarations
+from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.models import named_bundles
 from kandinsky_runtime.serving.settings import Settings
@@ -26,7 +27,7 @@ class Arguments(BaseModel):  # type: ignore[misc] # not a dependency of the type
 
     Attributes:
         bundles: absolute paths, or NAME=PATH, the same on every node; as a text, divided by commas.
-        engine, precision, device, low_memory, shape_memory, trust_bundle, tiles: see `InpaintPipeline.load`.
+        engine, precision, device, low_memory, shape_memory, trust_bundle, tiles: see `LoadOptions`.
         threads: threads of a replica's engine, and the CPUs that Ray reserves for it.
         min_replicas, max_replicas: the range of the autoscaling. Without `max_replicas`, always `min_replicas`.
         quiet: whether replicas log warnings only.
@@ -60,8 +61,7 @@ class Arguments(BaseModel):  # type: ignore[misc] # not a dependency of the type
     @property
     def load(self) -> dict[str, Any]:
         """The arguments of `Models.load`, other than the bundles."""
-        names = {"engine", "precision", "device", "threads", "low_memory", "shape_memory", "trust_bundle", "tiles"}
-        return {name: getattr(self, name) for name in names} | {"progress": False}
+        return {name: getattr(self, name) for name in LOAD_OPTIONS} | {"progress": False}
 
     def check(self) -> None:
         """Check what pydantic cannot.

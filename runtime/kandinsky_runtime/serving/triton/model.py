@@ -56,7 +56,7 @@ class TritonModel:
         self._backend = backend
         given = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
         chosen = read_parameters(given)
-        models = Models.load([f"{config['name']}={chosen.bundle}"], tiles=chosen.tiles, **chosen.engine)
+        models = Models.load([f"{config['name']}={chosen.bundle}"], **chosen.options)
         (self._model,) = models.by_name.values()
         self._settings = chosen.settings
         self._service = Service(chosen.settings, models)

@@ -1,27 +1,20 @@
-"""The parameters of a model's `config.pbtxt`: the bundle, the engine's options, and settings of `k22 serve`."""
+"""The parameters of a model's `config.pbtxt`: the bundle, how it is opened, and settings of `k22 serve`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kandinsky_runtime.decoder.declarations import from_text
+from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.serving.settings import Settings, boolean
+from kandinsky_runtime.serving.settings import Settings
 
 # The settings that do not concern HTTP, jobs or logs.
 SETTINGS = (
     "size", "max_jobs", "max_queue_seconds", "max_pixels", "max_steps", "time_limit", "drain_seconds", "share_steps",
 )  # fmt: skip
-_ENGINE: dict[str, Callable[[str], Any]] = {
-    "engine": str,
-    "precision": str,
-    "device": str,
-    "threads": int,
-    "low_memory": boolean,
-    "shape_memory": str,
-    "trust_bundle": boolean,
-}
 
 
 @dataclass(frozen=True)
@@ -30,14 +23,12 @@ class Parameters:
 
     Attributes:
         bundle: the bundle's folder, as the server sees it.
-        tiles: whether large pictures are encoded and decoded in tiles.
-        engine: the arguments of a pipeline's `load`.
+        options: the arguments of a pipeline's `load`, other than the bundle.
         settings: the settings.
     """
 
     bundle: str
-    tiles: bool
-    engine: dict[str, Any]
+    options: dict[str, Any]
     settings: Settings
 
 
@@ -52,15 +43,17 @@ def read_parameters(texts: Mapping[str, str]) -> Parameters:
     bundle = left.pop("bundle", "")
     if not bundle:
         raise UsageError(f"{source}the parameter bundle is missing; it is the bundle's folder")
-    try:
-        tiles = boolean(left.pop("tiles", "false"))
-        engine = {name: _ENGINE[name](left.pop(name)) for name in [*left] if name in _ENGINE}
-    except ValueError as error:
-        raise UsageError(f"{source}{error}") from error
+    options: dict[str, Any] = {"progress": False}
+    for name in LOAD_OPTIONS:
+        if (text := left.pop(name, None)) is not None:
+            try:
+                options[name] = from_text(LoadOptions, name, text)
+            except ValueError as error:
+                raise UsageError(f"{source}{name} is {text!r}: {error}") from error
     if unknown := set(left) - set(SETTINGS):
-        known = ", ".join(("bundle", "tiles", *_ENGINE, *SETTINGS))
+        known = ", ".join(("bundle", *LOAD_OPTIONS, *SETTINGS))
         raise UsageError(f"{source}there is no parameter {min(unknown)}; the parameters are {known}")
-    return Parameters(bundle, tiles, engine | {"progress": False}, Settings.from_texts(left, source))
+    return Parameters(bundle, options, Settings.from_texts(left, source))
 
 
 def written(bundle: str, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
@@ -68,11 +61,11 @@ def written(bundle: str, arguments: Mapping[str, Any], settings: Mapping[str, An
 
     Args:
         bundle: the bundle's folder.
-        arguments: the engine's options and `tiles`; those that are None or false are left out.
+        arguments: those of a pipeline's `load`; those that are None or false are left out.
         settings: the settings that were given.
     """
     texts = {"bundle": bundle}
-    for name in (*_ENGINE, "tiles"):
+    for name in LOAD_OPTIONS:
         value = arguments.get(name)
         if value is not None and value is not False:
             texts[name] = str(value).lower() if value is True else str(value)
