@@ -59,6 +59,17 @@ def flag(name: str, value: Any) -> bool:
     raise UsageError(f"{name} is {value!r}; expected True or False")
 
 
+def text(name: str, value: Any) -> str:
+    """`value`, if it is a text.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is {value!r}; expected a text")
+    return value
+
+
 def choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Check that `value` is one of `choices`.
 

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from ray.serve._private.common import StreamingHTTPRequest
 from ray.serve.schema import ServeDeploySchema
 
 from kandinsky_runtime.cli import main
+from kandinsky_runtime.decoder.load_options import LoadOptions
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.ray import app
 from kandinsky_runtime.serving.ray.application import LAST_SECONDS, NAME, RETRY_SECONDS, Replica
@@ -37,6 +39,10 @@ SOUND = {"bundles": ["/bundles/inpaint"], "threads": 2, "no_auth": True}
 def config_of(**arguments: Any) -> Any:
     """The configuration of the deployment, as Serve makes it from the arguments of a file."""
     return call_user_app_builder_with_args_if_necessary(app, SOUND | arguments)._bound_deployment._deployment_config
+
+
+def test_the_options_of_opening_a_bundle_have_their_defaults() -> None:
+    assert Arguments(bundles=["/bundles/inpaint"]).load == {**asdict(LoadOptions()), "progress": False}
 
 
 def test_what_ray_is_asked_for() -> None:

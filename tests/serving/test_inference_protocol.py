@@ -99,6 +99,7 @@ def test_text_to_image(client: triton.InferenceServerClient) -> None:
         ([tensor("PROMPT", b"a"), tensor("PROMPT", b"b")], {}, "PROMPT is there twice"),
         (inputs(), {"foo": 1}, "there is no field 'foo'"),
         (inputs(), {"stream": True}, "no streams"),
+        (inputs(), {"seed": 2**63 - 1, "n": 2}, "the last seed is 9223372036854775808"),
         ([tensor("PROMPT", b"a"), tensor("IMAGE", b"no picture"), tensor("MASK", png(mask()))], {}, "is not a picture"),
     ],
 )

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.sampling.schedulers import SCHEDULERS
 from kandinsky_runtime.serving.security import Keys
-from kandinsky_runtime.serving.settings import Settings, picture_size
+from kandinsky_runtime.serving.settings import gather, picture_size
 from tests.serving.conftest import Bundles
 from tests.serving.server_process import Server, mask, picture, png
 
@@ -213,22 +213,26 @@ def test_prompts_are_logged_if_asked_for(bundles: Bundles, tmp_path: Path) -> No
 
 def test_settings_from_all_sources(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
-    file.write_text('max_jobs = 4\nsize = ["768x512"]\nmax_body = "2M"\nport = 1\n')
-    settings = Settings.gather({"port": 3}, {"K22_SERVE_PORT": "2", "K22_SERVE_MAX_JOBS": "5", "HOME": "/"}, file)
+    file.write_text('max_jobs = 4\nsize = ["768x512"]\nmax_body = "2M"\nport = 1\nlow_memory = true\nengine = "paddle"')
+    variables = {"K22_SERVE_PORT": "2", "K22_SERVE_MAX_JOBS": "5", "K22_SERVE_THREADS": "3", "HOME": "/"}
+    options, settings = gather({"port": 3, "engine": "openvino"}, variables, file)
+    assert (options.engine, options.threads, options.low_memory, options.tiles) == ("openvino", 3, True, False)
     assert (settings.port, settings.max_jobs, settings.max_body, settings.sizes) == (3, 5, 2 * 2**20, ((768, 512),))
-    assert Settings.gather({}, {"K22_SERVE_SIZE": "64x64,128x96"}).sizes == ((64, 64), (128, 96))
+    assert gather({}, {"K22_SERVE_SIZE": "64x64,128x96"})[1].sizes == ((64, 64), (128, 96))
     for variables, message in (
         ({"K22_SERVE_PORTS": "2"}, "the environment: there is no setting ports"),
         ({"K22_SERVE_PORT": "x"}, "port is 'x'"),
         ({"K22_SERVE_LOG_PROMPTS": "maybe"}, "expected true or false"),
         ({"K22_SERVE_MAX_JOBS": "0"}, "max_jobs"),
+        ({"K22_SERVE_THREADS": "0"}, "threads is 0"),
+        ({"K22_SERVE_TILES": "maybe"}, "expected true or false"),
         ({"K22_SERVE_HOST": "0.0.0.0"}, "can be reached by other machines; give --keys"),
     ):
         with pytest.raises(UsageError, match=message):
-            Settings.gather({}, variables)
+            gather({}, variables)
     file.write_text("max_jobs = ")
     with pytest.raises(UsageError, match="cannot be read"):
-        Settings.gather({}, {}, file)
+        gather({}, {}, file)
 
 
 @pytest.mark.parametrize("text", ["512", "axb", "63x64", "x", "999999x64", "64x64x64", "-64x64", "６４x64"])

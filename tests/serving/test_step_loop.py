@@ -150,7 +150,7 @@ def test_a_waiting_task_is_cancelled_without_beginning(loop: StepLoop, log: list
     assert isinstance(second.error, Cancelled)
 
 
-def test_a_failure_is_its_tasks_own(loop: StepLoop, log: list[str]) -> None:
+def test_a_failure_is_its_tasks_own(loop: StepLoop, log: list[str], caplog: pytest.LogCaptureFixture) -> None:
     bad, good = FakeTask("a", 20, log), FakeTask("b", 20, log)
 
     def fail(i: int) -> None:
@@ -162,6 +162,9 @@ def test_a_failure_is_its_tasks_own(loop: StepLoop, log: list[str]) -> None:
     assert isinstance(bad.error, MemoryError)
     assert good.result == "b is done"
     assert loop.alive
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is bad.error
 
 
 def test_a_model_with_memory_for_one_does_one_at_a_time(loop: StepLoop, log: list[str]) -> None:

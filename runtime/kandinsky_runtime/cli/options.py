@@ -104,7 +104,9 @@ def add_declared(group: argparse._ActionsContainer, options: type[Any], name: st
     default = argparse.SUPPRESS if only_given else item.default
     if isinstance(item.default, bool):
         action = "store_false" if item.default else "store_true"
-        group.add_argument(declared.spelling, dest=name, action=action, default=default, help=declared.text)
+        group.add_argument(
+            declared.spelling, dest=name, action=action, default=default, help=declared.turned_off or declared.text
+        )
         return
     several = isinstance(item.default, tuple)
     shown = f"{item.default:g}" if isinstance(item.default, float) else str(item.default)
@@ -157,12 +159,12 @@ def add_noise_kind(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """How a bundle is opened: engine, precision, device, threads and memory."""
+def add_engine_options(parser: argparse.ArgumentParser, *, only_given: bool = False) -> None:
+    """How a bundle is opened: engine, precision, device, threads and memory; see `add_declared`."""
     group = parser.add_argument_group("engine")
     for name in LOAD_OPTIONS:
         if name != "tiles":
-            add_declared(group, LoadOptions, name)
+            add_declared(group, LoadOptions, name, only_given=only_given)
 
 
 def add_out(group: argparse._ArgumentGroup) -> None:
@@ -182,9 +184,9 @@ def add_out(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_tiles(parser: argparse.ArgumentParser) -> None:
-    """Tiles for large pictures."""
-    add_declared(parser, LoadOptions, "tiles")
+def add_tiles(parser: argparse.ArgumentParser, *, only_given: bool = False) -> None:
+    """Tiles for large pictures; see `add_declared`."""
+    add_declared(parser, LoadOptions, "tiles", only_given=only_given)
 
 
 def load_arguments(args: argparse.Namespace) -> dict[str, Any]:

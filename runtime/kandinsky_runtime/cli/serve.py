@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, load_arguments
+from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles
 from kandinsky_runtime.cli_support import Parser
 from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS
@@ -20,8 +20,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser(
         "serve",
         help="serve a bundle over HTTP: OpenAI's image API, jobs, the Open Inference Protocol, and a page",
-        description="Serve bundles over HTTP. The page is at /, the interface is described at /openapi.json. Every"
-        " option can also be an environment variable, such as K22_SERVE_MAX_JOBS, or a line of the file of --config.",
+        description="Serve bundles over HTTP. The page is at /, the interface is described at /openapi.json. An"
+        " option of the server or the engine can also be an environment variable, such as K22_SERVE_MAX_JOBS or"
+        " K22_SERVE_ENGINE, or a line of the file of --config.",
         epilog="examples:\n"
         "  k22 serve bundle\n"
         "  k22 serve inpaint=bundle plain=plain-bundle --size 512x512 --size 768x768 --engine openvino\n"
@@ -50,8 +51,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         help="with --ray: replicas, or the fewest and the most of them, between which their number follows the requests"
         " (default: 1)",
     )
-    add_engine_options(parser)
-    add_tiles(parser)
+    add_engine_options(parser, only_given=True)
+    add_tiles(parser, only_given=True)
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     parser.set_defaults(run=_serve)
@@ -72,29 +73,30 @@ def _replicas(text: str) -> tuple[int, int]:
 def _serve(args: argparse.Namespace) -> int:
     from kandinsky_runtime.errors import UsageError
     from kandinsky_runtime.serving.logs import set_up_logs
-    from kandinsky_runtime.serving.settings import Settings
+    from kandinsky_runtime.serving.settings import Settings, gather
 
-    flags = {name: value for name, value in vars(args).items() if name in declarations(Settings)}
+    known = {*declarations(Settings), *LOAD_OPTIONS}
+    flags = {name: value for name, value in vars(args).items() if name in known}
     if "size" in flags:
         flags["size"] = tuple(flags["size"])
     if args.ray:
         return _serve_on_ray(args, flags)
     if args.replicas is not None:
         raise UsageError("--replicas is for --ray; without it there is one server")
-    settings = Settings.gather(flags, file=args.config)
+    options, settings = gather(flags, file=args.config)
     set_up_logs(settings, quiet=args.quiet)
 
     from kandinsky_runtime.serving.models import Models
     from kandinsky_runtime.serving.server import serve
 
-    models = Models.load(args.bundles, **load_arguments(args) | {"progress": False})
+    models = Models.load(args.bundles, **asdict(options), progress=False)
     return serve(models, settings)
 
 
 def _serve_on_ray(args: argparse.Namespace, flags: dict[str, Any]) -> int:
     from kandinsky_runtime.errors import UsageError
     from kandinsky_runtime.serving.models import named_bundles
-    from kandinsky_runtime.serving.settings import Settings
+    from kandinsky_runtime.serving.settings import gather
 
     try:
         from kandinsky_runtime.serving.ray.arguments import MAX_JOBS, Arguments
@@ -103,11 +105,10 @@ def _serve_on_ray(args: argparse.Namespace, flags: dict[str, Any]) -> int:
         raise UsageError(
             f"--ray needs Ray Serve, and {error.name} is not installed: pip install 'kandinsky22-deploy[ray]'"
         ) from error
-    settings = Settings.gather(flags, file=args.config, defaults={"max_jobs": MAX_JOBS})
+    options, settings = gather(flags, file=args.config, defaults={"max_jobs": MAX_JOBS})
     if settings.keys is not None:
         settings = replace(settings, keys=str(Path(settings.keys).resolve()))
     least, most = args.replicas or (1, 1)
     bundles = [f"{name}={folder.resolve()}" for name, folder in named_bundles(args.bundles).items()]
-    options = {name: value for name, value in load_arguments(args).items() if name in LOAD_OPTIONS}
-    arguments = Arguments(bundles=bundles, min_replicas=least, max_replicas=most, quiet=args.quiet, **options)
+    arguments = Arguments(bundles=bundles, min_replicas=least, max_replicas=most, quiet=args.quiet, **asdict(options))
     return serve_on_ray(arguments, settings)

@@ -30,6 +30,7 @@ class Declaration:
         parse: text of the command line → value.
         choices: the only values.
         python: documentation for Python alone, after `text`.
+        turned_off: documentation of a flag that turns a truth value off.
     """
 
     text: str
@@ -40,6 +41,7 @@ class Declaration:
     parse: Callable[[str], Any] = str
     choices: tuple[str, ...] | None = None
     python: str = ""
+    turned_off: str = ""
 
 
 def option(default: Any, text: str, **declared: Any) -> Any:

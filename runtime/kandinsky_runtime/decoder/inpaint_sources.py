@@ -25,7 +25,7 @@ class MaskReport:
     """What was understood of the mask of one result.
 
     Attributes:
-        rule: what is repainted of the mask: "white", "black" or "alpha" (what is transparent).
+        rule: what is repainted: a name of `mask_rules.RULES`.
         inverted: whether that was swapped by `invert_mask`.
         repainted: the share of the picture that is repainted, 0 to 1.
     """

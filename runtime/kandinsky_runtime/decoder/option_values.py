@@ -29,19 +29,9 @@ def one_of(choices: Sequence[str]) -> Check:
     return check
 
 
-def scale(name: str, value: Any) -> float:
-    """A finite number of at least 0."""
-    return real_number(name, value, 0)
-
-
-def strength(name: str, value: Any) -> float:
-    """A number above 0 and up to 1."""
-    return real_number(name, value, 0, 1, exclusive=True)
-
-
-def blur(name: str, value: Any) -> float:
-    """A number of pixels, up to 1000."""
-    return real_number(name, value, 0, 1000)
+def real(least: float, most: float | None = None, *, exclusive: bool = False) -> Check:
+    """The check of a number from `least`, itself refused with `exclusive`, to `most`."""
+    return partial(real_number, least=least, most=most, exclusive=exclusive)
 
 
 def edges(name: str, value: Any) -> tuple[int, ...]:

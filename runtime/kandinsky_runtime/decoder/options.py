@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.decoder.declarations import check_values, documented, option
 from kandinsky_runtime.decoder.option_values import (
-    blur,
     edges,
     four_edges,
     interval,
     one_of,
-    scale,
-    strength,
+    real,
     whole,
     writable,
 )
@@ -79,6 +77,7 @@ class DecoderOptions:
     prior_num_inference_steps: int | None = option(
         None,
         "steps of the prior (default: 25)",
+        check=whole(2),
         spelling="--prior-num-inference-steps",
         group="prompt",
         metavar="N",
@@ -87,6 +86,7 @@ class DecoderOptions:
     prior_guidance_scale: float | None = option(
         None,
         "guidance scale of the prior; 1 turns guidance off (default: 4)",
+        check=real(0),
         spelling="--prior-guidance-scale",
         group="prompt",
         metavar="W",
@@ -100,7 +100,7 @@ class DecoderOptions:
     guidance_scale: float = option(
         4.0,
         "weight of classifier-free guidance; 1 and below turn it off",
-        check=scale,
+        check=real(0),
         spelling="--guidance-scale",
         metavar="W",
         parse=float,
@@ -159,10 +159,11 @@ class DecoderOptions:
     )
     metadata: bool = option(
         True,
-        "how a picture was made, in its `info` and in its file: seed, prompt, steps, scheduler, guidance, size and"
-        " bundle; --no-metadata leaves it out",
+        "whether results say how they were made, in `info` and in the file: seed, prompt, steps, scheduler, guidance,"
+        " size and bundle",
         check=flag,
         spelling="--no-metadata",
+        turned_off="do not write into the files how they were made, such as seed, prompt and steps",
         group="files",
     )
 
@@ -225,7 +226,7 @@ class InpaintOptions(DecoderOptions):
     mask_blur: float | None = option(
         None,
         "blur of the mask's edge in pixels, the standard deviation of a Gaussian; implies blend (default: none)",
-        check=blur,
+        check=real(0, 1000),
         spelling="--mask-blur",
         group="files",
         metavar="PX",
@@ -296,7 +297,7 @@ class GenerateOptions(DecoderOptions):
     strength: float | None = option(
         None,
         "strength of the change to the picture, above 0 and up to 1: the share of the steps taken (default: 0.3)",
-        check=strength,
+        check=real(0, 1, exclusive=True),
         spelling="--strength",
         group="files",
         metavar="S",

@@ -68,7 +68,7 @@ class DecoderPipeline:
             engine: the engine's name, or "auto" for the first engine that can run the bundle here.
             precision: "fp32", "fp16", "bf16", or None for the engine's default.
             device: the engine's name for the device; None for the engine's default.
-            threads: threads within one operation; None for all cores.
+            threads: threads within one operation; None for all cores, or those that the container may use.
             low_memory: whether to keep only one graph in memory. Each run loads a graph when its phase begins and
                 releases it at its end. Runs take longer, and follow one another. The halves of guidance run one after
                 the other.

@@ -41,7 +41,7 @@ class Mask:
         image: the mask at its own size and not yet binary, of mode 1, L or RGB; white is repainted. The mode matters:
             diffusers resizes first and then takes the luminance, which rounds differently in colours, and Pillow
             resizes mode 1 by nearest neighbour.
-        rule: what is repainted of the source: "white", "black" or "alpha" (what is transparent).
+        rule: what is repainted of the source: a name of `mask_rules.RULES`.
         orientation: the EXIF orientation that was undone; 1 for none.
         notes: what had to be guessed, one sentence each.
     """

@@ -7,6 +7,7 @@ everything else happens in the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -31,6 +32,7 @@ from kandinsky_runtime.units import Unit, Units
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 ENDED = (COMPLETED, FAILED, CANCELLED)
 
+_log = logging.getLogger(__name__)
 _REPLICA_ID = re.compile(r"job_([A-Za-z0-9]+)\.")
 
 
@@ -268,6 +270,7 @@ class Job:
     def _take_results(self, encoded: asyncio.Future[list[bytes]]) -> None:
         error = encoded.exception()
         if error is not None:
+            _log.error("results cannot be written as %s: %s", self.format.name, error, exc_info=error)
             self._end(FAILED, error)
             return
         self.images = encoded.result()

@@ -124,7 +124,7 @@ class Models:
             return 1
         if isinstance(share_steps, int):
             return share_steps
-        if model.pipeline.selection.device == "cpu" or model.pipeline.selection.device.startswith("CPU"):
+        if model.pipeline.selection.device.partition(".")[0] == "cpu":
             return 1
         chosen = measured_sharing(model, *size)
         _log.info("%s: up to %d requests share a step", model.name, chosen)

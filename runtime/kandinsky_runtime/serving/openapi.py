@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from kandinsky_runtime.decoder.declarations import declarations
+from kandinsky_runtime.decoder.declarations import Check, declarations
 from kandinsky_runtime.decoder.options import DecoderOptions, GenerateOptions, InpaintOptions
 from kandinsky_runtime.distribution import installed
-from kandinsky_runtime.limits import MIN_SIZE
+from kandinsky_runtime.limits import MAX_SEED
 from kandinsky_runtime.serving.fields import (
     FORMATS,
     LONGEST_PROMPT,
@@ -24,18 +25,6 @@ _TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
     "bool": {"type": "boolean"},
     "str": {"type": "string"},
-}
-_LIMITS: dict[str, dict[str, Any]] = {
-    "seed": {"minimum": 0},
-    "height": {"minimum": MIN_SIZE},
-    "width": {"minimum": MIN_SIZE},
-    "num_inference_steps": {"minimum": 1},
-    "guidance_scale": {"minimum": 0},
-    "mask_blur": {"minimum": 0},
-    "padding_mask_crop": {"minimum": 0},
-    "strength": {"exclusiveMinimum": 0, "maximum": 1},
-    "prior_num_inference_steps": {"minimum": 2},
-    "prior_guidance_scale": {"minimum": 0},
 }
 _FILE = {"type": "string", "format": "binary", "description": "the content of a picture's file"}
 _DATA_URL = {"type": "string", "description": "a data URL such as data:image/png;base64,…"}
@@ -160,9 +149,10 @@ def _fields(options: type[DecoderOptions], models: list[str]) -> dict[str, Any]:
         item = declarations(options)[name][0]
         found[name] = {
             **_type_of(str(item.type), declared.choices),
-            **_LIMITS.get(name, {}),
+            **_limits_of(declared.check),
             "description": declared.text,
         }
+    found["seed"] |= {"minimum": 0, "maximum": MAX_SEED}
     for name, (allowed, reason) in REFUSED.items():
         if allowed:
             found[name] = {"enum": list(allowed), "description": reason}
@@ -175,6 +165,14 @@ def _type_of(annotation: str, choices: tuple[str, ...] | None) -> dict[str, Any]
     if "tuple[float" in annotation or annotation.startswith("Sequence[int]"):
         return {"type": ["array", "string"], "items": {"type": "number"}}
     return dict(next((kind for name, kind in _TYPES.items() if annotation.startswith(name)), {"type": "string"}))
+
+
+def _limits_of(check: Check | None) -> dict[str, Any]:
+    """The limits of a number, from the arguments of its check (`option_values.whole`, `option_values.real`)."""
+    given = check.keywords if isinstance(check, partial) else {}
+    least = "exclusiveMinimum" if given.get("exclusive") else "minimum"
+    found = {least: given.get("least"), "maximum": given.get("most")}
+    return {name: limit for name, limit in found.items() if limit is not None}
 
 
 def _body(schemas: dict[str, Any]) -> dict[str, Any]:

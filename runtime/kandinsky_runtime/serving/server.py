@@ -102,7 +102,9 @@ def serve(models: Models, settings: Settings) -> int:
         listening.close()
     if service.failure is not None:
         error = service.failure
-        raise error if isinstance(error, Kandinsky22Error) else Kandinsky22Error(f"the warm-up failed: {error}")
+        if isinstance(error, Kandinsky22Error):
+            raise error
+        raise Kandinsky22Error(f"the warm-up failed: {error}") from error
     return 0
 
 

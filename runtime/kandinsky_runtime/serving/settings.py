@@ -1,4 +1,4 @@
-"""The server's settings: from flags, environment variables and a file, each declared once.
+"""The server's settings, each declared once, and how they are gathered from flags, environment variables and a file.
 
 A flag `--max-jobs 8`, the variable `K22_SERVE_MAX_JOBS=8` and the file's line `max_jobs = 8` set the same; a flag wins
 over a variable, and a variable over the file.
@@ -16,6 +16,7 @@ from typing import Any
 
 from kandinsky_runtime.checks import choice, flag, memory_size, real_number, whole_number
 from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, from_text, option
+from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MIN_SIZE
 
@@ -205,29 +206,6 @@ class Settings:
         return self.size or ((512, 512),)
 
     @classmethod
-    def gather(
-        cls, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> Settings:  # fmt: skip
-        """The settings from all sources.
-
-        Args:
-            flags: the values of flags that were given.
-            environment: variables; those with the prefix `PREFIX` are read.
-            file: a TOML file, or None.
-            defaults: values of settings that no source has, other than the usual ones.
-
-        Raises:
-            UsageError: an unknown name, or an invalid value; the message names where it came from.
-        """
-        values = dict(defaults or {})
-        if file is not None:
-            values |= _parsed(_read_toml(file), f"{file}: ")
-        named = {name[len(PREFIX) :].lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
-        values |= _parsed(named, "the environment: ")
-        return cls(**values | dict(flags))
-
-    @classmethod
     def from_texts(cls, texts: Mapping[str, Any], source: str) -> Settings:
         """The settings from texts by name.
 
@@ -238,12 +216,37 @@ class Settings:
         Raises:
             UsageError: an unknown name, or an invalid value.
         """
-        return cls(**_parsed(texts, source))
+        return cls(**_parsed(texts, source, cls))
 
 
-def _parsed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Values of settings from texts, as of variables, or from a file's own types."""
-    known = declarations(Settings)
+def gather(
+    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[LoadOptions, Settings]:  # fmt: skip
+    """How bundles are opened, and the settings, from all sources.
+
+    Args:
+        flags: the values of flags that were given.
+        environment: variables; those with the prefix `PREFIX` are read.
+        file: a TOML file, or None.
+        defaults: values that no source has, other than the usual ones.
+
+    Raises:
+        UsageError: an unknown name, or an invalid value; the message names where it came from.
+    """
+    values = dict(defaults or {})
+    if file is not None:
+        values |= _parsed(_read_toml(file), f"{file}: ", LoadOptions, Settings)
+    named = {name[len(PREFIX) :].lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
+    values |= _parsed(named, "the environment: ", LoadOptions, Settings)
+    values |= flags
+    own = {name: values.pop(name) for name in LOAD_OPTIONS if name in values}
+    return LoadOptions(**own), Settings(**values)
+
+
+def _parsed(given: Mapping[str, Any], source: str, *kinds: type[Any]) -> dict[str, Any]:
+    """Values of options of several classes from texts, as of variables, or from a file's own types."""
+    known = {name: kind for kind in kinds for name in declarations(kind)}
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in known:
@@ -253,7 +256,7 @@ def _parsed(given: Mapping[str, Any], source: str) -> dict[str, Any]:
                 texts = value.split(",") if isinstance(value, str) else value
                 values[name] = tuple(picture_size(text) for text in texts)
             else:
-                values[name] = from_text(Settings, name, value)
+                values[name] = from_text(known[name], name, value)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{source}{name} is {value!r}: {error}") from error
     return values

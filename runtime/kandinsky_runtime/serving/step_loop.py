@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from kandinsky_runtime.decoder.run import StepUnit
 from kandinsky_runtime.decoder.unet import predict_together
-from kandinsky_runtime.errors import Cancelled
+from kandinsky_runtime.errors import Cancelled, Kandinsky22Error
 from kandinsky_runtime.serving.estimates import Estimates
 from kandinsky_runtime.units import Unit, Units
 
@@ -221,7 +221,8 @@ class StepLoop:
             active.task.done(end.result)
         else:
             if not isinstance(end.error, Cancelled):
-                _log.error("a task of %s failed: %s", active.task.name, end.error)
+                fault = None if isinstance(end.error, Kandinsky22Error) else end.error
+                _log.error("a task of %s failed: %s", active.task.name, end.error, exc_info=fault)
             active.task.failed(end.error)
 
     def _expected(self, active: _Active) -> float:

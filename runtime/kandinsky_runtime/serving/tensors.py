@@ -16,6 +16,7 @@ from kandinsky_runtime.serving.jobs import Job
 
 TEXTS, FILES = ("PROMPT", "NEGATIVE_PROMPT"), ("IMAGE", "MASK")
 OUTPUTS = ("IMAGE", "SEED")
+_LARGEST_SEED = 2**63 - 1
 _NO_FIELDS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
 
 
@@ -44,6 +45,9 @@ def read_request(
     asked = read_fields(endpoint, fields | dict(texts) | {"model": model}, dict(files), most_steps=most_steps)
     if asked.stream:
         raise FieldError("stream", "this interface has no streams; leave stream out")
+    last = asked.options.get("seed", 0) + asked.options.get("num_images_per_prompt", 1) - 1
+    if last > _LARGEST_SEED:
+        raise FieldError("seed", f"the last seed is {last}; the output SEED, of 64-bit integers, holds {_LARGEST_SEED}")
     return endpoint, asked
 
 

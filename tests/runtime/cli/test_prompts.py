@@ -273,7 +273,7 @@ INSTEAD = {"prompt": None, "prior_num_inference_steps": None, "image_embeds": "h
         (command("embed", "--prompt-image", "nowhere.png"), "image nowhere.png does not exist"),
         (command("embed", "--prompt-image", "prior-bundle"), "image prior-bundle is a directory"),
         # the prior's loop
-        (command("inpaint", prior_num_inference_steps=1), "num_inference_steps of the prior is 1; expected a whole"),
+        (command("inpaint", prior_num_inference_steps=1), "prior_num_inference_steps is 1; expected a whole"),
         (command("embed", prior_num_inference_steps=5000), "num_inference_steps is 5000; expected an integer"),
         (command("embed", prior_guidance_scale=-1), "guidance_scale is -1.0; expected a finite number of at least 0"),
         (command("embed", seed=-1), "seed is -1; expected a whole number from 0"),

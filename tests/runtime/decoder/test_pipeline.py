@@ -235,7 +235,7 @@ def test_the_embedding_of_no_picture_serves_embeddings(prompted: InpaintPipeline
         ({"prompt": ["a", "b", "c"], "image": [PICTURE] * 2}, InputError, "got 2 image, 1 mask_image, 3 prompt; exp"),
         ({"prompt": ["a", "b"], "negative_prompt": ["a", "b", "c"]}, InputError, "got 3 negative_prompt for 2 prompts"),
         ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, InputError, "got 3 seeds for 2 results"),
-        ({"prior_num_inference_steps": 1}, UsageError, "num_inference_steps of the prior is 1"),
+        ({"prior_num_inference_steps": 1}, UsageError, "prior_num_inference_steps is 1"),
         ({"prior_guidance_scale": -1}, InputError, "guidance_scale is -1"),
         ({"prompt": ["a"] * 1025}, UsageError, "the number of results is 1025"),
     ],

@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from kandinsky_runtime.engines.cuda import cuda_index
+from kandinsky_runtime.engines.onnxruntime.library import onnxruntime_library
 from kandinsky_runtime.errors import EngineUnavailable
 
 MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -33,7 +34,7 @@ def library() -> Any:
         EngineUnavailable: one of them is not installed or too old, or there is no NVIDIA driver.
     """
     try:
-        import onnxruntime
+        onnxruntime = onnxruntime_library()
     except ImportError as error:
         raise EngineUnavailable(f"onnxruntime cannot be imported ({error}): pip install {REQUIREMENT}") from error
     if missing := [name for name in _CALLS if not hasattr(onnxruntime, name)]:

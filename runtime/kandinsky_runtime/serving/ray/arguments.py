@@ -41,7 +41,7 @@ class Arguments(BaseModel):  # type: ignore[misc] # not a dependency of the type
     device: str | None = None
     threads: int | None = None
     low_memory: bool = False
-    shape_memory: str | None = None
+    shape_memory: int | str | None = None
     trust_bundle: bool = False
     tiles: bool = False
     min_replicas: int = Field(default=1, ge=1)
