@@ -251,7 +251,7 @@ def _bytes_of(request: httpx.Request) -> bytes:
 
 
 async def _answer(url: str, request: bytes) -> tuple[int, bytes]:
-    """The status and the headers of an answer that is read whole; a client that costs little beside the server."""
+    """The status and the headers of an answer that is read whole, by a client that costs little."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:

@@ -9,7 +9,7 @@ follow no such trajectory and are left out.
 
 Without BUNDLE the model is the exact one of normally distributed latents, whose trajectory is known in closed form.
 With it, it is the bundle's UNet, everything is repainted, and the end is that of `--reference-steps` steps of
-DPM-Solver++ over the whole schedule; the same with half as many, and DDIM with as many, tell how exact it is.
+DPM-Solver++ over the whole schedule; the same with half as many, and DDIM with as many, show how exact it is.
 
 A solver's timesteps lie as `timestep_spacing` says. The published config has "leading", with which few steps begin
 below the noise that they are given.

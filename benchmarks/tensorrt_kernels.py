@@ -4,7 +4,7 @@
         [--height 512:768:1024] [--width 512:768:1024] [--batch 1:1:4] [--names] [--json FILE]
 
 Needs no GPU, and the environment `rtx` of scripts/test. Each graph is compiled in a process of its own, so that its
-peak memory is its own. Nothing is run: this counts kernels, and only a GPU tells how long they take. The engines are
+peak memory is its own. Nothing is run: this counts kernels, and only a GPU shows how long they take. The engines are
 removed afterwards.
 """
 

@@ -1,4 +1,4 @@
-"""What a scene is like, as the values of a few attributes that an embedding should tell."""
+"""What a scene is like, as the values of a few attributes that an embedding should distinguish."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ATTRIBUTES = {name: len(values) for name, values in _VALUES.items()}  # numbers 
 
 def attributes_of(scene: Scene) -> list[int]:
     """Return the values of `ATTRIBUTES` in a scene: numbers, or `ABSENT`."""
-    told = {"coat": f"{scene.coat.colour} {scene.coat.pattern}", "pose": scene.pose, "place": scene.place}
+    present = {"coat": f"{scene.coat.colour} {scene.coat.pattern}", "pose": scene.pose, "place": scene.place}
     for name in THINGS:
         thing = scene.thing(name)
-        told[name] = "none" if thing is None else thing.kind
+        present[name] = "none" if thing is None else thing.kind
         if thing is not None:
-            told[f"{name} colour"] = thing.colour
+            present[f"{name} colour"] = thing.colour
             if thing.side is not None:
-                told[f"{name} side"] = thing.side
-    return [values.index(told[name]) if name in told else ABSENT for name, values in _VALUES.items()]
+                present[f"{name} side"] = thing.side
+    return [values.index(present[name]) if name in present else ABSENT for name, values in _VALUES.items()]

@@ -2,7 +2,7 @@
 
 Many captions are true of many pictures, so pairs that are true by chance are left out of the negatives. Heads that read
 from the embeddings what there is (`attributes`) and the facts help along; they are thrown away. Without them the image
-encoder tells hats and coats apart and little else: contrasting whole pictures seldom asks for the colour of glasses.
+encoder distinguishes hats and coats and little else: contrasting whole pictures seldom asks for the colour of glasses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The attributes that CLIP's embedding is trained to tell."""
+"""The attributes that CLIP's embedding is trained to distinguish."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_only_things_that_are_not_there_have_no_colour() -> None:
     rng = np.random.default_rng(7)
     names = list(ATTRIBUTES)
     for _ in range(300):
-        told = dict(zip(names, attributes_of(random_scene(rng)), strict=True))
+        values = dict(zip(names, attributes_of(random_scene(rng)), strict=True))
         for name in ("hat", "glasses", "bow tie", "balloon", "flower", "moon"):
-            assert (told[f"{name} colour"] == ABSENT) == (told[name] == 0)
+            assert (values[f"{name} colour"] == ABSENT) == (values[name] == 0)

@@ -181,7 +181,7 @@ def whole_pictures(
     """Whole pictures as areas: each box is the whole picture at the size of the result.
 
     Args:
-        pictures, masks: the results of `read_image` and `read_mask`; one for each pair, or one for all.
+        pictures, masks: the results of `read_picture` and `understand_mask`; one for each pair, or one for all.
         height, width: the size of the results in pixels, or None for the pictures' own.
         blur: the blur of the masks' weights in a blend, see `fit_weights`; None without a blend.
         max_pixels: the most pixels of the working picture.
@@ -221,7 +221,7 @@ def around_masks(
     without distortion. The box of an empty mask is in the middle of its picture.
 
     Args:
-        pictures, masks: the results of `read_image` and `read_mask`; one for each pair, or one for all.
+        pictures, masks: the results of `read_picture` and `understand_mask`; one for each pair, or one for all.
         multiple: the number that the sides of a box are multiples of, in pixels.
         height, width: the size of the working picture in pixels; both or none.
         padding: the pixels of the picture around the part to repaint; None for 32.

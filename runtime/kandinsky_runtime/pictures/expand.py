@@ -36,7 +36,7 @@ def expanded_mask(mask: Image.Image | None, picture: Image.Image, edges: Edges) 
     """The mask of an expanded picture: what was added is repainted, and what the mask repaints, if there is one.
 
     Args:
-        mask: a mask of `read_mask`; resized to the picture as in `fit_mask`.
+        mask: the picture of a `Mask`; resized to the picture as in `fit_mask`.
         picture: the picture before it was expanded.
         edges: the pixels that were added.
     """

@@ -128,7 +128,7 @@ def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Image.I
 
 
 def fit_mask(mask: Image.Image, width: int, height: int) -> NDArray[np.float32]:
-    """A mask of `read_mask` at width x height, as float32 (H, W): 1 if its luminance is at least 0.5, else 0.
+    """The picture of a `Mask` at width x height, as float32 (H, W): 1 if its luminance is at least 0.5, else 0.
 
     Another size is resized by Lanczos (mode 1: nearest neighbour), as in diffusers.
     """
@@ -140,7 +140,7 @@ def fit_weights(mask: Image.Image, width: int, height: int, blur: float = 0) -> 
     """The grey levels of a mask at width x height as weights of the new picture, float32 (H, W) in [0, 1].
 
     Args:
-        mask: a mask of `read_mask`.
+        mask: the picture of a `Mask`.
         width, height: the size of the weights.
         blur: the standard deviation of a Gaussian, in pixels; Pillow's approximation of it, which ends.
     """

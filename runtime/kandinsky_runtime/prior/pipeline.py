@@ -44,7 +44,7 @@ Array = npt.NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
 
-STEPS, GUIDANCE_SCALE = 25, 4.0
+STEPS, GUIDANCE_SCALE = 25, 4.0  # the defaults of diffusers
 
 
 @dataclass(frozen=True)

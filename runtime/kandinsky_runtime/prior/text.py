@@ -19,7 +19,6 @@ from kandinsky_runtime.prior.tokenizer import Tokenizer, Tokens
 
 Array = npt.NDArray[np.float32]
 
-# the defaults of diffusers
 # With this `eos_token_id` a text is pooled at its largest token, because configs from before transformers 4.31 have a
 # wrong `eos_token_id`.
 _LARGEST_TOKEN = 2

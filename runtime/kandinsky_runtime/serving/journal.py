@@ -1,7 +1,7 @@
 """The list of unfinished jobs on disk: after a crash, they are reported as lost, and never as done.
 
 Each line of the file is a JSON object with a job's id, its owner and its state. The last line of a job counts. A line
-that was cut off by a crash is ignored. The file is written anew at every start, and when it has grown.
+that was cut off by a crash is ignored. The file is rewritten at every start, and when it has grown.
 """
 
 from __future__ import annotations

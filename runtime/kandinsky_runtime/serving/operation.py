@@ -20,7 +20,7 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """200 if requests are taken; 503 while the server warms up, and after it was told to stop."""
+    """200 if requests are taken; 503 while the server warms up, and after a signal to stop."""
     service: Service = request.app.state.service
     if service.ready:
         return PlainTextResponse("ready\n")

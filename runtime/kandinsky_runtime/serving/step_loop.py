@@ -210,7 +210,7 @@ class StepLoop:
             self._report(member, unit, seconds, end)
 
     def _report(self, active: _Active, unit: Unit | None, seconds: float, end: _End | None) -> None:
-        """Tell a task what became of it."""
+        """Report the unit, and the end if there is one, to a task."""
         active.served += seconds
         if unit is not None:
             active.task.did(unit, seconds)

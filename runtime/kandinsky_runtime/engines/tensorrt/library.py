@@ -42,7 +42,7 @@ def tensorrt() -> Any:
 def log_of(library: Any) -> Any:
     """The only log of the module, for everything that is made with it.
 
-    Warnings go to Python's log; errors are stored for `failure`.
+    Warnings go to Python's log, at its level of information; errors are stored for `failure`.
     """
 
     class Log(library.ILogger):  # type: ignore[misc]

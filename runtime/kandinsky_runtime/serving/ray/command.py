@@ -154,7 +154,7 @@ def _drain(seconds: float) -> None:
     end = time.monotonic() + seconds + LAST_SECONDS
     while (application := serve.status().applications.get(NAME)) and time.monotonic() < end:
         if application.status == "DELETING":  # Serve no longer replaces what dies
-            # Ray is asked each time: Serve tells of no replicas now, and may still have been making one before.
+            # Ray is asked each time: Serve reports no replicas now, and may still have been making one before.
             for name in replica_names() - ready:
                 with suppress(ValueError):  # it has gone already
                     ray.kill(ray.get_actor(name, namespace=SERVE_NAMESPACE))
