@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 HERE = Path(__file__).parent
 LIMIT = "matrix product"
@@ -52,13 +52,13 @@ class Contestant:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
+        self._stdin, self._stdout = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
         self.versions: dict[str, str] = self._answer()["ready"]
 
     def run(self, work: str) -> dict[str, Any]:
         """Do a work: `seconds`, and for a job `steps`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(work + "\n")
-        self._process.stdin.flush()
+        self._stdin.write(work + "\n")
+        self._stdin.flush()
         return self._answer()
 
     def close(self) -> None:
@@ -68,8 +68,7 @@ class Contestant:
         self._log.close()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         answer: dict[str, Any] = json.loads(line) if line else {"error": f"it ended: {self._last_words()}"}
         if "error" in answer:
             reason = answer["error"]

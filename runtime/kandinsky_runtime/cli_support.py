@@ -80,12 +80,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
 
 
-def run(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-    *,
-    distribution: str = "kandinsky22-deploy[export]",
-) -> int:
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, distribution: str) -> int:
     """Parse, call the command's `run(args)`, and turn errors of ours into a sentence on stderr and an exit status.
 
     Args:

@@ -49,14 +49,12 @@ class Case:
         method: a name of `DIFFUSERS_CLASSES`.
         steps: the number of steps.
         options: the scheduler config.
-        eta: the share of DDPM's noise that DDIM adds.
         first: the first step. If it is above 0, the trajectory begins with noised clean latents, as in image-to-image.
     """
 
     method: str
     steps: int
     options: tuple[tuple[str, Any], ...]
-    eta: float = 0.0
     first: int = 0
 
     @property
@@ -70,8 +68,8 @@ class Case:
         options = ",".join(
             f"{name}={_short(value)}" for name, value in self.options if (name, value) not in _OMITTED_IN_NAMES
         )
-        eta, first = f"-eta{self.eta}" if self.eta else "", f"-from{self.first}" if self.first else ""
-        return f"{self.method}-{self.steps}{eta}{first}[{options}]"
+        first = f"-from{self.first}" if self.first else ""
+        return f"{self.method}-{self.steps}{first}[{options}]"
 
 
 _OMITTED_IN_NAMES = frozenset(LATENT.items())
@@ -107,14 +105,13 @@ def late_cases() -> list[Case]:
         )
         for case in (_case(method, 20, **options), _case(method, 6, **options))
     ]
-    cases += [_case("ddim", steps, 0.7) for steps in (20, 6)]
     starts = {20: (1, 7, 14, 18, 19), 6: (1, 3, 5)}
     return [replace(case, first=first) for case in cases for first in starts[case.steps]]
 
 
-def _case(method: str, steps: int, eta: float = 0.0, /, **options: Any) -> Case:
+def _case(method: str, steps: int, /, **options: Any) -> Case:
     base = {} if method == "unclip" else LATENT
-    return Case(method, steps, tuple({**base, **options}.items()), eta)
+    return Case(method, steps, tuple({**base, **options}.items()))
 
 
 def _matrix() -> Iterator[Case]:
@@ -123,7 +120,6 @@ def _matrix() -> Iterator[Case]:
         shared = {"prediction_type": prediction, "timestep_spacing": spacing}
         yield _case("ddpm", steps, **shared)
         yield _case("ddim", steps, **shared)
-        yield _case("ddim", steps, 0.7, **shared)
         yield _case("dpm++", steps, **shared)
         yield _case("dpm++", steps, algorithm_type="sde-dpmsolver++", **shared)
         yield _case("unipc", steps, **shared)
@@ -164,7 +160,6 @@ def _options() -> Iterator[Case]:
         for method in ("ddpm", "ddim", "dpm++", "unipc"):
             yield _case(method, steps, thresholding=True)
             yield _case(method, steps, thresholding=True, dynamic_thresholding_ratio=0.7, sample_max_value=3.0)
-        yield _case("ddim", steps, 1.0)
         yield _case("ddim", steps, set_alpha_to_one=False)
         for order, solver in itertools.product((1, 2, 3), ("midpoint", "heun")):
             for final in ("zero", "sigma_min"):
@@ -274,7 +269,7 @@ def _trajectory(case: Case) -> dict[str, Any]:
     for i, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         output = torch.from_numpy(fake_model(case, scaled.numpy(), float(timestep)))
-        extra: dict[str, Any] = {"eta": case.eta} if case.eta else {}
+        extra: dict[str, Any] = {}
         if case.method == "unclip":
             extra["prev_timestep"] = None if i + 1 == count else timesteps[i + 1]
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample

@@ -24,7 +24,7 @@ from scripts.training.attributes import ABSENT, ATTRIBUTES, attributes_of
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, read_shard, scenes_of_shard, shard_numbers
-from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, parser
+from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, add_minutes, add_start, add_threads, parser
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, open_tokenizer, tokenize
 
@@ -197,6 +197,9 @@ def image_embeds(clip: Clip, pictures: np.ndarray) -> torch.Tensor:
 
 def main() -> None:
     options = parser(__doc__)
+    add_minutes(options)
+    add_start(options)
+    add_threads(options)
     options.add_argument("--steps", type=int, default=5_000, help=f"steps of {2 * PAIRS} pictures")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the model")

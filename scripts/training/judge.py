@@ -19,7 +19,7 @@ from benchmarks.judge.judge import CONVOLUTIONS, FEATURES, NARROW, SIDE, Judge
 from benchmarks.judge.reading import COLOURS, KINDS, LAYOUT, OUTPUTS
 from benchmarks.judge.world import JUDGE_STYLE
 from scripts.training.loop import Schedule, Step, Training, load_average
-from scripts.training.settings import ROOT, parser
+from scripts.training.settings import ROOT, add_minutes, add_threads, parser
 
 STAGE = 8
 _SEED = 8_017  # other drawings than those of the checkpoint
@@ -145,6 +145,8 @@ def accuracy(judge: Judge, pictures: np.ndarray, targets: np.ndarray) -> dict[st
 
 def main() -> None:
     options = parser(__doc__)
+    add_minutes(options)
+    add_threads(options)
     options.add_argument("--shards", type=int, default=16, help=f"shards of {_SHARD} drawings")
     options.add_argument("--steps", type=int, default=4_000, help="steps of 128 drawings")
     options.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")

@@ -15,7 +15,7 @@ from scripts.training.folding import fold_scale
 from scripts.training.loop import load_average
 from scripts.training.movq import CONFIG, to_model
 from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
-from scripts.training.settings import parser
+from scripts.training.settings import add_threads, parser
 
 
 @torch.no_grad()
@@ -46,7 +46,9 @@ def latents_path(work: Path, number: int) -> Path:
 
 @torch.no_grad()
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    add_threads(options)
+    args = options.parse_args()
     torch.set_num_threads(args.threads)
     model = open_movq(args.work).to(memory_format=torch.channels_last)
     for number in (HELD_OUT, *shard_numbers(args.work / "pictures")):

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import SpatialNorm
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
-from scripts.training.settings import PICTURE, parser
+from scripts.training.settings import PICTURE, add_minutes, add_start, add_threads, parser
 from scripts.training.starting import DECODER, start_from
 
 STAGE = 2
@@ -117,6 +117,9 @@ def held_out(work: Path, count: int) -> torch.Tensor:
 
 def main() -> None:
     options = parser(__doc__)
+    add_minutes(options)
+    add_start(options)
+    add_threads(options)
     options.add_argument("--steps", type=int, default=6_000, help="steps of 16 crops")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument(

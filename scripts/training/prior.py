@@ -17,7 +17,7 @@ from torch.nn import functional
 from scripts.training.clip import CAPTIONS, Clip, Library, open_clip
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, shard_numbers
-from scripts.training.settings import EMBEDDING, parser
+from scripts.training.settings import EMBEDDING, add_minutes, add_start, add_threads, parser
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, TRAINED_LENGTH, open_tokenizer, tokenize
 from scripts.training.unet import embeds_of
@@ -80,6 +80,9 @@ def encode_texts(clip: Clip, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Te
 
 def main() -> None:
     options = parser(__doc__)
+    add_minutes(options)
+    add_start(options)
+    add_threads(options)
     options.add_argument("--steps", type=int, default=4_000, help=f"steps of {BATCH} captions")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     args = options.parse_args()

@@ -17,15 +17,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all stages have."""
+    """Return a parser with the option that all stages have."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     default = Path(os.environ.get("K22_TRAINING", ROOT / ".cache" / "training"))
     made.add_argument("--work", type=Path, default=default, help="folder of everything made; also K22_TRAINING")
-    made.add_argument(
+    return made
+
+
+def add_threads(options: argparse.ArgumentParser) -> None:
+    """Add the option of stages that run a model."""
+    options.add_argument("--threads", type=int, default=2, help="processor threads; 1 is best on a busy machine")
+
+
+def add_minutes(options: argparse.ArgumentParser) -> None:
+    """Add the option of stages that train a model."""
+    options.add_argument(
         "--minutes", type=float, default=None, help="save and stop after this many minutes; None: at the end"
     )
-    made.add_argument(
+
+
+def add_start(options: argparse.ArgumentParser) -> None:
+    """Add the option of stages that train a model of the export."""
+    options.add_argument(
         "--start", type=Path, default=None, help="folder of an export to begin from; None: random weights"
     )
-    made.add_argument("--threads", type=int, default=2, help="processor threads; 1 is best on a busy machine")
-    return made

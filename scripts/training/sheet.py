@@ -17,7 +17,7 @@ from scripts.training.export import open_inpaint, open_prior_pipeline
 from scripts.training.latents import open_movq
 from scripts.training.movq import psnr, reconstruct, to_model
 from scripts.training.pictures import HELD_OUT
-from scripts.training.settings import PICTURE, SEED, parser
+from scripts.training.settings import PICTURE, SEED, add_threads, parser
 
 PROMPTS = ("a hat", "a red top hat", "a blue party hat", "a cat with a green beanie", "a yellow crown", "no hat")
 
@@ -29,6 +29,7 @@ def held_out_scene(seed: int) -> Scene:
 
 def main() -> None:
     options = parser(__doc__)
+    add_threads(options)
     options.add_argument("--out", type=Path, default=None, help="the picture; None: WORK/sheet.png")
     options.add_argument("--cats", type=int, default=10, help="columns")
     options.add_argument("--first", type=int, default=0, help="seed of the first cat")

@@ -22,7 +22,7 @@ from scripts.training.latents import latents_path
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.masks import kept_cells, mask_around, random_mask
 from scripts.training.pictures import HELD_OUT, Shard, read_shard, shard_numbers
-from scripts.training.settings import CLIP_PICTURE, EMBEDDING, LATENT, parser
+from scripts.training.settings import CLIP_PICTURE, EMBEDDING, LATENT, add_minutes, add_start, add_threads, parser
 from scripts.training.starting import DECODER, start_from
 
 STAGE = 5
@@ -133,6 +133,9 @@ def weights_of_steps(alphas: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     options = parser(__doc__)
+    add_minutes(options)
+    add_start(options)
+    add_threads(options)
     options.add_argument("--steps", type=int, default=6_000, help="steps of --batch examples")
     options.add_argument("--batch", type=int, default=32, help="examples in a step")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")

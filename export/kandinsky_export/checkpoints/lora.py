@@ -58,12 +58,21 @@ class Lora:
 
 
 @dataclass
-class _Update:
+class _Found:
     """What a file has for one layer."""
 
     a: StoredTensor | None = None
     b: StoredTensor | None = None
     alpha: StoredTensor | None = None
+
+
+@dataclass(frozen=True)
+class _Update:
+    """The update of one layer, whose shapes fit."""
+
+    a: StoredTensor
+    b: StoredTensor
+    alpha: StoredTensor | None
 
 
 def parse_lora(text: str) -> Lora:
@@ -104,26 +113,25 @@ def merge_lora(lora: Lora, model: str, tensors: Thunks, shapes: Mapping[str, tup
             fit. Nothing of a file is ignored.
     """
     faults: list[str] = []
-    updates = _updates(read_weights(lora.path), model, shapes, faults)
+    layers = _layers_of(read_weights(lora.path), model, shapes, faults)
     rate = _rate(lora.path, model, faults)
     merged = dict(tensors)
-    for name, update in updates.items():
-        if fault := _fault(name, update, shapes[name]):
-            faults.append(fault)
-        else:
+    for name, found in layers.items():
+        update = _checked(name, found, shapes[name], faults)
+        if update is not None:
             merged[name] = _merged(name, tensors[name], update, lora, rate)
-    if not updates and not faults:
+    if not layers and not faults:
         faults.append("it has no LoRA weights")
     if faults:
         raise CheckpointError(str(lora.path), faults)
     return merged
 
 
-def _updates(
+def _layers_of(
     stored: Mapping[str, StoredTensor], model: str, shapes: Mapping[str, Any], faults: list[str]
-) -> dict[str, _Update]:
+) -> dict[str, _Found]:
     """Weight → what the file has for it."""
-    updates: dict[str, _Update] = {}
+    layers: dict[str, _Found] = {}
     for key, tensor in stored.items():
         name = key
         for prefix in ("base_model.model.", f"{model}."):
@@ -140,13 +148,13 @@ def _updates(
         weight = next((f"{one}.weight" for one in _layers(layer) if f"{one}.weight" in shapes), None)
         if weight is None:
             faults.append(f"`{key}`: the {model} has no layer `{layer.rstrip('.')}`")
-        elif getattr(update := updates.setdefault(weight, _Update()), side) is not None:
+        elif getattr(found := layers.setdefault(weight, _Found()), side) is not None:
             faults.append(f"`{key}`: the file has a second one for this layer")
         elif not tensor.is_float:
             faults.append(f"`{key}` holds {tensor.dtype}; it must hold floating-point numbers")
         else:
-            setattr(update, side, tensor)
-    return updates
+            setattr(found, side, tensor)
+    return layers
 
 
 def _layers(layer: str) -> tuple[str, str]:
@@ -155,24 +163,27 @@ def _layers(layer: str) -> tuple[str, str]:
     return layer, f"{layer}.0"
 
 
-def _fault(name: str, update: _Update, shape: tuple[int, ...]) -> str | None:
+def _checked(name: str, found: _Found, shape: tuple[int, ...], faults: list[str]) -> _Update | None:
+    """The update of a weight of this shape, or None with an entry in `faults`."""
     layer = name.removesuffix(".weight")
-    if update.a is None or update.b is None:
-        return f"`{layer}` has no {'A (down)' if update.a is None else 'B (up)'}"
-    a, b = update.a.shape, update.b.shape
+    if found.a is None or found.b is None:
+        faults.append(f"`{layer}` has no {'A (down)' if found.a is None else 'B (up)'}")
+        return None
+    a, b = found.a.shape, found.b.shape
     rank, out = (a[0] if a else 0), shape[0]
     if len(shape) < 2 or rank == 0 or a[1:] != shape[1:] or b != (out, rank, *(1,) * (len(shape) - 2)):
-        return f"`{layer}` has A {a} and B {b}; its weight is {shape}"
-    if update.alpha is not None and math.prod(update.alpha.shape) != 1:
-        return f"`{layer}.alpha` has shape {update.alpha.shape}; expected one number"
-    return None
+        faults.append(f"`{layer}` has A {a} and B {b}; its weight is {shape}")
+        return None
+    if found.alpha is not None and math.prod(found.alpha.shape) != 1:
+        faults.append(f"`{layer}.alpha` has shape {found.alpha.shape}; expected one number")
+        return None
+    return _Update(found.a, found.b, found.alpha)
 
 
 def _merged(
     name: str, read: Callable[[], Array], update: _Update, lora: Lora, rate: float | None
 ) -> Callable[[], Array]:
     def merge() -> Array:
-        assert update.a is not None and update.b is not None  # noqa: PT018 (checked by _fault)
         a, b = update.a.read().astype(np.float64), update.b.read().astype(np.float64)
         rank = a.shape[0]
         alpha = rate if update.alpha is None else float(update.alpha.read().reshape(())) / rank

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: `--help`, `--version`, or the arguments cannot be parsed.
     """
-    return run(_parser(), argv)
+    return run(_parser(), argv, distribution="kandinsky22-deploy[export]")
 
 
 def _parser() -> Parser:

@@ -42,8 +42,6 @@ from kandinsky_runtime.bundle.spec import GraphSpec
 
 Array = npt.NDArray[np.float32]
 
-LOWER = ("fp16", "bf16")
-
 LARGEST, SMALLEST_NORMAL = 65504.0, 2.0**-14  # of fp16; bf16 has the range of float32
 # Other pictures and embeddings than the scanned ones may reach more.
 MARGIN = 8

@@ -38,7 +38,6 @@ class Request(ABC):
     Attributes:
         image_embeds: (B, E); empty if a prior makes them first.
         negative_image_embeds: (B, E); empty without guidance, or if a prior makes them first.
-        guidance_scale: the weight of the guidance; 1 and below for none.
         seeds: one for each sample.
         latents: initial noise (B, C, h, w), or None to draw it.
         latent_shape: (B, C, h, w).
@@ -52,7 +51,6 @@ class Request(ABC):
 
     image_embeds: Array
     negative_image_embeds: Array
-    guidance_scale: float
     seeds: tuple[int, ...]
     latents: Array | None
     latent_shape: tuple[int, int, int, int]
@@ -68,11 +66,6 @@ class Request(ABC):
     def batch(self) -> int:
         """B."""
         return self.latent_shape[0]
-
-    @property
-    def guided(self) -> bool:
-        """Whether the UNet runs on [negative, positive] halves."""
-        return guidance.is_guided(self.guidance_scale)
 
     @property
     def keeps_everything(self) -> bool:
@@ -106,7 +99,6 @@ class Samples:
         prompts: the number of different prompts, pictures or embeddings.
         repeats: results of each.
         image_embeds, negative_image_embeds: (B, E), see `Request`.
-        guidance_scale: the weight of the guidance.
         seeds: one for each sample.
     """
 
@@ -114,7 +106,6 @@ class Samples:
     repeats: int
     image_embeds: Array
     negative_image_embeds: Array
-    guidance_scale: float
     seeds: tuple[int, ...]
 
     @classmethod
@@ -147,7 +138,6 @@ class Samples:
             repeats,
             embeds_per_sample(positive, prompts, repeats),
             embeds_per_sample(negative, prompts, repeats),
-            options.guidance_scale,
             seeds_for(options.seed, batch),
         )
 
@@ -185,7 +175,6 @@ class Samples:
         return {
             "image_embeds": self.image_embeds,
             "negative_image_embeds": self.negative_image_embeds,
-            "guidance_scale": self.guidance_scale,
             "seeds": self.seeds,
             "latents": None if options.latents is None else as_latents("latents", options.latents, shape),
             "latent_shape": shape,

@@ -86,6 +86,11 @@ class Run:
         return (*(() if self.plan is None else self.plan.notes), *self.request.notes)
 
     @property
+    def guided(self) -> bool:
+        """Whether the UNet runs on [negative, positive] halves."""
+        return guidance.is_guided(self.options.guidance_scale)
+
+    @property
     def steps(self) -> int:
         """The decoder's steps."""
         return len(self.sampler.timesteps) - self.sampler.first
@@ -137,7 +142,7 @@ class Run:
                 self.graphs,
                 request.latent_shape,
                 request.image_embeds,
-                request.negative_image_embeds if request.guided else None,
+                request.negative_image_embeds if self.guided else None,
                 None if kept is None else kept.channels,
                 steps=len(self.sampler.timesteps),
             )
@@ -145,7 +150,7 @@ class Run:
                 self.sampler,
                 latents,
                 noise,
-                guidance_scale=request.guidance_scale,
+                guidance_scale=self.options.guidance_scale,
                 interval=self.interval,
                 kept=kept,
                 observer=self.observer,

@@ -52,7 +52,7 @@ class BuildRecord:
     @property
     def folder(self) -> Path:
         """The folder of the engine's files."""
-        return engine_folder(self.engine) / self.entry
+        return cache_subfolder(self.engine) / self.entry
 
     @property
     def command(self) -> str:
@@ -80,7 +80,7 @@ class BuildRecord:
         Raises:
             EngineNotBuilt: it is missing, or a file in it was changed.
         """
-        entry = whole_entry(engine_folder(self.engine), self.entry)
+        entry = whole_entry(cache_subfolder(self.engine), self.entry)
         if entry is None:
             raise EngineNotBuilt(
                 f"what was built for {self.component} is missing or was changed; build it again: {self.command}"
@@ -130,8 +130,12 @@ def build_command(bundle: str, engine: str, precision: str) -> str:
     return f"k22 build {bundle} --engine {engine} --precision {precision}"
 
 
-def engine_folder(engine: str) -> Path:
-    """The folder of what was built for an engine.
+def cache_subfolder(name: str) -> Path:
+    """A folder of the cache.
+
+    Args:
+        name: an engine, for what was built for it; or what the folder has, if it is no engine's build, such as "built"
+            for the records of builds or "tensorrt-timing".
 
     Raises:
         UsageError: the user has no home.
@@ -139,11 +143,11 @@ def engine_folder(engine: str) -> Path:
     folder = cache_folder()
     if folder is None:
         raise UsageError("there is no folder to keep built engines in: set XDG_CACHE_HOME to one")
-    return folder / engine
+    return folder / name
 
 
 def _file(engine: str, component: str, digests: Mapping[str, str]) -> Path:
-    return engine_folder("built") / engine / f"{fingerprint({'component': component, 'files': dict(digests)})}.json"
+    return cache_subfolder("built") / engine / f"{fingerprint({'component': component, 'files': dict(digests)})}.json"
 
 
 def _profile(data: Mapping[str, Any]) -> GraphProfile:

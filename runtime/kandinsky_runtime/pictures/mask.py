@@ -179,13 +179,11 @@ def latent_keep_mask(mask: NDArray[np.float32], latent_height: int, latent_width
     return np.subtract(1, repaint, dtype=np.float32)[:, None]
 
 
-def paste(original: Image.Image, generated: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
-    """An RGB image: `generated` at the 1s of the (H, W) mask, `original` bit for bit at its 0s. All have one size."""
-    return Image.fromarray(paste_pixels(np.asarray(original), np.asarray(generated), mask))
-
-
 def paste_pixels(original: NDArray[Scalar], generated: NDArray[Scalar], mask: NDArray[np.float32]) -> NDArray[Scalar]:
-    """`paste` for arrays (..., H, W, 3) of any one dtype, with a mask (..., H, W)."""
+    """`generated` at the 1s of a mask (..., H, W), `original` bit for bit at its 0s.
+
+    The pictures are arrays (..., H, W, 3) of one dtype.
+    """
     return np.where(mask[..., None] == 0, original, generated)
 
 

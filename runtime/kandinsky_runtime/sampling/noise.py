@@ -25,7 +25,6 @@ Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 
 SEEDED_KINDS = ("torch", "numpy")
-KINDS = (*SEEDED_KINDS, "replay")
 
 _BLOCK = 16
 _HALF = _BLOCK // 2
@@ -211,7 +210,7 @@ class RunNoise:
         recording: the recording of every draw, or None.
 
     Raises:
-        UsageError: the kind of noise is unknown.
+        UsageError: the kind of noise is unknown, or a seed is out of its range.
     """
 
     def __init__(self, noise: str | NoiseSource, seeds: Sequence[int], *, recorded: bool = False) -> None:
@@ -219,7 +218,7 @@ class RunNoise:
             self.samples, self.batch = [noise] * len(seeds), noise
             self.seeds: tuple[int | None, ...] = (None,) * len(seeds)
         elif isinstance(noise, str) and noise in SEEDED_KINDS:
-            self.samples = [make_noise(noise, seed) for seed in seeds]
+            self.samples = [TorchNoise(seed) if noise == "torch" else NumpyNoise(seed) for seed in seeds]
             self.batch, self.seeds = BatchNoise(self.samples), tuple(seeds)
         else:
             raise UsageError(f"noise is {noise!r}; choose from {', '.join(SEEDED_KINDS)}")
@@ -248,29 +247,6 @@ class BatchNoise(NoiseSource):
         for sample, source in enumerate(self._sources):
             rows = out[sample : sample + 1]
             source.draw(rows.shape, rows)
-
-
-def make_noise(kind: str, seed: int | None = None, path: str | os.PathLike[str] | None = None) -> NoiseSource:
-    """A source by name.
-
-    Args:
-        kind: one of `KINDS`.
-        seed: the seed of "torch" or "numpy".
-        path: the recording that "replay" reads.
-
-    Raises:
-        InputError: the recording cannot be used.
-        UsageError: the kind is unknown, the seed or the path is missing or superfluous, or the seed is out of range.
-    """
-    if kind not in KINDS:
-        raise UsageError(f"noise {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    if kind == "replay":
-        if path is None or seed is not None:
-            raise UsageError("replayed noise takes the path of a recording, and no seed")
-        return ReplayNoise(path)
-    if seed is None or path is not None:
-        raise UsageError(f"{kind} noise takes a seed, and no path")
-    return TorchNoise(seed) if kind == "torch" else NumpyNoise(seed)
 
 
 def _checked_seed(seed: int, least: int, most: int | None) -> int:

@@ -122,8 +122,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     return error_answer(refusal)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _http_error(request: Request, error: HTTPException) -> Response:
     return await _refused(request, Refusal(error.status_code, error.detail, headers=error.headers))
 
 

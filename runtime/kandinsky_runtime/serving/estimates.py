@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator
 
 from kandinsky_runtime.decoder.run import Run
-from kandinsky_runtime.sampling import guidance
 
 _LATEST = 9  # units that the median is of
 
@@ -47,7 +46,7 @@ class Estimates:
 
 def step_size(run: Run) -> int:
     """The size of a run's steps, see `Unit`."""
-    return math.prod(run.request.latent_shape) * (2 if guidance.is_guided(run.request.guidance_scale) else 1)
+    return math.prod(run.request.latent_shape) * (2 if run.guided else 1)
 
 
 def _units_of(run: Run) -> Iterator[tuple[str, int, int]]:

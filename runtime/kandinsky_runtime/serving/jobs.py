@@ -22,7 +22,7 @@ from PIL import Image
 from kandinsky_runtime.decoder.output import PipelineOutput
 from kandinsky_runtime.decoder.run import StepUnit
 from kandinsky_runtime.decoder.work import Work
-from kandinsky_runtime.errors import Cancelled
+from kandinsky_runtime.errors import Cancelled, Kandinsky22Error
 from kandinsky_runtime.pictures.saving import encode_image
 from kandinsky_runtime.serving.estimates import Estimates, step_size
 from kandinsky_runtime.serving.models import Model
@@ -84,6 +84,7 @@ class Job:
     Attributes:
         model: the model that does it.
         work: the checked work; None once it has ended, so that its memory is freed.
+        steps: the decoder's steps.
         estimated: the seconds of work that it will take.
         estimates: the times that units take.
         workers: the threads that encode its pictures.
@@ -95,7 +96,7 @@ class Job:
         id, created: its name, and the time of its creation in seconds since 1970.
         state: one of QUEUED, RUNNING, and those of ENDED.
         size: width and height of the results in pixels, once there is a picture.
-        steps, steps_done: the decoder's steps, and those that are done.
+        steps_done: the steps that are done.
         images: the files of the results.
         shown: the files of the previews so far.
         output: the result without its pictures.
@@ -107,6 +108,7 @@ class Job:
 
     model: Model
     work: Work[Any] | None
+    steps: int
     estimated: float
     estimates: Estimates
     workers: Executor
@@ -119,7 +121,6 @@ class Job:
     created: float = field(default_factory=time.time)
     state: str = QUEUED
     size: tuple[int, int] = (0, 0)
-    steps: int = 0
     steps_done: int = 0
     images: list[bytes] = field(default_factory=list)
     shown: list[bytes] = field(default_factory=list)
@@ -130,8 +131,6 @@ class Job:
     phases: dict[str, PhaseTimes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert self.work is not None
-        self.steps = self.work.steps
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
@@ -160,9 +159,14 @@ class Job:
         return self._wish
 
     def begin(self) -> Units[Any]:
-        """The work, with its previews."""
+        """The work, with its previews.
+
+        Raises:
+            Kandinsky22Error: the job has ended.
+        """
         work = self.work
-        assert work is not None
+        if work is None:
+            raise Kandinsky22Error(f"job {self.id} has ended; it cannot begin again")
         self._begun = time.monotonic()
         self.phases["queue"] = PhaseTimes(int(self.created * 1e9), time.time_ns())
         self._loop.call_soon_threadsafe(self._set_running)

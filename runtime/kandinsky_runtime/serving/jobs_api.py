@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 from kandinsky_runtime.serving.answers import Refusal, event, event_stream, job_answer
 from kandinsky_runtime.serving.images_api import COMMENT_SECONDS, accept
 from kandinsky_runtime.serving.jobs import COMPLETED, ENDED, Job, replica_of
-from kandinsky_runtime.serving.journal import LOST
 from kandinsky_runtime.serving.service import Service
+from kandinsky_runtime.serving.store import Absence
 
 _MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -101,9 +101,9 @@ def _job(request: Request) -> Job:
     found = service.store.find(request.state.owner, name)
     if isinstance(found, Job):
         return found
-    if found == LOST:
+    if found is Absence.LOST:
         raise Refusal(410, f"job {name} was lost when the server stopped; send it again", code="job_lost")
-    if found == "expired":
+    if found is Absence.EXPIRED:
         raise Refusal(410, f"job {name} has ended, and its results are no longer kept", code="job_expired")
     raise Refusal(404, f"there is no job {name[:80]!r}", code="job_not_found")
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from kandinsky_runtime.serving.jobs import Job
+from kandinsky_runtime.serving.jobs import CANCELLED, Job
 from kandinsky_runtime.units import Unit
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 900, 1200)
@@ -93,7 +93,7 @@ class Metrics:
         self.jobs.labels(job.model.name, job.state).inc()
         self.images.labels(job.model.name).inc(len(job.images))
         self._queue_seconds.observe(job.seconds["queue"])
-        if job.state == "cancelled":
+        if job.state == CANCELLED:
             self.cancelled.labels(job.cancelled_by or "time_limit").inc()
 
     def text(self) -> bytes:

@@ -32,15 +32,21 @@ class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency o
     def __init__(self, config: uvicorn.Config, service: Service, keys: Keys) -> None:
         super().__init__(config)
         self._service, self._keys = service, keys
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGTERM, SIGINT and SIGHUP until the server has ended."""
-        self._loop = asyncio.get_running_loop()
+        """Handle SIGTERM, SIGINT and SIGHUP until the server has ended.
+
+        The first SIGTERM or SIGINT begins the end, the second one makes it short.
+        """
+        loop = asyncio.get_running_loop()
+
+        def end(sig: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._begin_end)
+
         wanted = [signal.SIGTERM, signal.SIGINT]
-        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        before = {number: signal.signal(number, end) for number in wanted}
         if hasattr(signal, "SIGHUP"):
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
         try:
@@ -48,11 +54,6 @@ class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency o
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the end, the second one makes it short."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._begin_end)
 
     def fail(self) -> None:
         """End because the warm-up failed."""

@@ -183,7 +183,7 @@ class Service:
         seconds = sum(self.estimates.run(model.name, run) for run in work.runs)
         self.admission.check(seconds, min(limits) if limits else None)
         job = Job(
-            model, work, seconds, self.estimates, self._workers, asked.format, asked.previews, owner,
+            model, work, work.steps, seconds, self.estimates, self._workers, asked.format, asked.previews, owner,
             min([*limits, self.settings.time_limit]), self.metrics.unit, new_id(self.replica),
         )  # fmt: skip
         self._jobs.add(job)

@@ -8,12 +8,24 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 from weakref import WeakValueDictionary
 
 from kandinsky_runtime.serving.jobs import CANCELLED, FAILED, Job
-from kandinsky_runtime.serving.journal import LOST, UNFINISHED, Journal
+from kandinsky_runtime.serving.journal import UNFINISHED, Journal
 
 _MOST_ENDED = 10_000  # ids that are remembered as expired
+
+
+class Absence(Enum):
+    """Why an owner has no job of an id."""
+
+    LOST = auto()
+    """A server before this one did not finish it."""
+    EXPIRED = auto()
+    """It has ended, and its results are no longer kept."""
+    UNKNOWN = auto()
+    """There was none, or it is another owner's."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +104,15 @@ class Store:
         self.drop_old()
         return [job for job in self._jobs.values() if job.owner == owner]
 
-    def find(self, owner: str, job: str) -> Job | str:
-        """An owner's job, or "lost", "expired" or "unknown"."""
+    def find(self, owner: str, job: str) -> Job | Absence:
+        """An owner's job, or why there is none."""
         self.drop_old()
         found = self._jobs.get(job)
         if found is not None:
-            return found if found.owner == owner else "unknown"
+            return found if found.owner == owner else Absence.UNKNOWN
         if self._journal is not None and self._journal.lost.get(job) == owner:
-            return LOST
-        return "expired" if self._expired.get(job) == owner else "unknown"
+            return Absence.LOST
+        return Absence.EXPIRED if self._expired.get(job) == owner else Absence.UNKNOWN
 
     def remembered(self, owner: str, key: str) -> Remembered | None:
         """The answer for an idempotency key; None also after a failure, so that the request may be tried again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from kandinsky_runtime.sampling.noise import (
     ReplayNoise,
     RunNoise,
     TorchNoise,
-    make_noise,
 )
 from scripts.goldens.schedulers import RANDN_SEEDS, RANDN_SEQUENCES, stored_part
 from tests.golden import GOLDEN
@@ -96,9 +96,9 @@ def test_numpy_noise_equals_numpys_generator() -> None:
         np.testing.assert_array_equal(source.draw(shape), generator.standard_normal(shape, dtype=np.float32))
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy"])
-def test_noise_is_standard_normal(kind: str) -> None:
-    draw = np.sort(make_noise(kind, 3).draw((100, 1000)).reshape(-1).astype(np.float64))
+@pytest.mark.parametrize("source", [TorchNoise, NumpyNoise])
+def test_noise_is_standard_normal(source: Callable[[int], NoiseSource]) -> None:
+    draw = np.sort(source(3).draw((100, 1000)).reshape(-1).astype(np.float64))
     assert abs(draw.mean()) < 0.01
     assert abs(draw.std() - 1) < 0.01
     # Kolmogorov-Smirnov: the greatest distance from the normal distribution, below its 0.1% point of 1.95 / sqrt(n).
@@ -106,10 +106,10 @@ def test_noise_is_standard_normal(kind: str) -> None:
     assert np.abs(normal - np.arange(0, draw.size, 10) / draw.size).max() < 1.95 / math.sqrt(draw.size)
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy"])
-def test_no_global_random_state_is_touched(kind: str) -> None:
+@pytest.mark.parametrize("source", [TorchNoise, NumpyNoise])
+def test_no_global_random_state_is_touched(source: Callable[[int], NoiseSource]) -> None:
     before = np.random.get_state(legacy=False)
-    make_noise(kind, 0).draw((1, 4, 8, 8))
+    source(0).draw((1, 4, 8, 8))
     after = np.random.get_state(legacy=False)
     assert isinstance(before, dict)
     assert isinstance(after, dict)
@@ -177,7 +177,7 @@ def test_a_saved_recording_is_read_back(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(b"an older file")
     recording.save(path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    source = make_noise("replay", path=path)
+    source = ReplayNoise(path)
     for array in drawn:
         np.testing.assert_array_equal(source.draw(array.shape), array)
     with pytest.raises(InputError, match="all 3 draws are used"):
@@ -297,27 +297,11 @@ def test_a_recording_with_a_byte_changed_is_read_or_refused(recording: Path, pla
     assert str(path) in message
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"kind": "cuda", "seed": 0}, "choose one of torch, numpy, replay"),
-        ({"kind": "torch"}, "takes a seed"),
-        ({"kind": "numpy"}, "takes a seed"),
-        ({"kind": "torch", "seed": 0, "path": "noise.npz"}, "no path"),
-        ({"kind": "replay"}, "path of a recording"),
-        ({"kind": "replay", "seed": 0, "path": "noise.npz"}, "no seed"),
-    ],
-)
-def test_sources_that_cannot_be_made_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        make_noise(**arguments)
-
-
 @pytest.mark.parametrize(("kind", "source"), [("torch", TorchNoise), ("numpy", NumpyNoise)])
 def test_a_kind_gives_its_source(kind: str, source: type[NoiseSource]) -> None:
-    made = make_noise(kind, 11)
+    made = RunNoise(kind, (11,)).samples[0]
     assert type(made) is source
-    np.testing.assert_array_equal(made.draw((20,)), make_noise(kind, 11).draw((20,)))
+    np.testing.assert_array_equal(made.draw((20,)), RunNoise(kind, (11,)).samples[0].draw((20,)))
 
 
 def test_a_run_draws_for_samples_and_then_for_the_batch_from_the_same_streams() -> None:
@@ -341,7 +325,7 @@ def test_a_callers_source_is_used_for_every_sample_in_turn() -> None:
     assert run.recording is None
 
 
-@pytest.mark.parametrize("noise", ["replay", "", None, 3, TorchNoise])
+@pytest.mark.parametrize("noise", ["cuda", "replay", "", None, 3, TorchNoise])
 def test_unknown_noise_of_a_run_is_refused(noise: Any) -> None:
     with pytest.raises(UsageError, match="noise is .*; choose from torch, numpy"):
         RunNoise(noise, (1,))

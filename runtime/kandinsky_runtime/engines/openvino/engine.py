@@ -20,7 +20,7 @@ from kandinsky_runtime.engines.openvino.float32_waves import split_waves, wave_n
 from kandinsky_runtime.engines.openvino.linked_weights import readable_files
 from kandinsky_runtime.engines.openvino.processor import has_bf16
 from kandinsky_runtime.engines.openvino.resident import drop_mapped_pages
-from kandinsky_runtime.engines.records import engine_folder
+from kandinsky_runtime.engines.records import cache_subfolder
 from kandinsky_runtime.errors import EngineError, EngineUnavailable, Kandinsky22Error, UsageError
 from kandinsky_runtime.files import cache_folder
 
@@ -153,7 +153,7 @@ class OpenVinoEngine(Engine):
             OSError: it cannot be written.
             UsageError: there is no folder to keep it in.
         """
-        folder = engine_folder(self.name)
+        folder = cache_subfolder(self.name)
         with self._lock, drop_mapped_pages(self._files["weights"]):
             try:
                 if _kind(self._device) not in CACHED_DEVICES:

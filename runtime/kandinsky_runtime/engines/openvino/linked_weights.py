@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from kandinsky_runtime.engines.records import engine_folder
+from kandinsky_runtime.engines.records import cache_subfolder
 from kandinsky_runtime.errors import EngineError, UsageError
 from kandinsky_runtime.files import file_sha256, fingerprint
 
@@ -44,7 +44,7 @@ def readable_files(files: Mapping[str, Path]) -> dict[str, Path]:
 
 def _linked(graph: Path, weights: Path) -> Path:
     """The folder with both files, made if it is not there."""
-    place = engine_folder(_FOLDER)
+    place = cache_subfolder(_FOLDER)
     stat, digest = weights.stat(), file_sha256(graph)
     folder = place / fingerprint({"graph": digest, "weights": [stat.st_dev, stat.st_ino, weights.name]})
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kandinsky_runtime.engines.build_job import BuildJob
 from kandinsky_runtime.engines.compile_cache import ensure_entry
-from kandinsky_runtime.engines.records import engine_folder
+from kandinsky_runtime.engines.records import cache_subfolder
 from kandinsky_runtime.engines.tensorrt.cuda_memory import Gpu
 from kandinsky_runtime.engines.tensorrt.engine import PLAN, made_with
 from kandinsky_runtime.engines.tensorrt.library import failure, log_of, tensorrt
@@ -48,8 +48,8 @@ def build(job: BuildJob) -> bool:
             **machine,
         }
     )
-    folder = engine_folder(job.engine.name)
-    timing = engine_folder("tensorrt-timing") / fingerprint(machine)
+    folder = cache_subfolder(job.engine.name)
+    timing = cache_subfolder("tensorrt-timing") / fingerprint(machine)
     missing = ensure_entry(folder, name, lambda draft: (draft / PLAN).write_bytes(_compiled(library, job, timing)))
     job.record(name, machine).save(job.digests)
     return missing

@@ -11,7 +11,7 @@ from typing import Any
 from kandinsky_runtime.engines.build_job import BuildJob
 from kandinsky_runtime.engines.compile_cache import ensure_entry
 from kandinsky_runtime.engines.cuda import cuda_errors
-from kandinsky_runtime.engines.records import engine_folder
+from kandinsky_runtime.engines.records import cache_subfolder
 from kandinsky_runtime.engines.tensorrt_rtx.engine import CONTEXT, FATAL_ONLY
 from kandinsky_runtime.engines.tensorrt_rtx.options import build_options
 from kandinsky_runtime.engines.tensorrt_rtx.plugin import find_device, library, made_with
@@ -44,7 +44,7 @@ def build(job: BuildJob) -> bool:
     def compile_into(draft: Path) -> None:
         _compile(onnxruntime, device, job, options, draft)
 
-    missing = ensure_entry(engine_folder(job.engine.name), name, compile_into)
+    missing = ensure_entry(cache_subfolder(job.engine.name), name, compile_into)
     job.record(name, machine).save(job.digests)
     return missing
 

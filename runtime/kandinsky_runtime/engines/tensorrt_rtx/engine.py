@@ -60,7 +60,7 @@ class TensorRtRtxEngine(Engine):
         self._device, self._device_name = plugin.find_device(onnxruntime, options.device), options.device
         machine = plugin.made_with(onnxruntime, self._device)
         self._record.check_machine(machine)
-        self._runtime_cache = records.engine_folder(_RUNTIME_CACHE) / fingerprint(machine)
+        self._runtime_cache = records.cache_subfolder(_RUNTIME_CACHE) / fingerprint(machine)
         self._runtime_cache.mkdir(parents=True, exist_ok=True)
         self._open_session()
 

@@ -27,7 +27,6 @@ class Scheduler(ABC):
     class_name: ClassVar[str]
     options: ClassVar[Options]
     source: ClassVar[Source] = Source("unet", "noise_pred")
-    takes_eta: ClassVar[bool] = False
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config: SchedulerConfig = self.options.read(config, self.class_name)
@@ -37,25 +36,23 @@ class Scheduler(ABC):
         """Whether the model's variance channels are used: `Sampler.step` then takes 2C channels instead of C."""
         return False
 
-    def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, eta: float = 0.0, first: int = 0) -> Sampler:
+    def sampler(self, num_inference_steps: int, shape: tuple[int, ...], *, first: int = 0) -> Sampler:
         """Prepare one trajectory.
 
         Args:
             num_inference_steps: the number of steps, from 1 to `num_train_timesteps`.
             shape: the shape of the latents, (B, C, …).
-            eta: the share of DDPM's noise that DDIM adds, from 0 to 1; 0 for every other scheduler.
             first: the step to begin with, from 0. Earlier steps are skipped, as in image-to-image.
 
         Raises:
-            SchedulerError: the number of steps does not fit the options, `eta` does not fit the scheduler, or there is
-                no step `first`.
+            SchedulerError: the number of steps does not fit the options, or there is no step `first`.
             UsageError: `shape` has fewer than two extents, or an extent below 1.
         """
         shape = tuple(operator.index(extent) for extent in shape)
         if len(shape) < 2 or min(shape) < 1:
             raise UsageError(f"shape is {shape}; expected (batch, channels, …), each at least 1")
         first = operator.index(first)
-        table = self.table(self._checked_steps(num_inference_steps), self._checked_eta(eta), max(first, 0))
+        table = self.table(self._checked_steps(num_inference_steps), max(first, 0))
         if not 0 <= first < len(table.timesteps):
             raise SchedulerError(f"the first step is {first}; expected a step from 0 to {len(table.timesteps) - 1}")
         return Sampler(table, shape, self.limit(), self.source, first)
@@ -66,14 +63,14 @@ class Scheduler(ABC):
         Raises:
             SchedulerError: the number of steps does not fit the options.
         """
-        return self.table(self._checked_steps(num_inference_steps), 0.0)
+        return self.table(self._checked_steps(num_inference_steps))
 
     def draws(self, num_inference_steps: int) -> int:
         """The number of steps that draw noise in a whole trajectory; see `coefficients` for errors."""
         return int(self.coefficients(num_inference_steps).draws.sum())
 
     @abstractmethod
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """The coefficients of a trajectory of `steps` steps that begins with step `first`."""
 
     def limit(self) -> Clip | Threshold | None:
@@ -89,10 +86,3 @@ class Scheduler(ABC):
         if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= operator.index(steps) <= most:
             raise SchedulerError(f"num_inference_steps is {steps!r}; expected an integer from 1 to {most}")
         return operator.index(steps)
-
-    def _checked_eta(self, eta: float) -> float:
-        if eta != 0 and not self.takes_eta:
-            raise SchedulerError(f"eta is {eta}; {self.class_name} takes no eta: leave it out, or use DDIMScheduler")
-        if not 0 <= eta <= 1:
-            raise SchedulerError(f"eta is {eta}; expected a number from 0 to 1")
-        return float(eta)

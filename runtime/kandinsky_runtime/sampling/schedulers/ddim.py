@@ -7,12 +7,11 @@ import numpy as np
 from kandinsky_runtime.sampling.schedulers import schedule
 from kandinsky_runtime.sampling.schedulers.base import Scheduler
 from kandinsky_runtime.sampling.schedulers.config import CLIP_OPTIONS, SCHEDULE_OPTIONS, THRESHOLD_OPTIONS, Options
-from kandinsky_runtime.sampling.schedulers.ddpm import posterior_variance
 from kandinsky_runtime.sampling.schedulers.table import Table
 
 
 class DDIM(Scheduler):
-    """DDIM with the noise of eq. 16 scaled by eta: 0 is deterministic, 1 is DDPM.
+    """DDIM without the noise of eq. 16, so deterministic: diffusers' default, eta = 0.
 
     Every step goes back T // n timesteps for any spacing, as in diffusers. Below timestep 0, ᾱ is 1 if
     `set_alpha_to_one`, else ᾱ_0.
@@ -20,9 +19,8 @@ class DDIM(Scheduler):
 
     class_name = "DDIMScheduler"
     options = Options(reads=SCHEDULE_OPTIONS | CLIP_OPTIONS | THRESHOLD_OPTIONS | {"set_alpha_to_one"})
-    takes_eta = True
 
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         timesteps = schedule.timesteps(config, steps)
@@ -31,19 +29,16 @@ class DDIM(Scheduler):
         alpha = alphas[timesteps]
         final = 1.0 if config.set_alpha_to_one else alphas[0]
         alpha_prev = np.where(previous >= 0, alphas[np.maximum(previous, 0)], final)
-        beta = 1 - schedule.alpha_ratio(alpha, alpha_prev)
-        variance = posterior_variance(alpha, alpha_prev, beta)
-        deviation = eta * np.sqrt(variance)
 
-        # Eq. 12: next = sqrt(ᾱ_prev)·x̂_0 + sqrt(1 - ᾱ_prev - s²)·ε̂ + s·noise
-        direction = np.sqrt(1 - alpha_prev - np.square(deviation))
+        # Eq. 12 with σ = 0: next = sqrt(ᾱ_prev)·x̂_0 + sqrt(1 - ᾱ_prev)·ε̂
+        direction = np.sqrt(1 - alpha_prev)
         signal, spread = np.sqrt(alpha), np.sqrt(1 - alpha)
         epsilon_weights = schedule.prediction_to_epsilon(config.prediction_type, signal, spread)
         return Table(
             timesteps=timesteps,
             prediction=schedule.prediction_to_x0(config.prediction_type, signal, spread),
             update=np.column_stack([direction[:, None] * epsilon_weights, np.sqrt(alpha_prev)]),
-            noise=deviation,
-            draws=np.full(len(timesteps), eta > 0),
+            noise=np.zeros(len(timesteps)),
+            draws=np.zeros(len(timesteps), dtype=np.bool_),
             forward=np.stack([signal, spread], axis=1),
         )

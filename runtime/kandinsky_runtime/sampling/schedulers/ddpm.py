@@ -38,7 +38,7 @@ class DDPM(Scheduler):
         """See `Scheduler.predicts_variance`."""
         return self.config.variance_type in LEARNED_VARIANCES
 
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         timesteps = schedule.timesteps(config, steps)

@@ -44,7 +44,7 @@ class DPMSolver(Scheduler):
         },
     )
 
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         stochastic = config.algorithm_type == "sde-dpmsolver++"

@@ -26,7 +26,7 @@ class Euler(Scheduler):
         translates={"prediction_type": {"original_sample": "sample"}},
     )
 
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         training = schedule.training_sigmas(schedule.finite_sigma_alphas(config))

@@ -26,7 +26,7 @@ class EulerAncestral(Scheduler):
         choices={"prediction_type": ("epsilon", "v_prediction")},
     )
 
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         training = schedule.training_sigmas(schedule.finite_sigma_alphas(self.config))
         timesteps = float_timesteps(self.config, steps)

@@ -48,7 +48,7 @@ class UnCLIP(Scheduler):
         """See `Scheduler.predicts_variance`."""
         return self.config.variance_type == "learned_range"
 
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         if steps < 2:

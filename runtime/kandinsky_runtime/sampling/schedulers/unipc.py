@@ -35,7 +35,7 @@ class UniPC(Scheduler):
         translates={"solver_type": {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}},
     )
 
-    def table(self, steps: int, eta: float, first: int = 0) -> Table:
+    def table(self, steps: int, first: int = 0) -> Table:
         """See `Scheduler.table`."""
         config = self.config
         alphas = schedule.finite_sigma_alphas(config)

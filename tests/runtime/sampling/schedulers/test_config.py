@@ -272,18 +272,6 @@ def test_incompatible_options_are_refused(name: str, options: dict[str, Any], st
         schedulers.load(options, name).sampler(steps, SHAPE)
 
 
-@pytest.mark.parametrize("name", [name for name in schedulers.SCHEDULERS if name != "ddim"])
-def test_eta_is_refused_by_every_scheduler_but_ddim(name: str) -> None:
-    with pytest.raises(SchedulerError, match=r"eta is 0\.5"):
-        schedulers.load({}, name).sampler(5, SHAPE, eta=0.5)
-
-
-@pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan])
-def test_eta_outside_its_range_is_refused(eta: float) -> None:
-    with pytest.raises(SchedulerError, match="eta"):
-        schedulers.load({}, "ddim").sampler(5, SHAPE, eta=eta)
-
-
 @pytest.mark.parametrize("steps", [61, 103, 998])
 def test_trailing_spacing_ends_above_zero(steps: int) -> None:
     """The rounding of arange adds a timestep of -1 for these numbers of steps, which must be dropped."""

@@ -74,7 +74,7 @@ def test_the_files_contain_all_cases() -> None:
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_trajectory_agrees_with_diffusers(case: Case) -> None:
     golden = GOLDENS[case.name]
-    sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE, eta=case.eta)
+    sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE)
     latents = next(random_stream()) * np.float32(sampler.init_noise_sigma)
     check_trajectory(case, golden, sampler, latents)
 
@@ -82,7 +82,7 @@ def test_trajectory_agrees_with_diffusers(case: Case) -> None:
 @pytest.mark.parametrize("case", late_cases(), ids=lambda case: case.name)
 def test_a_late_start_agrees_with_diffusers(case: Case) -> None:
     golden = LATE_GOLDENS[case.name]
-    sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE, eta=case.eta, first=case.first)
+    sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE, first=case.first)
     original, noise = (next(random_stream())[:, ::order].copy() for order in (-1, 1))
     latents = sampler.add_noise(case.first, original, noise)
     np.testing.assert_allclose(
@@ -123,7 +123,7 @@ def check_trajectory(case: Case, golden: Golden, sampler: Sampler, latents: npt.
 @pytest.mark.parametrize("case", [case for case in cases() if case.steps == 5], ids=lambda case: case.name)
 def test_forward_process_agrees_with_diffusers(case: Case) -> None:
     golden = GOLDENS[case.name]
-    sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE, eta=case.eta)
+    sampler = schedulers.load(case.config, case.method).sampler(case.steps, SHAPE)
     original, noise = (next(random_stream())[:, ::order].copy() for order in (-1, 1))
     out = np.empty(SHAPE, dtype=np.float32)
     for step, theirs in zip((0, len(sampler.timesteps) - 1), golden.forward, strict=True):

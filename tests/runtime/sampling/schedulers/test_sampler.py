@@ -284,7 +284,7 @@ def test_two_samplers_of_a_scheduler_share_nothing() -> None:
 
 
 def test_tables_are_float64() -> None:
-    table = DDPM({}).table(10, 0.0)
+    table = DDPM({}).table(10)
     assert table.update is not None
     assert {table.update.dtype, table.prediction.dtype, table.noise.dtype, table.forward.dtype} == {np.dtype("f8")}
     assert DDPM({}).config == SchedulerConfig()

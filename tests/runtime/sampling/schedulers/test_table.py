@@ -17,7 +17,7 @@ STEPS = 6
 
 
 def table(name: str, **options: Any) -> Table:
-    return schedulers.load(options, name).table(STEPS, 0.0)
+    return schedulers.load(options, name).table(STEPS)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "unclip"])
