@@ -56,17 +56,8 @@ class Results:
             check_output_path(path)
         check_overwriting(self._args, self._paths, self._inputs)
 
-    def save(self, pipeline: DecoderPipeline, output: PipelineOutput) -> None:
-        """Write the pictures of the only run, and report them on stdout.
-
-        Raises:
-            Kandinsky22Error: a picture cannot be written.
-        """
-        self.write(output)
-        self.report(pipeline)
-
     def write(self, output: PipelineOutput) -> None:
-        """Write the pictures of one of several runs, in their order.
+        """Write the pictures of a run; the runs of a command come in their order.
 
         Raises:
             Kandinsky22Error: a picture cannot be written.
