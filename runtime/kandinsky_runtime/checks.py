@@ -1,11 +1,14 @@
-"""Checks of a caller's single values: numbers, flags and choices. They load nothing but the standard library."""
+"""Checks of a caller's single values: numbers, flags, choices and paths. They load nothing but the standard library."""
 
 from __future__ import annotations
 
 import math
 import numbers
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.errors import InputError, UsageError
@@ -78,6 +81,28 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
     if not isinstance(value, str) or value not in choices:
         raise UsageError(f"{name} is {value!r}; choose from {', '.join(choices)}")
+
+
+def writable_path(name: str, path: Any) -> None:
+    """Check, before any work, that a file can be written at `path`.
+
+    Raises:
+        InputError: it is no path, or a folder, or in a folder that does not exist or is not writable.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{name} is {path!r}; expected the path of a file to write")
+    target = Path(path)
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            target.stat()  # in Python 3.14 and later `is_dir` passes over the OSError that is expected here
+        if target.is_dir():
+            raise InputError(f"{name} {target} is a directory; add a file name to it")
+        if not target.parent.is_dir():
+            raise InputError(f"{name} {target}: the folder {target.parent} does not exist; create it first")
+    except OSError as error:  # the name is too long, or the folder is not accessible
+        raise InputError(f"{name} {target} cannot be written: {error.strerror}; choose another path") from error
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"{name} {target}: the folder {target.parent} is not writable; choose another one")
 
 
 def memory_size(name: str, value: int | str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,15 @@ class Clock:
             yield
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+def add_up(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The seconds that several runs spent in each part, together."""
+    total: dict[str, float] = {}
+    for seconds in runs:
+        for part, value in seconds.items():
+            total[part] = total.get(part, 0.0) + value
+    return total
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_export.checkpoints.tokenizer_json import added_tokens, convert_tokenizer_json
+from kandinsky_runtime.prior.tokenizer import DEFAULTS, TOKEN_FLAGS
 
 # Role in a manifest → name of the file.
 FILES: Mapping[str, str] = {"vocabulary": "vocab.json", "merges": "merges.txt"}
@@ -16,14 +17,6 @@ _WHOLE = "tokenizer.json"  # both in one; transformers 5 saves nothing else
 _MAP, _CONFIG = "special_tokens_map.json", "tokenizer_config.json"
 _UNSET_LENGTH = 10**20  # and above: transformers' way to write that no length was set
 _ADDED = "added_tokens_decoder"  # in the config of newer versions of transformers: tokens by id, with their flags
-_FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
-_DEFAULTS: Mapping[str, Any] = {
-    "model_max_length": 77,
-    "bos_token": "<|startoftext|>",
-    "eos_token": "<|endoftext|>",
-    "pad_token": "<|endoftext|>",
-    "unk_token": "<|endoftext|>",
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def read_tokenizer(folder: Path, faults: list[str]) -> TokenizerFiles | None:
     if "merges" in contents:
         _check_merges(contents["merges"], _where(read[-1]), faults)
     there = {name: _read_object(folder / name, faults) for name in (_MAP, _CONFIG) if (folder / name).is_file()}
-    config = {**_DEFAULTS, **_given(there.get(_MAP, {}), {**added, **there.get(_CONFIG, {})})}
+    config = {**DEFAULTS, **_given(there.get(_MAP, {}), {**added, **there.get(_CONFIG, {})})}
     faults += _config_faults(folder, config)
     if vocabulary:
         faults += [
@@ -131,9 +124,9 @@ def _given(tokens: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, An
     added = config.get(_ADDED)
     if isinstance(added, Mapping):
         listed = {_content(token): token for token in added.values()}
-        given = {key: listed.get(_content(value), value) for key, value in config.items() if key in _DEFAULTS}
+        given = {key: listed.get(_content(value), value) for key, value in config.items() if key in DEFAULTS}
     else:
-        given = {key: value for key, value in {**config, **tokens}.items() if key in _DEFAULTS}
+        given = {key: value for key, value in {**config, **tokens}.items() if key in DEFAULTS}
     if _is_unset_length(given.get("model_max_length")):
         del given["model_max_length"]
     return {key: _without_type(value) for key, value in given.items()}
@@ -145,9 +138,9 @@ def _is_unset_length(length: Any) -> bool:
 
 def _without_type(token: Any) -> Any:
     """A token's object with its content and flags only; without flags its content, as with anything else."""
-    if not isinstance(token, Mapping) or not any(flag in token for flag in _FLAGS):
+    if not isinstance(token, Mapping) or not any(flag in token for flag in TOKEN_FLAGS):
         return _content(token)
-    return {key: token[key] for key in ("content", *_FLAGS) if key in token}
+    return {key: token[key] for key in ("content", *TOKEN_FLAGS) if key in token}
 
 
 def _content(token: Any) -> Any:

@@ -42,7 +42,7 @@ from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.graphs import Graphs
-from kandinsky_runtime.engines.onnxruntime.library import onnxruntime_library
+from kandinsky_runtime.engines.onnxruntime.library import FATAL_ONLY, onnxruntime_library
 from kandinsky_runtime.engines.registry import Selection
 from kandinsky_runtime.errors import EngineUnavailable
 from kandinsky_runtime.files import file_sha256
@@ -73,7 +73,6 @@ _PRIOR_RUNS: Mapping[str, Mapping[str, int]] = {
 _SEED = 0
 _RANGES = "ranges"
 _VARIANT = "scan"
-_FATAL_ONLY = 4
 
 
 @dataclass(frozen=True)
@@ -293,6 +292,6 @@ def plain_session(file: Path) -> Any:
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # the graph's own, so that no value waits
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the cores
-    options.log_severity_level = _FATAL_ONLY
+    options.log_severity_level = FATAL_ONLY
     options.intra_op_num_threads = EngineOptions().thread_count
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

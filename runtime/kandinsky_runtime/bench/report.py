@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from kandinsky_runtime.bench.measure import HOST, MEASURES, WHOLE, EngineTimes, Measured, percentiles, ratios
+from kandinsky_runtime.checks import writable_path
 from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.engines.base import EngineOptions
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
@@ -102,14 +103,8 @@ def check_paths(json_path: Path | None, plot_path: Path | None) -> None:
         Kandinsky22Error: a plot is wanted and matplotlib is not installed.
     """
     for option, path in (("--json", json_path), ("--plot", plot_path)):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise InputError(f"{option} {path} is a directory; add a file name to it")
-        if not path.parent.is_dir():
-            raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
-        if not os.access(path.parent, os.W_OK):
-            raise InputError(f"{option} {path}: the folder {path.parent} is not writable; choose another one")
+        if path is not None:
+            writable_path(option, path)
     if plot_path is None:
         return
     if plot_path.suffix.lower() not in PLOT_FORMATS:

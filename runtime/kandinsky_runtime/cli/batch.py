@@ -6,15 +6,63 @@ Legend: I pictures · P prompts or embeddings
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kandinsky_runtime.cli.options import declared_arguments, load_arguments, noise_arguments
+from kandinsky_runtime.cli.pictures import Results
+from kandinsky_runtime.cli.prompting import read_conditioning
+from kandinsky_runtime.decoder.generate import GeneratePipeline
+from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.errors import InputError, UsageError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+
+
+def run_pictures(
+    args: argparse.Namespace,
+    task: type[InpaintPipeline] | type[GeneratePipeline],
+    options: type[Any],
+    inputs: Iterable[str],
+    sources: Callable[[argparse.Namespace, int], dict[str, Any]],
+) -> int:
+    """Run a command: one picture with all prompts in one run, or several pictures in a run each.
+
+    Args:
+        args: the parsed arguments; `args.image` has the files of the pictures, or is None for text-to-image.
+        task: the command's pipeline.
+        options: the pipeline's options.
+        inputs: the names of the arguments whose files `sources` reads.
+        sources: (args, index) → the options that hold the input pictures of a run.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        Kandinsky22Error: see `Results`, `check_batch` and the pipeline.
+    """
+    pictures = 1 if args.image is None else len(args.image)
+    results = Results(args, inputs)
+    conditioning, prompts = read_conditioning(args)
+    results.plan(check_batch(args, pictures, prompts))
+    first = sources(args, 0)  # read before the bundle is opened, which takes longer
+    with task.load(args.bundle, **load_arguments(args)) as pipeline:
+        shared = declared_arguments(args, options) | noise_arguments(args)
+        if pictures == 1:
+            results.write(pipeline(**first, **shared | conditioning, progress=not args.quiet))
+        else:
+            for index in range(pictures):  # everything is checked before the first run
+                pipeline.prepare(options(**sources(args, index), **shared | _of_picture(conditioning, index)))
+            for index in range(pictures):
+                own = _of_picture(conditioning, index) | {"seed": _seed_of(args, index)}
+                output = pipeline(**sources(args, index), **shared | own, progress=not args.quiet)
+                args.seed = output.seeds[0] if index == 0 else args.seed
+                results.write(output)
+        results.report(pipeline)
+    return 0
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:
@@ -70,7 +118,7 @@ def check_batch(args: argparse.Namespace, pictures: int, prompts: int) -> int:
     return max(pictures, prompts)
 
 
-def of_picture(conditioning: dict[str, Any], index: int) -> dict[str, Any]:
+def _of_picture(conditioning: dict[str, Any], index: int) -> dict[str, Any]:
     """The prompts or embeddings of one picture, from those of all."""
     return {name: _one_of(value, index) for name, value in conditioning.items()}
 
@@ -81,6 +129,6 @@ def _one_of(value: Any, index: int) -> Any:
     return value
 
 
-def seed_of(first: int | None, index: int, repeats: int) -> int | None:
+def _seed_of(args: argparse.Namespace, index: int) -> int | None:
     """The seed of a picture's first result: the results of a command take one after the other."""
-    return None if first is None else first + index * repeats
+    return None if args.seed is None else args.seed + index * args.num_images_per_prompt

@@ -14,9 +14,6 @@ from kandinsky_runtime.cli.options import (
     add_prompt_options,
     add_sampling_options,
     add_tiles,
-    declared_arguments,
-    load_arguments,
-    noise_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
 from kandinsky_runtime.decoder.options import GenerateOptions
@@ -54,40 +51,19 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.cli.batch import check_batch, of_picture, picture_files, seed_of
-    from kandinsky_runtime.cli.pictures import Results
-    from kandinsky_runtime.cli.prompting import read_conditioning
+    from kandinsky_runtime.cli.batch import picture_files, run_pictures
     from kandinsky_runtime.decoder.generate import GeneratePipeline
 
     args.image = None if args.image is None else picture_files(args.image)
-    pictures = len(args.image or [None])
-    results = Results(args, ("image",))
-    conditioning, count = read_conditioning(args)
-    results.plan(check_batch(args, pictures, count))
-    first = _source(args, 0)
-    with GeneratePipeline.load(args.bundle, **load_arguments(args)) as pipeline:
-        shared = declared_arguments(args, GenerateOptions) | noise_arguments(args)
-        if pictures == 1:
-            output = pipeline(image=first, **shared | conditioning, progress=not args.quiet)
-            results.save(pipeline, output)
-            return 0
-        for index in range(pictures):  # everything is checked before the first run
-            pipeline.prepare(GenerateOptions(image=_source(args, index), **shared | of_picture(conditioning, index)))
-        for index in range(pictures):
-            own = of_picture(conditioning, index) | {"seed": seed_of(args.seed, index, args.num_images_per_prompt)}
-            output = pipeline(image=_source(args, index), **shared | own, progress=not args.quiet)
-            args.seed = output.seeds[0] if index == 0 else args.seed
-            results.write(output)
-        results.report(pipeline)
-    return 0
+    return run_pictures(args, GeneratePipeline, GenerateOptions, ("image",), _sources)
 
 
-def _source(args: argparse.Namespace, index: int) -> Any:
-    """The picture of one of the runs, or None for text-to-image.
+def _sources(args: argparse.Namespace, index: int) -> dict[str, Any]:
+    """The picture of one of the runs; none for text-to-image.
 
     Raises:
         InputError: it cannot be read.
     """
     from kandinsky_runtime.pictures.image import read_picture
 
-    return None if args.image is None else read_picture(args.image[index], max_pixels=args.max_pixels)
+    return {} if args.image is None else {"image": read_picture(args.image[index], max_pixels=args.max_pixels)}

@@ -14,9 +14,6 @@ from kandinsky_runtime.cli.options import (
     add_prompt_options,
     add_sampling_options,
     add_tiles,
-    declared_arguments,
-    load_arguments,
-    noise_arguments,
 )
 from kandinsky_runtime.cli_support import Parser, add_common_options
 from kandinsky_runtime.decoder.options import InpaintOptions
@@ -82,34 +79,14 @@ def _box(text: str) -> tuple[int, ...]:
 
 
 def _inpaint(args: argparse.Namespace) -> int:
-    from kandinsky_runtime.cli.batch import check_batch, mask_files, of_picture, picture_files, seed_of
-    from kandinsky_runtime.cli.pictures import Results
-    from kandinsky_runtime.cli.prompting import read_conditioning
+    from kandinsky_runtime.cli.batch import mask_files, picture_files, run_pictures
     from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 
     if args.mask is None and args.mask_box is None and args.expand is None:
         raise UsageError("there is nothing to repaint; give --mask F, --mask-box L,T,R,B or --expand L,T,R,B")
     args.image = picture_files(args.image)
     args.mask = None if args.mask is None else mask_files(args.mask, args.image)
-    results = Results(args, ("image", "mask"))
-    conditioning, count = read_conditioning(args)
-    results.plan(check_batch(args, len(args.image), count))
-    first = _sources(args, 0)
-    with InpaintPipeline.load(args.bundle, **load_arguments(args)) as pipeline:
-        shared = declared_arguments(args, InpaintOptions) | noise_arguments(args)
-        if len(args.image) == 1:
-            output = pipeline(**first, **shared | conditioning, progress=not args.quiet)
-            results.save(pipeline, output)
-            return 0
-        for index in range(len(args.image)):  # everything is checked before the first run
-            pipeline.prepare(InpaintOptions(**_sources(args, index), **shared | of_picture(conditioning, index)))
-        for index in range(len(args.image)):
-            own = of_picture(conditioning, index) | {"seed": seed_of(args.seed, index, args.num_images_per_prompt)}
-            output = pipeline(**_sources(args, index), **shared | own, progress=not args.quiet)
-            args.seed = output.seeds[0] if index == 0 else args.seed
-            results.write(output)
-        results.report(pipeline)
-    return 0
+    return run_pictures(args, InpaintPipeline, InpaintOptions, ("image", "mask"), _sources)
 
 
 def _sources(args: argparse.Namespace, index: int) -> dict[str, Any]:

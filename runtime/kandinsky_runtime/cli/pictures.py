@@ -17,6 +17,7 @@ from kandinsky_runtime.decoder.output import InpaintOutput, PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MAX_RESULTS
+from kandinsky_runtime.observers import add_up
 from kandinsky_runtime.pictures.saving import check_output_path, save_image
 
 _READ = ("image_embeds", "negative_image_embeds", "replay_noise")
@@ -56,17 +57,8 @@ class Results:
             check_output_path(path)
         check_overwriting(self._args, self._paths, self._inputs)
 
-    def save(self, pipeline: DecoderPipeline, output: PipelineOutput) -> None:
-        """Write the pictures of the only run, and report them on stdout.
-
-        Raises:
-            Kandinsky22Error: a picture cannot be written.
-        """
-        self.write(output)
-        self.report(pipeline)
-
     def write(self, output: PipelineOutput) -> None:
-        """Write the pictures of one of several runs, in their order.
+        """Write the pictures of a run; the runs of a command come in their order.
 
         Raises:
             Kandinsky22Error: a picture cannot be written.
@@ -80,10 +72,7 @@ class Results:
         """Report all pictures on stdout."""
         seeds = [seed for output in self._outputs for seed in output.seeds]
         if self._args.json:
-            seconds: dict[str, float] = {}
-            for output in self._outputs:
-                for part, value in output.seconds.items():
-                    seconds[part] = seconds.get(part, 0.0) + value
+            seconds = add_up(output.seconds for output in self._outputs)
             seconds["total"] = time.perf_counter() - self._start
             result: dict[str, Any] = {
                 "images": [str(path) for path in self._paths],

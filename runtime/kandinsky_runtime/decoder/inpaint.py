@@ -19,7 +19,7 @@ from kandinsky_runtime.decoder.recipe import describe_results
 from kandinsky_runtime.decoder.run import Run
 from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.observers import RunObserver, StepCallback
+from kandinsky_runtime.observers import RunObserver, StepCallback, add_up
 from kandinsky_runtime.units import do_all
 
 _log = logging.getLogger(__name__)
@@ -110,10 +110,7 @@ class InpaintPipeline(DecoderPipeline):
             describe_results(images, runs[0], self.bundle)
             reports = put_reports_together([_request(run).reports for run in runs], sources)
             more = [note for run in runs for note in run.notes if note not in run.request.understood]
-            seconds: dict[str, float] = {}
-            for run in runs:
-                for phase, value in run.clock.seconds.items():
-                    seconds[phase] = seconds.get(phase, 0.0) + value
+            seconds = add_up(run.clock.seconds for run in runs)
             all_notes = dict.fromkeys([*notes, *more, *map(str, reports)])
             return InpaintOutput(images, runs[0].noise.seeds, tuple(all_notes), seconds, reports)
 

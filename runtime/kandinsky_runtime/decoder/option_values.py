@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.checks import choice, real_number, whole_number
+from kandinsky_runtime.checks import choice, real_number, whole_number, writable_path
 from kandinsky_runtime.decoder.declarations import Check
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MAX_PIXELS
@@ -57,12 +55,9 @@ def four_edges(text: str) -> tuple[int, ...]:
 
 
 def writable(name: str, path: Any) -> Any:
-    """The path of a file in a folder that can be written to."""
-    if isinstance(path, (str, os.PathLike)):
-        folder = Path(path).parent
-        if folder.is_dir() and os.access(folder, os.W_OK) and not Path(path).is_dir():
-            return path
-    raise UsageError(f"{name} is {path!r}; expected the path of a file in a folder that can be written to")
+    """The path of a file that can be written."""
+    writable_path(name, path)
+    return path
 
 
 def interval(text: str) -> tuple[float, float]:

@@ -49,7 +49,7 @@ class DeepColours:
     def rounded(self, loaded: Image.Image) -> Image.Image:
         """The loaded file in 8 bits, rounded; a transparent colour becomes alpha."""
         values = self._values(loaded)
-        pixels = ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
+        pixels = sixteen_to_eight_bit(values)
         transparent = loaded.info.get("transparency")
         if isinstance(transparent, tuple) and pixels.shape[2] == 3:
             opaque = (values != np.array(transparent)).any(axis=2)
@@ -78,6 +78,11 @@ class DeepColours:
             raw = f"{kind};{_SWAPPED[order]}"
         args = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])
         return type(tile)(*tile[:3], args) if hasattr(tile, "_fields") else (*tile[:3], args)
+
+
+def sixteen_to_eight_bit(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Integers in 0..65535 scaled to 0..255 and rounded to nearest."""
+    return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
 
 
 def _raw_mode(tile: Any) -> str:

@@ -19,13 +19,13 @@ from PIL import Image, ImageFilter, ImageOps
 
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS
+from kandinsky_runtime.pictures.deep import sixteen_to_eight_bit
 from kandinsky_runtime.pictures.mask_rules import by_rule
 from kandinsky_runtime.pictures.opening import (
     PictureSource,
     describe_range,
     float_to_eight_bit,
     open_picture,
-    sixteen_to_eight_bit,
 )
 
 Scalar = TypeVar("Scalar", bound=np.generic)

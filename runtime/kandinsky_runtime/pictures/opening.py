@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.limits import MAX_PIXELS
-from kandinsky_runtime.pictures.deep import DeepColours
+from kandinsky_runtime.pictures.deep import DeepColours, sixteen_to_eight_bit
 from kandinsky_runtime.pictures.quiet import no_pixel_limit, silent_tiff, silent_warnings
 
 PictureSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
@@ -119,11 +119,6 @@ def open_picture(
 def describe_range(values: NDArray[Any]) -> str:
     """The dtype and range of an array, for errors."""
     return f"{values.dtype} values from {values.min():g} to {values.max():g}"
-
-
-def sixteen_to_eight_bit(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Integers in 0..65535 scaled to 0..255 and rounded to nearest."""
-    return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
 
 
 def float_to_eight_bit(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.checks import whole_number, writable_path
 from kandinsky_runtime.errors import InputError, Kandinsky22Error, UsageError
 from kandinsky_runtime.files import write_whole
 from kandinsky_runtime.pictures.metadata import file_options
@@ -48,17 +47,7 @@ def check_output_path(path: str | os.PathLike[str], quality: int | None = None) 
             raise UsageError(
                 f"output {target}: quality is for JPEG and WebP files; leave it out, or choose their suffix"
             )
-    try:
-        with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-            target.stat()  # in Python 3.14 and later `is_dir` passes over the OSError that is expected here
-        if target.is_dir():
-            raise InputError(f"output {target} is a directory; add a file name to it")
-        if not target.parent.is_dir():
-            raise InputError(f"output {target}: the folder {target.parent} does not exist; create it first")
-    except OSError as error:  # the name is too long, or the folder is not accessible
-        raise InputError(f"output {target} cannot be written: {error.strerror}; choose another path") from error
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"output {target}: the folder {target.parent} is not writable; choose another one")
+    writable_path("output", target)
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | None = None) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.batch import finite_floats
+from kandinsky_runtime.checks import writable_path
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
 from kandinsky_runtime.files import write_whole
 
@@ -50,11 +51,8 @@ def check_embeds_path(path: str | os.PathLike[str]) -> None:
     """Raise InputError, before any work, if `write_embeds` could not write to `path`."""
     target = Path(path)
     if target.suffix != ".npz":
-        raise InputError(f"{target} has the suffix {target.suffix!r}; expected .npz")
-    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise InputError(
-            f"{target} cannot be written: its folder is missing or not writable, or it is a folder; choose another path"
-        )
+        raise InputError(f"output {target} has the suffix {target.suffix!r}; expected .npz")
+    writable_path("output", target)
 
 
 def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array) -> None:
@@ -69,7 +67,7 @@ def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array)
     try:
         write_whole(target, lambda stream: np.savez(stream, **{POSITIVE: positive, NEGATIVE: negative}))
     except OSError as error:
-        raise Kandinsky22Error(f"{target} cannot be written: {error.strerror}") from error
+        raise Kandinsky22Error(f"output {target} cannot be written: {error.strerror}") from error
 
 
 def as_embeds(value: npt.ArrayLike | None, subject: str, width: int | None = None) -> Array:

@@ -23,7 +23,7 @@ from kandinsky_runtime.batch import seeds_for
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PRIOR_COMPONENTS, PROMPT, PriorEntry
-from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.checks import real_number, whole_number
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import AUTO
 from kandinsky_runtime.errors import BundleError, InputError
@@ -204,7 +204,7 @@ class PriorPipeline:
             bundle.require(PROMPT)
         if pictures:
             bundle.require(PICTURE_PROMPT)
-        scale = guidance.check_scale(GUIDANCE_SCALE if guidance_scale is None else guidance_scale)
+        scale = real_number("guidance_scale", GUIDANCE_SCALE if guidance_scale is None else guidance_scale, 0)
         steps = STEPS if num_inference_steps is None else num_inference_steps
         steps = whole_number("num_inference_steps of the prior", steps, 2)
         scheduler = schedulers.load(entry.scheduler)

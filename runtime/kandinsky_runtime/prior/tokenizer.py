@@ -32,10 +32,12 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """CLIP's settings, the defaults of a config."""
 
+TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+"""The flags of a token in a config, which say how it is found in a text."""
+
 END_OF_WORD = "</w>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _TOKENS = tuple(name for name in DEFAULTS if name.endswith("_token"))
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 MAX_SHOWN_CHARACTERS = 1000
 """The most characters of a text in a message."""
 
@@ -184,7 +186,7 @@ def _special_tokens(settings: Mapping[str, Any]) -> list[tokenizers.AddedToken]:
 
 def _flags(token: Any) -> dict[str, bool]:
     """A token's flags. Without flags, it is searched for in the prompt as typed, not in the normalised prompt."""
-    return {name: token[name] for name in _FLAGS if name in token} if isinstance(token, Mapping) else {}
+    return {name: token[name] for name in TOKEN_FLAGS if name in token} if isinstance(token, Mapping) else {}
 
 
 def _read_vocabulary(path: Path, faults: list[str]) -> dict[str, int]:
@@ -237,7 +239,7 @@ def _settings(config: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
         faults.append(f"tokenizer setting `model_max_length` is {length!r}; expected a whole number of at least 2")
     faults += [
         f"tokenizer setting `{name}` is {settings[name]!r}; expected a text, or an object with `content` and perhaps"
-        f" {', '.join(_FLAGS)}"
+        f" {', '.join(TOKEN_FLAGS)}"
         for name in _TOKENS
         if not _is_token(settings[name])
     ]
@@ -246,7 +248,7 @@ def _settings(config: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
 
 def _is_token(value: Any) -> bool:
     if isinstance(value, Mapping):
-        known = value.keys() <= {"content", "special", "__type", *_FLAGS}
+        known = value.keys() <= {"content", "special", "__type", *TOKEN_FLAGS}
         value = value.get("content") if known and all(isinstance(flag, bool) for flag in _flags(value).values()) else ""
     return isinstance(value, str) and value != ""
 

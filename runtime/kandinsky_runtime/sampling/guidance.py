@@ -12,27 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kandinsky_runtime.errors import InputError, UsageError
+from kandinsky_runtime.errors import UsageError
 
 Array = npt.NDArray[np.float32]
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def is_guided(guidance_scale: float) -> bool:
     """Whether a scale turns guidance on: above 1, as in diffusers. Otherwise the prediction is used unchanged."""
     return guidance_scale > 1
-
-
-def check_scale(guidance_scale: Any) -> float:
-    """The scale as a float.
-
-    Raises:
-        InputError: the scale is not a number, negative, NaN, or infinite in float32.
-    """
-    if not _is_number(guidance_scale) or not 0 <= guidance_scale <= _LARGEST:
-        raise InputError(f"guidance_scale is {guidance_scale!r}; expected a finite number of at least 0")
-    return float(guidance_scale)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.files import write_whole
 
@@ -76,7 +77,7 @@ class TorchNoise(NoiseSource):
     """
 
     def __init__(self, seed: int) -> None:
-        seed = _checked_seed(seed, -(2**63), 2**64 - 1)
+        seed = whole_number("seed", seed, -(2**63), 2**64 - 1)
         # RandomState seeds MT19937 as torch does, by init_genrand of Matsumoto & Nishimura 2002.
         state: Any = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)
         engine = np.random.MT19937(0)
@@ -122,7 +123,7 @@ class NumpyNoise(NoiseSource):
     """
 
     def __init__(self, seed: int) -> None:
-        self._generator = np.random.Generator(np.random.PCG64(_checked_seed(seed, 0, None)))
+        self._generator = np.random.Generator(np.random.PCG64(whole_number("seed", seed, 0)))
 
     def _fill(self, out: Array) -> None:
         self._generator.standard_normal(out.shape, dtype=np.float32, out=out)
@@ -247,16 +248,6 @@ class BatchNoise(NoiseSource):
         for sample, source in enumerate(self._sources):
             rows = out[sample : sample + 1]
             source.draw(rows.shape, rows)
-
-
-def _checked_seed(seed: int, least: int, most: int | None) -> int:
-    span = f"of at least {least}" if most is None else f"from {least} to {most}"
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise UsageError(f"seed is {seed!r}; expected an integer {span}")
-    number = operator.index(seed)
-    if number < least or (most is not None and number > most):
-        raise UsageError(f"seed is {number}; expected an integer {span}")
-    return number
 
 
 def _uniform53(high: int, low: int) -> float:

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.checks import choice, flag, memory_size, real_number, whole_number
+from kandinsky_runtime.checks import flag, memory_size, real_number, whole_number
 from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, from_text, option
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
+from kandinsky_runtime.decoder.option_values import one_of, whole
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MIN_SIZE
 
@@ -52,15 +53,6 @@ def _seconds(least: float = 0) -> Check:
     return partial(real_number, least=least)
 
 
-def _whole(least: int, most: int | None = None) -> Check:
-    return partial(whole_number, least=least, most=most)
-
-
-def _log_format(name: str, value: Any) -> Any:
-    choice(name, value, LOG_FORMATS)
-    return value
-
-
 def _share(name: str, value: Any) -> Any:
     return value if value == "auto" else whole_number(name, value, 1, 64)
 
@@ -80,7 +72,7 @@ class Settings:
         metavar="H",
     )
     port: int = option(
-        8000, "port to listen at; 0 for a free one", spelling="--port", metavar="N", parse=int, check=_whole(0, 65535)
+        8000, "port to listen at; 0 for a free one", spelling="--port", metavar="N", parse=int, check=whole(0, 65535)
     )
     keys: str | None = option(
         None, "file of API keys, one in each line, read again on SIGHUP", spelling="--keys", metavar="F"
@@ -99,7 +91,7 @@ class Settings:
         spelling="--max-jobs",
         metavar="N",
         parse=int,
-        check=_whole(1, 10_000),
+        check=whole(1, 10_000),
     )
     max_queue_seconds: float = option(
         1800.0,
@@ -122,10 +114,10 @@ class Settings:
         spelling="--max-pixels",
         metavar="N",
         parse=int,
-        check=_whole(MIN_SIZE**2),
+        check=whole(MIN_SIZE**2),
     )
     max_steps: int = option(
-        250, "most denoising steps of a request", spelling="--max-steps", metavar="N", parse=int, check=_whole(1, 1000)
+        250, "most denoising steps of a request", spelling="--max-steps", metavar="N", parse=int, check=whole(1, 1000)
     )
     body_seconds: float = option(
         60.0,
@@ -181,7 +173,7 @@ class Settings:
         metavar="F",
     )
     log_format: str = option(
-        "text", "format of the log on stderr", spelling="--log-format", choices=LOG_FORMATS, check=_log_format
+        "text", "format of the log on stderr", spelling="--log-format", choices=LOG_FORMATS, check=one_of(LOG_FORMATS)
     )
     log_prompts: bool = option(False, "log prompts as well", spelling="--log-prompts", check=flag)
 

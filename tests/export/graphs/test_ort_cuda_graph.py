@@ -23,9 +23,9 @@ from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.graphs.ort_cuda_graph import fuse, with_cuda_graphs
 from kandinsky_export.graphs.rewrites.fused_attention import DOMAIN, fuse_attention
 from kandinsky_export.graphs.rewrites.fused_group_norm import fuse_group_norm
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refusal
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.engines.onnxruntime.cuda import GRAPH_ROLE
+from kandinsky_runtime.engines.rewrites import Outcome, Refusal
 from kandinsky_runtime.errors import UsageError
 from tests.tolerances import FUSED, FUSED_NORM
 

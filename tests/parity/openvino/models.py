@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kandinsky_runtime.engines.openvino.rewriting import Outcome
+from kandinsky_runtime.engines.rewrites import Outcome
 
 SHAPES = {
     "unet": {"sample": [2, 9, 8, 16], "timestep": [2], "image_embeds": [2, 32]},

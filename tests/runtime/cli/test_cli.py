@@ -330,7 +330,7 @@ def test_help_names_schedulers_and_engines() -> None:
             "--out out.png would replace the file of --record-noise; choose another path",
         ),
         (inpaint(record_noise="out-2.png", num_images=2), "--out out-2.png would replace the file of --record-noise"),
-        (inpaint(record_noise="nowhere/n.npz"), "expected the path of a file in a folder that can be written to"),
+        (inpaint(record_noise="nowhere/n.npz"), "record_noise nowhere/n.npz: the folder nowhere does not exist; "),
         (inpaint(replay_noise="n.npz"), "--replay-noise takes the place of --seed and --noise; give one of them"),
         (inpaint(replay_noise="n.npz", seed=None), "noise recording n.npz: there is no such file"),
         (inpaint(num_images=0), "--num-images is 0; expected a whole number from 1 to 1024"),

@@ -287,8 +287,8 @@ INSTEAD = {"prompt": None, "prior_num_inference_steps": None, "image_embeds": "h
         (command("generate", image="cat.png"), "strength 0.3 of 2 steps leaves none; give more of either"),
         (command("generate", height=63), "height is 63; expected a whole number of at least 64"),
         # files that would be lost
-        (command("embed", out="hat.npy"), "hat.npy has the suffix '.npy'; expected .npz"),
-        (command("embed", out="nowhere/hat.npz"), "nowhere/hat.npz cannot be written: its folder is missing"),
+        (command("embed", out="hat.npy"), "output hat.npy has the suffix '.npy'; expected .npz"),
+        (command("embed", out="nowhere/hat.npz"), "output nowhere/hat.npz: the folder nowhere does not exist"),
         (
             command("inpaint", "--prompt-image", "out-2.png"),
             "--out out-2.png would replace the file of --prompt-image; choose another path",

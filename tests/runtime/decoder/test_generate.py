@@ -365,7 +365,7 @@ def test_nan_names_step_component_and_tensor(
         ({"image_embeds": EMBEDS[:, :5]}, InputError, "the width is 5; this bundle takes 6"),
         ({"prompt": "a hat"}, UsageError, "a prompt takes the place of image_embeds"),
         ({"noise": "loud"}, UsageError, "noise is 'loud'"),
-        ({"record_noise": 3}, UsageError, "record_noise is 3"),
+        ({"record_noise": 3}, InputError, "record_noise is 3"),
         ({"cancel": True}, UsageError, "cancel is True"),
         ({"callback_on_step_end": 3}, UsageError, "callback_on_step_end is 3"),
     ],

@@ -287,12 +287,25 @@ def test_a_recording_is_written_at_the_end_or_not_at_all(pipeline: InpaintPipeli
     assert not list(tmp_path.glob("*noise*"))
 
 
-@pytest.mark.parametrize("path", ["nowhere/noise.npz", ".", 3, b"x"])
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("nowhere/noise.npz", "record_noise nowhere/noise.npz: the folder nowhere does not exist; create it first"),
+        (".", r"record_noise \. is a directory; add a file name to it"),
+        (3, "record_noise is 3; expected the path of a file to write"),
+        (b"x", "record_noise is b'x'; expected the path of a file to write"),
+    ],
+)
 def test_a_recording_that_cannot_be_written(
-    pipeline: InpaintPipeline, fake_engine: type[FakeEngine], path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pipeline: InpaintPipeline,
+    fake_engine: type[FakeEngine],
+    path: Any,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="record_noise is .*; expected the path of a file in a folder"):
+    with pytest.raises(InputError, match=sentence):
         pipeline(**sound(record_noise=path))
     assert not fake_engine.loaded
 

@@ -207,8 +207,8 @@ def test_written_embeddings_are_read_back(tmp_path: Path) -> None:
     [
         ("hats.npy", "hats.npy has the suffix '.npy'; expected .npz"),
         ("hats", "hats has the suffix ''; expected .npz"),
-        ("nowhere/hats.npz", "nowhere/hats.npz cannot be written: its folder is missing or not writable"),
-        ("folder.npz", "folder.npz cannot be written: its folder is missing or not writable, or it is a folder"),
+        ("nowhere/hats.npz", "nowhere/hats.npz: the folder .*/nowhere does not exist; create it first"),
+        ("folder.npz", "folder.npz is a directory; add a file name to it"),
     ],
 )
 def test_invalid_paths_are_refused_before_writing(tmp_path: Path, path: str, text: str) -> None:

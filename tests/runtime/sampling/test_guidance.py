@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from kandinsky_runtime.errors import InputError
-from kandinsky_runtime.sampling.guidance import check_scale, combine, is_guided
+from kandinsky_runtime.sampling.guidance import combine, is_guided
 from tests.tolerances import GUIDED
 
 RNG = np.random.default_rng(0)
@@ -51,16 +48,3 @@ def test_overflow_is_left_for_the_scheduler_to_report() -> None:
 @pytest.mark.parametrize(("scale", "guided"), [(0, False), (0.5, False), (1, False), (1.0001, True), (4, True)])
 def test_guidance_is_on_above_one(scale: float, guided: bool) -> None:
     assert is_guided(scale) is guided
-
-
-@pytest.mark.parametrize("scale", [0, 1, 4.5, np.float32(4.5), np.int64(3), 3e38])
-def test_a_scale_is_returned_as_a_float(scale: Any) -> None:
-    checked = check_scale(scale)
-    assert type(checked) is float
-    assert checked == scale
-
-
-@pytest.mark.parametrize("scale", [-1, -1e-9, np.nan, np.inf, 1e39, 10**400, "4", None, True, [4.0], 4j, np.ones(2)])
-def test_invalid_scales_are_refused(scale: Any) -> None:
-    with pytest.raises(InputError, match=r"guidance_scale is .*; expected a finite number of at least 0"):
-        check_scale(scale)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require_inner
+from kandinsky_export.graphs.rewrites.nodes import name_of, require_inner
 from kandinsky_export.graphs.rewrites.values import drop_nodes, values_read
+from kandinsky_runtime.engines.rewrites import Outcome, Refused
 
 
 def constants_to_initializers(model: onnx.ModelProto) -> Outcome:
@@ -22,7 +23,7 @@ def constants_to_initializers(model: onnx.ModelProto) -> Outcome:
         try:
             require_inner(node, outputs)
         except Refused as refusal:
-            outcome.refuse(node, refusal)
+            outcome.refuse(name_of(node), refusal)
         else:
             moved.append(node)
     for node in moved:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome
 from kandinsky_export.graphs.rewrites.values import drop_nodes, values_read
+from kandinsky_runtime.engines.rewrites import Outcome
 
 
 def remove_dead_nodes(model: onnx.ModelProto) -> Outcome:

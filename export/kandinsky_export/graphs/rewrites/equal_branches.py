@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import onnx
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
+from kandinsky_export.graphs.rewrites.nodes import name_of, require_inner
 from kandinsky_export.graphs.rewrites.values import drop_nodes, read_instead, subgraphs
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 
 def inline_equal_branches(model: onnx.ModelProto) -> Outcome:
@@ -28,7 +29,7 @@ def inline_equal_branches(model: onnx.ModelProto) -> Outcome:
         try:
             passed_on = _check(node, outputs)
         except Refused as refusal:
-            outcome.refuse(node, refusal)
+            outcome.refuse(name_of(node), refusal)
         else:
             source.update(zip(node.output, passed_on, strict=True))
             dropped.append(node)

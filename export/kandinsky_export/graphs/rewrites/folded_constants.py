@@ -14,8 +14,9 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
+from kandinsky_export.graphs.rewrites.nodes import name_of, require_inner
 from kandinsky_export.graphs.rewrites.values import constants_of, drop_nodes, subgraphs
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 _MAX_ELEMENTS = 16384
 _RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
@@ -39,7 +40,7 @@ def fold_constants(model: onnx.ModelProto) -> Outcome:
         try:
             results = _check(node, read & stored, outputs, constants, model)
         except Refused as refusal:
-            outcome.refuse(node, refusal)
+            outcome.refuse(name_of(node), refusal)
             continue
         for name, result in zip(node.output, results, strict=True):
             constants[name] = numpy_helper.from_array(result, name)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.nodes import name_of
 from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes, values_read
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 DOMAIN = "com.microsoft"
 _TO_HEADS = [0, 2, 1, 3]  # (B, S, N, D) <-> (B, N, S, D)
@@ -76,7 +77,7 @@ def fuse_attention(model: onnx.ModelProto) -> Outcome:
         try:
             match = _check(known, softmax)
         except Refused as refusal:
-            outcome.refuse(softmax, refusal)
+            outcome.refuse(name_of(softmax), refusal)
         else:
             fused[id(match.joined)] = _nodes(match)
     replace_nodes(graph, fused)

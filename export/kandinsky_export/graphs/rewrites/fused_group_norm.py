@@ -16,9 +16,10 @@ import onnx
 from onnx import numpy_helper
 
 from kandinsky_export.graphs.rewrites.fused_attention import DOMAIN
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.nodes import name_of
 from kandinsky_export.graphs.rewrites.summed_norms import norm_of_sums
 from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes, values_read
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def fuse_group_norm(model: onnx.ModelProto) -> Outcome:
         try:
             match = finder.check(node, *norm)
         except Refused as refusal:
-            outcome.refuse(node, refusal)
+            outcome.refuse(name_of(node), refusal)
         else:
             fused[id(match.last)] = _nodes(match)
     replace_nodes(model.graph, fused)

@@ -14,8 +14,9 @@ import onnx
 from onnx import numpy_helper
 
 from kandinsky_export.graphs.rewrites.dead_nodes import remove_dead_nodes
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.nodes import name_of
 from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 _TO_HEADS = [0, 2, 1, 3]  # (B, S, N, D) -> (B, N, S, D)
 _TOKENS, _JOINED_TOKENS = 1, (2, -2)
@@ -45,7 +46,7 @@ def join_tokens_before_heads(model: onnx.ModelProto) -> Outcome:
             try:
                 match = _check(node, made_by, constants)
             except Refused as refusal:
-                outcome.refuse(node, refusal)
+                outcome.refuse(name_of(node), refusal)
             else:
                 instead[id(node)] = _nodes(match)
     if instead:

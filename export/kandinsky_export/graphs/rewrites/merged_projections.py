@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
+from kandinsky_export.graphs.rewrites.nodes import name_of, require_inner
 from kandinsky_export.graphs.rewrites.values import replace_nodes, values_read
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 # Between the names of weights that are one tensor in the file, side by side along the last axis.
 # `benchmarks/gpu/weightless.py` restores random weights by these names.
@@ -55,7 +56,7 @@ def merge_projections(model: onnx.ModelProto) -> Outcome:
             widths = [item.weight.dims[1] for item in projections]
             require(len(set(widths)) == 1, f"the products of {source} have {widths} columns; expected one number")
         except Refused as refusal:
-            outcome.refuse(products[0], refusal)
+            outcome.refuse(name_of(products[0]), refusal)
         else:
             merged = _merged(graph, source, projections)
             instead |= {id(node): [] for item in projections for node in (item.product, item.total)}

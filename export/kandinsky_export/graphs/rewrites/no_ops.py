@@ -10,8 +10,9 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require, require_inner
+from kandinsky_export.graphs.rewrites.nodes import name_of, require_inner
 from kandinsky_export.graphs.rewrites.values import drop_nodes, read_instead
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 _NEUTRAL = {"Add": 0.0, "Mul": 1.0}
 
@@ -35,7 +36,7 @@ def remove_no_ops(model: onnx.ModelProto) -> Outcome:
                 continue
             require_inner(node, outputs)
         except Refused as refusal:
-            outcome.refuse(node, refusal)
+            outcome.refuse(name_of(node), refusal)
         else:
             source[node.output[0]] = kept
             dropped.append(node)

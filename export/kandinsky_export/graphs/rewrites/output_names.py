@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.nodes import name_of
 from kandinsky_export.graphs.rewrites.values import drop_nodes, read_instead
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 
 def name_outputs_at_source(model: onnx.ModelProto) -> Outcome:
@@ -28,7 +29,7 @@ def name_outputs_at_source(model: onnx.ModelProto) -> Outcome:
             )
             require(value not in source, f"{value} has the name of the output {source.get(value)} already")
         except Refused as refusal:
-            outcome.refuse(node, refusal)
+            outcome.refuse(name_of(node), refusal)
         else:
             source[value] = node.output[0]
             dropped.append(node)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.nodes import name_of
 from kandinsky_export.graphs.rewrites.values import values_read
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def scale_queries(model: onnx.ModelProto) -> Outcome:
         try:
             match = _check(softmax, made_by, numbers, reads)
         except Refused as refusal:
-            outcome.refuse(softmax, refusal)
+            outcome.refuse(name_of(softmax), refusal)
         else:
             _rewrite(nodes, match)
             outcome.rewritten += 1

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kandinsky_export.graphs.rewrites.outcome import Outcome, Refused, require
+from kandinsky_export.graphs.rewrites.nodes import name_of
 from kandinsky_export.graphs.rewrites.values import constants_of, replace_nodes
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 # The most elements of a group. Counted with TensorRT-RTX 1.7.1: 20,736 come out as one or two kernels, 36,864 as five.
 LARGEST_GROUP = 25_000
@@ -45,7 +46,7 @@ def sum_small_norms(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]
         try:
             _check(norm, known.get(norm.input[0]), constants)
         except Refused as refusal:
-            outcome.refuse(norm, refusal)
+            outcome.refuse(name_of(norm), refusal)
         else:
             epsilon = np.array(helper.get_node_attr_value(norm, "epsilon"), np.float32)
             graph.initializer.append(numpy_helper.from_array(epsilon, f"{norm.name}{_MARK}epsilon"))

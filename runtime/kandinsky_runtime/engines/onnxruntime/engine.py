@@ -26,12 +26,10 @@ from kandinsky_runtime.engines.onnxruntime.cuda import (
     cuda_options,
     open_session,
 )
-from kandinsky_runtime.engines.onnxruntime.library import onnxruntime_library
+from kandinsky_runtime.engines.onnxruntime.library import ERRORS_ONLY, FATAL_ONLY, onnxruntime_library
 from kandinsky_runtime.engines.onnxruntime.tensorrt import ort_tensorrt_options
 from kandinsky_runtime.engines.tensorrt_inside import check_shapes, record_of
 from kandinsky_runtime.errors import EngineUnavailable
-
-_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ class OnnxRuntimeEngine(Engine):
         onnxruntime = onnxruntime_library()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.thread_count
-        settings.log_severity_level = _ERRORS_ONLY
+        settings.log_severity_level = ERRORS_ONLY
         self._device = options.device
         index = cuda_index(options.device)
         self._bound: BoundRuns | None = None
@@ -106,8 +104,8 @@ class OnnxRuntimeEngine(Engine):
             return
         if not _log.isEnabledFor(logging.DEBUG):
             # What it would log of a failure is in the error, too; loading the provider logs for the whole process.
-            settings.log_severity_level = _FATAL_ONLY
-            onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+            settings.log_severity_level = FATAL_ONLY
+            onnxruntime.set_default_logger_severity(FATAL_ONLY)
         with cuda_errors(self._subject, options.device):
             _load_cuda(onnxruntime)
             for attempt in self._attempts(files):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+ERRORS_ONLY, FATAL_ONLY = 3, 4
+"""Levels of the library's log."""
+
 _NO_REPORTS = "ORT_DISABLE_TELEMETRY"
 
 

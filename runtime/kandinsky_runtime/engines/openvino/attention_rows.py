@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from kandinsky_runtime.engines.openvino.rewriting import Outcome, require, rewrite_graph
+from kandinsky_runtime.engines.openvino.rewriting import rewrite_graph
+from kandinsky_runtime.engines.rewrites import Outcome, require
 
 
 @dataclass(frozen=True)

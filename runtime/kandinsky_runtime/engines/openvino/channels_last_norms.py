@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from kandinsky_runtime.engines.openvino.float32_marks import in_float32, marks_are_heeded
 from kandinsky_runtime.engines.openvino.nodes import constant, fold_constants, only_reader, with_constant
-from kandinsky_runtime.engines.openvino.rewriting import Outcome, require, rewrite_graph
+from kandinsky_runtime.engines.openvino.rewriting import rewrite_graph
+from kandinsky_runtime.engines.rewrites import Outcome, require
 
 MARKS_ARE_IGNORED = "this OpenVINO ignores the marks that keep sums in float32"
 

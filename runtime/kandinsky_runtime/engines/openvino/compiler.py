@@ -15,8 +15,8 @@ from kandinsky_runtime.engines.openvino.channels_last_norms import keep_channels
 from kandinsky_runtime.engines.openvino.doubled_convolutions import convolve_before_doubling
 from kandinsky_runtime.engines.openvino.float32_waves import split_waves
 from kandinsky_runtime.engines.openvino.processor import has_amx
-from kandinsky_runtime.engines.openvino.rewriting import Outcome
 from kandinsky_runtime.engines.openvino.split_convolutions import split_badly_cut_convolutions
+from kandinsky_runtime.engines.rewrites import Outcome
 from kandinsky_runtime.files import file_sha256, fingerprint, stamp
 
 Shapes = tuple[tuple[int, ...], ...]

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kandinsky_runtime.engines.openvino.nodes import constant, with_constant
-from kandinsky_runtime.engines.openvino.rewriting import Outcome, Refused, require, rewrite_graph
+from kandinsky_runtime.engines.openvino.rewriting import rewrite_graph
+from kandinsky_runtime.engines.rewrites import Outcome, Refused, require
 
 # The smallest map, in cells before doubling, whose convolution is rewritten. The sums have 16/9 of the size of the
 # weights and stay in memory in float32, in addition to the processor's copy. On a small map they save little: in the

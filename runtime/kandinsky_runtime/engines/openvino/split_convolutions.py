@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kandinsky_runtime.engines.openvino.nodes import stored_weights, with_constant
-from kandinsky_runtime.engines.openvino.rewriting import Outcome, require, rewrite_graph
+from kandinsky_runtime.engines.openvino.rewriting import rewrite_graph
 from kandinsky_runtime.engines.openvino.rounded_weights import widened
+from kandinsky_runtime.engines.rewrites import Outcome, require
 
 BAD_BLOCK = 48
 MOST_OUTPUTS = 768

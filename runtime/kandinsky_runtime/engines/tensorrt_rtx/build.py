@@ -11,8 +11,9 @@ from typing import Any
 from kandinsky_runtime.engines.build_job import BuildJob
 from kandinsky_runtime.engines.compile_cache import ensure_entry
 from kandinsky_runtime.engines.cuda import cuda_errors
+from kandinsky_runtime.engines.onnxruntime.library import FATAL_ONLY
 from kandinsky_runtime.engines.records import cache_subfolder
-from kandinsky_runtime.engines.tensorrt_rtx.engine import CONTEXT, FATAL_ONLY
+from kandinsky_runtime.engines.tensorrt_rtx.engine import CONTEXT
 from kandinsky_runtime.engines.tensorrt_rtx.options import build_options
 from kandinsky_runtime.engines.tensorrt_rtx.plugin import find_device, library, made_with
 from kandinsky_runtime.errors import EngineError, Kandinsky22Error

@@ -17,6 +17,7 @@ from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.engines import records
 from kandinsky_runtime.engines.base import Arrays, Engine, EngineOptions
 from kandinsky_runtime.engines.cuda import cuda_errors
+from kandinsky_runtime.engines.onnxruntime.library import FATAL_ONLY
 from kandinsky_runtime.engines.profiles import choose
 from kandinsky_runtime.engines.tensorrt_rtx import plugin
 from kandinsky_runtime.engines.tensorrt_rtx.options import run_options
@@ -24,7 +25,6 @@ from kandinsky_runtime.engines.tensorrt_rtx.shape_runs import ShapeRun
 from kandinsky_runtime.files import fingerprint
 
 CONTEXT = "context.onnx"
-FATAL_ONLY = 4
 
 # A session keeps the CUDA graph of every shape, with its memory, until it ends. One more shape opens a new session.
 MAX_SHAPES = 8

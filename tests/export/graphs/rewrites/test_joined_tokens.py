@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from kandinsky_export.graphs.rewrites.joined_tokens import join_tokens_before_heads
-from kandinsky_export.graphs.rewrites.outcome import Refusal
+from kandinsky_runtime.engines.rewrites import Refusal
 from tests.export.graphs.rewrites.test_precision_rewrites import model, ops, run
 
 HEADS = np.int64([0, 0, 2, 3])

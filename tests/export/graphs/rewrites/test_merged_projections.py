@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kandinsky_export.graphs.rewrites.merged_projections import merge_projections, parts_of
-from kandinsky_export.graphs.rewrites.outcome import Refusal
+from kandinsky_runtime.engines.rewrites import Refusal
 from tests.export.graphs.rewrites.test_precision_rewrites import model, ops, run
 from tests.tolerances import REWRITTEN_RELATIVE
 

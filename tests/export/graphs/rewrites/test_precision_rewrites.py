@@ -19,10 +19,10 @@ from kandinsky_export.errors import ExportError
 from kandinsky_export.graphs.rewrites.element_types import lower_element_types
 from kandinsky_export.graphs.rewrites.folded_constants import fold_constants
 from kandinsky_export.graphs.rewrites.opset import raise_opset
-from kandinsky_export.graphs.rewrites.outcome import Refusal
 from kandinsky_export.graphs.rewrites.scaled_queries import scale_queries
 from kandinsky_export.graphs.rewrites.simulated_rounding import simulate_rounding
 from kandinsky_export.graphs.rounding import rounded
+from kandinsky_runtime.engines.rewrites import Refusal
 from tests.tolerances import REWRITTEN_RELATIVE, TWO_ROUNDINGS
 
 FLOAT = TensorProto.FLOAT

@@ -21,9 +21,9 @@ from kandinsky_export.graphs.rewrites.constants import constants_to_initializers
 from kandinsky_export.graphs.rewrites.dead_nodes import remove_dead_nodes
 from kandinsky_export.graphs.rewrites.equal_branches import inline_equal_branches
 from kandinsky_export.graphs.rewrites.no_ops import remove_no_ops
-from kandinsky_export.graphs.rewrites.outcome import Outcome
 from kandinsky_export.graphs.rewrites.output_names import name_outputs_at_source
 from kandinsky_export.graphs.rewrites.values import read_instead, values_read
+from kandinsky_runtime.engines.rewrites import Outcome
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 X = np.random.default_rng(3).standard_normal((2, 3)).astype(np.float32)

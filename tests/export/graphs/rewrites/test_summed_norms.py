@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 
 from kandinsky_export.graphs.rewrites.element_types import lower_element_types
-from kandinsky_export.graphs.rewrites.outcome import Refusal
 from kandinsky_export.graphs.rewrites.summed_norms import LARGEST_GROUP, is_sum, norm_of_sums, sum_small_norms
 from kandinsky_export.precision.lowering import kept_by_rule
+from kandinsky_runtime.engines.rewrites import Refusal
 from tests.export.graphs.rewrites.test_precision_rewrites import model, ops, run
 from tests.tolerances import FUSED_NORM, NORM_IN_FP16
 

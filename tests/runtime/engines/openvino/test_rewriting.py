@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kandinsky_runtime.engines.openvino.rewriting import Refusal, Refused, require, rewrite_graph
+from kandinsky_runtime.engines.openvino.rewriting import rewrite_graph
+from kandinsky_runtime.engines.rewrites import Refusal, Refused, require
 
 
 @dataclass

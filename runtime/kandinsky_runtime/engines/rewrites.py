@@ -1,10 +1,12 @@
-"""What a rewrite did to a graph: the places it rewrote, and the candidates it left unchanged with the reasons."""
+"""What a rewrite did to a graph: the places it rewrote, and the candidates it left unchanged with the reasons.
+
+The engine's rewrites of an OpenVINO model and the exporter's of an ONNX model report in the same way.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import onnx
+from typing import Any
 
 
 class Refused(Exception):
@@ -16,7 +18,7 @@ class Refusal:
     """A node that was left unchanged.
 
     Attributes:
-        node: the node's name, or that of its first output if it has none.
+        node: the node's name.
         reason: the check that failed, with what was found and what was expected.
     """
 
@@ -26,28 +28,24 @@ class Refusal:
 
 @dataclass
 class Outcome:
-    """What a rewrite did.
+    """What a rewrite did to a graph.
 
     Attributes:
         rewritten: the number of places that were rewritten.
         refusals: the candidates that were left unchanged, with the reasons.
+        keep_alive: objects whose memory the graph, and whatever is compiled of it, may read; none for an ONNX graph.
     """
 
     rewritten: int = 0
     refusals: list[Refusal] = field(default_factory=list)
+    keep_alive: list[Any] = field(default_factory=list)
 
-    def refuse(self, node: onnx.NodeProto, reason: object) -> None:
+    def refuse(self, node: str, reason: object) -> None:
         """Note a candidate that is left unchanged."""
-        self.refusals.append(Refusal(node.name or node.output[0], str(reason)))
+        self.refusals.append(Refusal(node, str(reason)))
 
 
 def require(condition: bool, reason: str) -> None:
     """Raise Refused with this reason unless the condition holds."""
     if not condition:
         raise Refused(reason)
-
-
-def require_inner(node: onnx.NodeProto, outputs: set[str]) -> None:
-    """Raise Refused if a node makes an output of the graph, which must keep its name and its producer."""
-    if made := outputs.intersection(node.output):
-        raise Refused(f"it makes `{min(made)}`, an output of the graph")
