@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality.frechet import Gaussian, frechet_distance
+from tests.tolerances import FRECHET, FRECHET_FEW, FRECHET_SAMPLES
 
 
 def gaussian(seed: int, size: int = 6) -> Gaussian:
@@ -15,7 +16,7 @@ def gaussian(seed: int, size: int = 6) -> Gaussian:
 
 
 def test_of_itself() -> None:
-    assert frechet_distance(gaussian(0), gaussian(0)) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(gaussian(0), gaussian(0)) == pytest.approx(0, abs=FRECHET)
 
 
 def test_of_a_shift() -> None:
@@ -45,8 +46,8 @@ def test_scipys_root_gives_the_same() -> None:
     root = linalg.sqrtm(first.covariance @ second.covariance).real
     apart = first.mean - second.mean
     expected = apart @ apart + np.trace(first.covariance + second.covariance - 2 * root)
-    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=FRECHET)
+    assert frechet_distance(second, first) == pytest.approx(expected, rel=FRECHET)
 
 
 def test_of_samples() -> None:
@@ -54,11 +55,11 @@ def test_of_samples() -> None:
     rng = np.random.default_rng(3)
     first = Gaussian.of(rng.normal(0, 1, (200_000, 3)))
     second = Gaussian.of(rng.normal((1, 0, 0), 2, (200_000, 3)).astype(np.float32))
-    assert frechet_distance(first, second) == pytest.approx(1 + 3, rel=0.02)
+    assert frechet_distance(first, second) == pytest.approx(1 + 3, rel=FRECHET_SAMPLES)
 
 
 def test_fewer_pictures_than_features() -> None:
     rng = np.random.default_rng(4)
     features = rng.normal(size=(5, 40))
-    assert frechet_distance(Gaussian.of(features), Gaussian.of(features)) == pytest.approx(0, abs=1e-5)
+    assert frechet_distance(Gaussian.of(features), Gaussian.of(features)) == pytest.approx(0, abs=FRECHET_FEW)
     assert frechet_distance(Gaussian.of(features), Gaussian.of(features + 1)) == pytest.approx(40)

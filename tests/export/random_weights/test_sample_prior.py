@@ -27,6 +27,7 @@ from kandinsky_export.vendors import (
 )
 from kandinsky_runtime.errors import UsageError
 from tests.export.prior_files import MICRO_PRIOR
+from tests.tolerances import STANDARD_ERRORS
 
 ExpectedTensors = dict[str, dict[str, Expected]]
 MODELS = {
@@ -108,7 +109,9 @@ def test_statistics(micro_prior_expected: ExpectedTensors, micro_prior: Path) ->
     prior = PriorCheckpoint.open(micro_prior).tensors(micro_prior_expected)["prior"]
     assert np.all(np.abs(prior["clip_std"]() - 1) < 0.5)
     assert np.abs(prior["clip_mean"]()).max() < 1
-    assert prior["positional_embedding"]().std() == pytest.approx(0.5, rel=0.1)
+    positions = prior["positional_embedding"]()
+    standard_error = 1 / math.sqrt(2 * positions.size)
+    assert positions.std() == pytest.approx(0.5, rel=STANDARD_ERRORS * standard_error)
 
 
 def test_the_tokenizer_is_clips(micro_prior: Path) -> None:

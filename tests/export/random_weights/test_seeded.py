@@ -11,6 +11,7 @@ import pytest
 from kandinsky_export.random_weights.configs import SIZES, published, sized
 from kandinsky_export.random_weights.seeded import seeded_embeds, seeded_tensor
 from kandinsky_runtime.errors import UsageError
+from tests.tolerances import STANDARD_ERRORS
 
 
 def test_the_recipe() -> None:
@@ -62,13 +63,16 @@ def test_sizes(name: str, shape: tuple[int, ...], mean: float, deviation: float)
     values = seeded_tensor(0, name, shape)
     assert values.dtype == np.float32
     assert values.shape == shape
-    assert values.std() == pytest.approx(deviation, rel=0.05)
-    assert values.mean() == pytest.approx(mean, abs=4 * deviation / math.sqrt(values.size))
+    error_of_mean = deviation / math.sqrt(values.size)
+    error_of_deviation = deviation / math.sqrt(2 * values.size)
+    assert values.mean() == pytest.approx(mean, abs=STANDARD_ERRORS * error_of_mean)
+    assert values.std() == pytest.approx(deviation, abs=STANDARD_ERRORS * error_of_deviation)
 
 
 def test_variance_channels_are_small() -> None:
-    values = seeded_tensor(0, "unet.conv_out.weight", (8, 32, 3, 3))
-    assert values[4:].std() == pytest.approx(0.2 * values[:4].std(), rel=0.1)
+    epsilon, variance = np.split(seeded_tensor(0, "unet.conv_out.weight", (8, 32, 3, 3)), 2)
+    standard_error = 1 / math.sqrt(variance.size)  # of the quotient of two deviations, each off by 1 / sqrt(2 n)
+    assert variance.std() / epsilon.std() == pytest.approx(0.2, rel=STANDARD_ERRORS * standard_error)
 
 
 def test_embeds_are_a_pair_as_wide_as_asked() -> None:
@@ -78,7 +82,12 @@ def test_embeds_are_a_pair_as_wide_as_asked() -> None:
         "negative_image_embeds": (1, 32),
     }
     assert not np.array_equal(embeds["image_embeds"], embeds["negative_image_embeds"])
-    assert embeds["image_embeds"].std() == pytest.approx(1, rel=0.3)
+
+
+def test_embeds_have_a_deviation_of_one() -> None:
+    for values in seeded_embeds(0, 1280).values():
+        standard_error = 1 / math.sqrt(2 * values.size)
+        assert values.std() == pytest.approx(1, rel=STANDARD_ERRORS * standard_error)
 
 
 def test_sized_configs() -> None:

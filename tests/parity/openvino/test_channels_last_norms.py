@@ -20,6 +20,8 @@ from openvino import opset13 as ops  # noqa: E402 (only if OpenVINO is installed
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
 
+EPSILON = 1e-5
+
 
 def group_norm(
     shape: list[int],
@@ -45,7 +47,7 @@ def group_norm(
         return ops.convolution(value, same, [1, 1], [0, 0], [0, 0], [1, 1]) if between_convolutions else value
 
     flat = ops.reshape(copied(source), ops.constant(np.array([shape[0], groups, -1])), False)
-    normal = ops.mvn(flat, ops.constant(np.array([axis])), variance, 1e-5, epsilon_mode)
+    normal = ops.mvn(flat, ops.constant(np.array([axis])), variance, EPSILON, epsilon_mode)
     normal = ops.add(ops.multiply(normal, np.full((1, groups, 1), inner, np.float32)), np.float32(shift))
     result = ops.reshape(normal, ops.constant(np.array(shape)), False) if back else ops.relu(normal)
     if gamma is not None:
@@ -113,7 +115,7 @@ def test_variance_that_rounding_takes_below_zero(value: float, side: int) -> Non
     assert keep_channels_last(model).rewritten == 1
     got = computed(model, {"x": np.full((1, 8, side, side), value, np.float32)})
     rounding = abs(value) * np.finfo(np.float32).eps * side
-    assert np.abs(got).max() <= 1e-6 + rounding / np.sqrt(1e-5)
+    assert np.abs(got).max() <= rounding / np.sqrt(EPSILON)
 
 
 @needs_bf16
@@ -169,7 +171,7 @@ def layer_norm(shape: list[int], flat: list[int] | None) -> Any:
     """An MVN over the last axis of an input, which is reshaped first if `flat` is given."""
     source = ops.parameter(shape, np.float32, name="x")
     value = ops.relu(source) if flat is None else ops.reshape(source, ops.constant(np.array(flat)), False)
-    normal = ops.mvn(value, ops.constant(np.array([2])), True, 1e-5, "inside_sqrt")
+    normal = ops.mvn(value, ops.constant(np.array([2])), True, EPSILON, "inside_sqrt")
     return openvino.Model([ops.result(normal)], [source], "norm")
 
 

@@ -80,7 +80,7 @@ def test_tiles_that_differ_blend_without_a_border(case: tuple[Tiling, int, int],
     assert picture.max() <= 1
     step = 2 / (tiling.factor * tiling.overlap)  # two tiles fade over one overlap; where three meet, twice as fast
     for axis in (2, 3):
-        assert np.abs(np.diff(picture, axis=axis)).max(initial=0) <= step + 1e-5
+        assert np.abs(np.diff(picture, axis=axis)).max(initial=0) <= step + TILED_PICTURE
 
 
 def test_tiles_are_spread_evenly() -> None:

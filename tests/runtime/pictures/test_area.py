@@ -15,6 +15,7 @@ from kandinsky_runtime.pictures.area import Areas, around_masks, whole_pictures
 from kandinsky_runtime.pictures.image import fit, read_image
 from kandinsky_runtime.pictures.mask import fit_mask, read_mask
 from tests.runtime.fake_bundle import MULTIPLE
+from tests.tolerances import FLOAT64_SUM
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -69,7 +70,7 @@ def test_any_area_contains_its_mask_and_is_put_back(case: tuple[np.ndarray, np.n
         assert areas.working == (options["width"], options["height"])
         scales = area.inner[0] / (right - left), area.inner[1] / (bottom - top)
         half_a_pixel = 0.5 / (right - left) + 0.5 / (bottom - top)
-        assert abs(scales[0] - scales[1]) <= half_a_pixel + 1e-9, "one factor for both axes"
+        assert abs(scales[0] - scales[1]) <= half_a_pixel + FLOAT64_SUM, "one factor for both axes"
         assert area.inner[0] == options["width"] or area.inner[1] == options["height"], "as large as fits"
     else:
         assert area.inner == areas.working == (right - left, bottom - top), "nothing is resized"

@@ -13,7 +13,7 @@ from kandinsky_runtime.sampling import schedulers
 from kandinsky_runtime.sampling.schedulers import Sampler
 from scripts.goldens.schedulers import SHAPE, Case, cases, fake_model, late_cases, random_stream, stored_steps
 from tests.golden import GOLDEN
-from tests.tolerances import EULER_ZERO_SNR, FRACTIONAL_TIMESTEP, GOLDEN_FORWARD, GOLDEN_STEP
+from tests.tolerances import EULER_ZERO_SNR, FIRST_SIGMA, FRACTIONAL_TIMESTEP, GOLDEN_FORWARD, GOLDEN_STEP
 
 REMAKE = "remake the golden arrays with scripts/regen_goldens if the cases changed"
 
@@ -98,7 +98,7 @@ def check_trajectory(case: Case, golden: Golden, sampler: Sampler, latents: npt.
         np.testing.assert_allclose(timesteps, golden.timesteps, rtol=0, atol=FRACTIONAL_TIMESTEP)
     else:
         np.testing.assert_array_equal(timesteps, golden.timesteps, err_msg=REMAKE)
-    assert sampler.init_noise_sigma == pytest.approx(golden.init_noise_sigma, rel=1e-6)
+    assert sampler.init_noise_sigma == pytest.approx(golden.init_noise_sigma, rel=FIRST_SIGMA)
 
     stream = random_stream()
     next(stream)  # the first latents
