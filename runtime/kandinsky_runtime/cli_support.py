@@ -10,6 +10,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from kandinsky_runtime.errors import Kandinsky22Error
@@ -71,6 +72,17 @@ class _ShowVersion(argparse.Action):
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Add `--version`."""
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
+
+
+def path_argument(text: str) -> Path:
+    """The path of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, as that of an unset variable of the shell is.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; expected a file or a folder")
+    return Path(text)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from kandinsky_export.cli.options import write_report
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -20,7 +19,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         epilog="examples:\n  k22-export check bundle\n"
         "  k22-export check bundle --height 512:768:1024 --width 512:768:1024 --batch 1:2:8",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("bundle", type=path_argument, metavar="BUNDLE", help="the bundle's folder")
     parser.add_argument(
         "--height",
         action="append",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from kandinsky_export.cli.options import add_out, write_report
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
 from kandinsky_runtime.errors import UsageError
 
 
@@ -37,7 +36,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument(
         "--vocabulary",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="with --prior: a folder with vocab.json and merges.txt (default: a small vocabulary)",
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky_export.cli.options import write_report
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
 from kandinsky_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "      --prompts prompts.txt --image cat.png --mask mask.png --seeds 4 --sheet compared.png\n"
         "  k22-export compare bundle --baseline tiles=false --candidate tiles=true --image-embeds hat.npz --json",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("bundle", type=path_argument, metavar="BUNDLE", help="the bundle's folder")
     parser.add_argument("--baseline", required=True, metavar="SPEC", help="the setting to compare with")
     parser.add_argument(
         "--candidate",
@@ -52,7 +51,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _add_inputs(parser)
     parser.add_argument("--trajectory", action="store_true", help="print the latents' PSNR after every step")
-    parser.add_argument("--sheet", type=Path, metavar="F.png", help="write all pictures side by side into a picture")
+    parser.add_argument(
+        "--sheet", type=path_argument, metavar="F.png", help="write all pictures side by side into a picture"
+    )
     add_common_options(parser)
     parser.set_defaults(run=_compare)
 
@@ -62,18 +63,20 @@ def _add_inputs(parser: Parser) -> None:
     conditioning = group.add_mutually_exclusive_group(required=True)
     conditioning.add_argument(
         "--prompts",
-        type=Path,
+        type=path_argument,
         metavar="F",
         help="a text file with a prompt on each line, or a .json file with a list of them",
     )
     conditioning.add_argument(
         "--image-embeds",
-        type=Path,
+        type=path_argument,
         metavar="F",
         help="embeddings instead of prompts: an .npz with image_embeds and negative_image_embeds, or an .npy with the"
         " former",
     )
-    group.add_argument("--negative-image-embeds", type=Path, metavar="F", help="an .npy or .npz with the negative ones")
+    group.add_argument(
+        "--negative-image-embeds", type=path_argument, metavar="F", help="an .npy or .npz with the negative ones"
+    )
     group.add_argument(
         "--seeds",
         type=_count,
@@ -83,13 +86,16 @@ def _add_inputs(parser: Parser) -> None:
     )
     group.add_argument(
         "--image",
-        type=Path,
+        type=path_argument,
         metavar="F",
         help="the picture to repaint, or to change if the bundle does not inpaint (default: a picture of smooth colours"
         " for inpainting, else none)",
     )
     group.add_argument(
-        "--mask", type=Path, metavar="F", help="the mask: white is repainted (default: an ellipse, without --image)"
+        "--mask",
+        type=path_argument,
+        metavar="F",
+        help="the mask: white is repainted (default: an ellipse, without --image)",
     )
     group.add_argument("--height", type=int, metavar="PX", help="height of results (default: the picture's, or 512)")
     group.add_argument("--width", type=int, metavar="PX", help="width of results (default: the picture's, or 512)")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.cli_support import Parser, path_argument
 
 
 def add_out(parser: Parser) -> None:
     """Add the new folder."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to create")
+    parser.add_argument("--out", type=path_argument, required=True, metavar="DIR", help="the folder to create")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from kandinsky_export.cli.options import names, write_report
 from kandinsky_export.cli.sources import add_prior, add_source, open_checkpoint, open_prior
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
 from kandinsky_runtime.errors import UsageError
 
 
@@ -25,7 +24,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "  k22-export verify bundle my-checkpoint --prior my-prior\n"
         "  k22-export verify bundle my-checkpoint --vectors vectors.npz",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("bundle", type=path_argument, metavar="BUNDLE", help="the bundle's folder")
     add_source(parser)
     add_prior(parser)
     parser.add_argument(
@@ -43,10 +42,12 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         help="denoising steps of the trajectory; 0 for no trajectory (default: 10)",
     )
     parser.add_argument("--trajectory", action="store_true", help="print every step of the trajectory")
-    parser.add_argument("--plot", type=Path, metavar="F.png", help="draw every step of the trajectory into a picture")
+    parser.add_argument(
+        "--plot", type=path_argument, metavar="F.png", help="draw every step of the trajectory into a picture"
+    )
     parser.add_argument(
         "--vectors",
-        type=Path,
+        type=path_argument,
         metavar="F.npz",
         help="write the reference's inputs and outputs, to test a program in another language that runs the bundle",
     )

@@ -19,6 +19,7 @@ from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.errors import InputError, UsageError
 
+_NEGATIVE = ("negative_prompt", "negative_image_embeds")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 
 
@@ -47,7 +48,8 @@ def run_pictures(
     pictures = 1 if args.image is None else len(args.image)
     results = Results(args, inputs)
     conditioning, prompts = read_conditioning(args)
-    results.plan(check_batch(args, pictures, prompts))
+    negatives = next((len(conditioning[name]) for name in _NEGATIVE if conditioning.get(name) is not None), 1)
+    results.plan(check_batch(args, pictures, prompts, negatives))
     first = sources(args, 0)  # read before the bundle is opened, which takes longer
     with task.load(args.bundle, **load_arguments(args)) as pipeline:
         shared = declared_arguments(args, options) | noise_arguments(args)
@@ -55,9 +57,9 @@ def run_pictures(
             results.write(pipeline(**first, **shared | conditioning, progress=not args.quiet))
         else:
             for index in range(pictures):  # everything is checked before the first run
-                pipeline.prepare(options(**sources(args, index), **shared | _of_picture(conditioning, index)))
+                pipeline.prepare(options(**sources(args, index), **shared | _own(args, conditioning, index)))
             for index in range(pictures):
-                own = _of_picture(conditioning, index) | {"seed": _seed_of(args, index)}
+                own = _own(args, conditioning, index)
                 output = pipeline(**sources(args, index), **shared | own, progress=not args.quiet)
                 args.seed = output.seeds[0] if index == 0 else args.seed
                 results.write(output)
@@ -101,26 +103,35 @@ def _named(folder: Path, image: Path) -> Path:
     found = [file for file in picture_files([folder]) if file.stem == image.stem]
     if len(found) != 1:
         raise InputError(f"folder {folder} has {len(found)} masks for {image}; expected one file named {image.stem}.*")
+    if found[0].samefile(image):
+        raise InputError(f"folder {folder} has the picture {image} itself; expected a folder of masks")
     return found[0]
 
 
-def check_batch(args: argparse.Namespace, pictures: int, prompts: int) -> int:
+def check_batch(args: argparse.Namespace, pictures: int, prompts: int, negatives: int) -> int:
     """The number of runs, max(I, P), each of one picture and one prompt.
+
+    Args:
+        args: the parsed arguments.
+        pictures, prompts: I and P.
+        negatives: the number of negative prompts or embeddings; 1 for none.
 
     Raises:
         UsageError: pictures and prompts do not fit together, or an option is for one picture only.
     """
     if pictures > 1:
-        if prompts not in (1, pictures):
-            raise UsageError(f"got {prompts} prompts for {pictures} pictures; give one for all, or one for each")
+        kind = "prompts" if args.image_embeds is None else "embeddings"
+        for name, count in ((kind, prompts), (f"negative {kind}", negatives)):
+            if count not in (1, pictures):
+                raise UsageError(f"got {count} {name} for {pictures} pictures; give one for all, or one for each")
         if args.record_noise or args.replay_noise:
             raise UsageError("--record-noise and --replay-noise are for one picture; leave them out")
     return max(pictures, prompts)
 
 
-def _of_picture(conditioning: dict[str, Any], index: int) -> dict[str, Any]:
-    """The prompts or embeddings of one picture, from those of all."""
-    return {name: _one_of(value, index) for name, value in conditioning.items()}
+def _own(args: argparse.Namespace, conditioning: dict[str, Any], index: int) -> dict[str, Any]:
+    """The prompts or embeddings and the seed of one picture, from those of all."""
+    return {name: _one_of(value, index) for name, value in conditioning.items()} | {"seed": _seed_of(args, index)}
 
 
 def _one_of(value: Any, index: int) -> Any:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from kandinsky_runtime.cli.options import add_bundle, add_declared
-from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.cli_support import Parser, path_argument
 from kandinsky_runtime.decoder.load_options import ENGINES, LoadOptions
 
 _STDOUT = Path("-")
@@ -49,13 +49,13 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     output.add_argument(
         "--json",
         nargs="?",
-        type=Path,
+        type=path_argument,
         const=_STDOUT,
         metavar="F",
         help="print all measurements as JSON on stdout; with F, write them to a file and print the table",
     )
     output.add_argument(
-        "--plot", type=Path, metavar="F", help="plot of the medians (.png, .svg, .pdf); needs matplotlib"
+        "--plot", type=path_argument, metavar="F", help="plot of the medians (.png, .svg, .pdf); needs matplotlib"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.cli.options import (
@@ -15,7 +14,7 @@ from kandinsky_runtime.cli.options import (
     add_sampling_options,
     add_tiles,
 )
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
 from kandinsky_runtime.decoder.options import GenerateOptions
 
 
@@ -36,7 +35,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     files = parser.add_argument_group("input and output")
     files.add_argument(
         "--image",
-        type=Path,
+        type=path_argument,
         action="append",
         metavar="F",
         help="picture to change: PNG, JPEG, WebP, …; several, or a folder, are run one after the other",

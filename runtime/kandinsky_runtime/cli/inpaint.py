@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.cli.options import (
@@ -15,7 +14,7 @@ from kandinsky_runtime.cli.options import (
     add_sampling_options,
     add_tiles,
 )
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.errors import UsageError
 
@@ -37,7 +36,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     needed = parser.add_argument_group("inputs and output")
     needed.add_argument(
         "--image",
-        type=Path,
+        type=path_argument,
         action="append",
         required=True,
         metavar="F",
@@ -46,7 +45,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     repainted = needed.add_mutually_exclusive_group()
     repainted.add_argument(
         "--mask",
-        type=Path,
+        type=path_argument,
         action="append",
         metavar="F",
         help="mask picture: white is repainted, see --mask-mode; one for all pictures, one for each, or a folder with"
@@ -84,6 +83,8 @@ def _inpaint(args: argparse.Namespace) -> int:
 
     if args.mask is None and args.mask_box is None and args.expand is None:
         raise UsageError("there is nothing to repaint; give --mask F, --mask-box L,T,R,B or --expand L,T,R,B")
+    if args.mask_box is not None and args.mask_mode != "auto":
+        raise UsageError("--mask-mode is for the file of --mask; leave it out with --mask-box")
     args.image = picture_files(args.image)
     args.mask = None if args.mask is None else mask_files(args.mask, args.image)
     return run_pictures(args, InpaintPipeline, InpaintOptions, ("image", "mask"), _sources)

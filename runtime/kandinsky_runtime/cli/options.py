@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from kandinsky_runtime.cli_support import path_argument
 from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
 from kandinsky_runtime.decoder.options import DecoderOptions
@@ -17,7 +17,7 @@ SCHEDULERS = "ddpm, ddim, dpm++, dpm++karras, dpm++sde, dpm++sde-karras, unipc, 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """The bundle's folder, the first argument."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("bundle", type=path_argument, metavar="BUNDLE", help="folder of the bundle")
 
 
 def add_prompt_options(parser: argparse.ArgumentParser, *, embeds: bool = True) -> None:
@@ -34,7 +34,7 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, embeds: bool = True) 
         "--prompt-image",
         dest="prompts",
         action=_AppendPrompt,
-        type=Path,
+        type=path_argument,
         metavar="F",
         help="a picture as a prompt, in the order of all prompts",
     )
@@ -54,13 +54,13 @@ def add_prompt_options(parser: argparse.ArgumentParser, *, embeds: bool = True) 
     if embeds:
         group.add_argument(
             "--image-embeds",
-            type=Path,
+            type=path_argument,
             metavar="F",
             help="embeddings instead of a prompt: an .npz with image_embeds and negative_image_embeds, or an .npy with"
             " the former",
         )
         group.add_argument(
-            "--negative-image-embeds", type=Path, metavar="F", help="an .npy or .npz with the negative ones"
+            "--negative-image-embeds", type=path_argument, metavar="F", help="an .npy or .npz with the negative ones"
         )
 
 
@@ -141,8 +141,10 @@ def add_sampling_options(group: argparse._ArgumentGroup, options: type[DecoderOp
     add_group(group, options, "sampling")
     group.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     add_noise_kind(group)
-    group.add_argument("--record-noise", type=Path, metavar="F", help="an .npz file that records all noise")
-    group.add_argument("--replay-noise", type=Path, metavar="F", help="a file of --record-noise to take the noise from")
+    group.add_argument("--record-noise", type=path_argument, metavar="F", help="an .npz file that records all noise")
+    group.add_argument(
+        "--replay-noise", type=path_argument, metavar="F", help="a file of --record-noise to take the noise from"
+    )
 
 
 def add_noise_options(group: argparse._ArgumentGroup) -> None:
@@ -171,7 +173,7 @@ def add_out(group: argparse._ArgumentGroup) -> None:
     """The file of the result."""
     group.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         required=True,
         metavar="F",
         help="result file; several get -1, -2, … before the suffix",

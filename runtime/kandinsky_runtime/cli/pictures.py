@@ -1,4 +1,4 @@
-"""Result pictures of the command line: their paths, and the report on stdout."""
+"""Result pictures of the command line: their paths, and the reports on stdout."""
 
 from __future__ import annotations
 
@@ -58,18 +58,21 @@ class Results:
         check_overwriting(self._args, self._paths, self._inputs)
 
     def write(self, output: PipelineOutput) -> None:
-        """Write the pictures of a run; the runs of a command come in their order.
+        """Write the pictures of a run and, without --json, report them; the runs of a command come in their order.
 
         Raises:
             Kandinsky22Error: a picture cannot be written.
         """
         done = sum(len(earlier.seeds) for earlier in self._outputs)
-        for path, picture in zip(self._paths[done:], output.images, strict=False):
+        for path, picture, seed in zip(self._paths[done:], output.images, output.seeds, strict=False):
             save_image(picture, path, self._args.quality)
+            if not self._args.json:
+                sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
+                sys.stdout.flush()
         self._outputs.append(replace(output, images=None))
 
     def report(self, pipeline: DecoderPipeline) -> None:
-        """Report all pictures on stdout."""
+        """With --json, report all pictures on stdout."""
         seeds = [seed for output in self._outputs for seed in output.seeds]
         if self._args.json:
             seconds = add_up(output.seconds for output in self._outputs)
@@ -86,9 +89,6 @@ class Results:
             if inpainted:
                 result["masks"] = [asdict(report) for output in inpainted for report in output.masks]
             sys.stdout.write(json.dumps(result, indent=1) + "\n")
-            return
-        for path, seed in zip(self._paths, seeds, strict=True):
-            sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
 
 
 def check_overwriting(args: argparse.Namespace, written: Iterable[Path], inputs: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles
-from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.cli_support import Parser, path_argument
 from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS
 
@@ -35,7 +35,9 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     group = parser.add_argument_group("server")
     for name in declarations(Settings):
         add_declared(group, Settings, name, only_given=True)  # a variable or the file may have it otherwise
-    group.add_argument("--config", type=Path, metavar="F", help="TOML file with these options, such as max_jobs = 8")
+    group.add_argument(
+        "--config", type=path_argument, metavar="F", help="TOML file with these options, such as max_jobs = 8"
+    )
     ray = parser.add_argument_group("Ray")
     ray.add_argument(
         "--ray",

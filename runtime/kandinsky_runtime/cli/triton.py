@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, load_arguments
-from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.cli_support import Parser, path_argument
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -28,7 +27,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "bundles", nargs="+", metavar="BUNDLE", help="folder of a bundle, or NAME=FOLDER; NAME is the model's name"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="REPOSITORY", help="folder of the models")
+    parser.add_argument("--out", type=path_argument, required=True, metavar="REPOSITORY", help="folder of the models")
     group = parser.add_argument_group("model")
     group.add_argument(
         "--bundle-path",

@@ -265,6 +265,8 @@ class InpaintOptions(DecoderOptions):
         if missing := [name for name in needed if getattr(self, name) is None]:
             raise UsageError(f"{' and '.join(missing)} must be given")
         super().__post_init__()
+        if self.mask_image is None and (self.mask_mode != "auto" or self.invert_mask):
+            raise UsageError("mask_mode and invert_mask are for a mask, and there is none; leave them out")
         if self.mask_blur is not None:
             if self.composite == "none":
                 raise UsageError("mask_blur softens a blend, and composite is 'none'; leave one of them out")

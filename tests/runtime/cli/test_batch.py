@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from kandinsky_runtime.cli.pictures import Results
 from tests.runtime.command_line import K22, files
 from tests.runtime.fake_bundle import FakeEngine
 
@@ -67,6 +69,21 @@ def test_a_folder_is_a_batch_that_loads_the_graphs_once(k22: K22, fake_engine: t
             np.testing.assert_array_equal(pixels("out.png"), pixels(f"out-{2 * index + number + 1}.png"))
 
 
+def test_what_is_written_is_reported_at_once(
+    k22: K22, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Results.write
+
+    def interrupted(self: Results, output: Any) -> None:
+        if Path("out-2.png").exists():
+            raise KeyboardInterrupt
+        write(self, output)
+
+    monkeypatch.setattr(Results, "write", interrupted)
+    done = k22(*inpaint("--image", "pictures", "--mask", "masks", "--prompt", "a hat", "--seed", 3))
+    assert (done.status, done.out) == (130, "wrote out-1.png (seed 3)\nwrote out-2.png (seed 4)\n")
+
+
 def test_several_pictures_with_prompts_of_their_own(k22: K22) -> None:
     flags = ["--image", "pictures/a.png", "--image", "pictures/b.png", "--mask", "masks/c.png"]
     assert k22(*inpaint(*flags, "--prompt", "a hat", "--prompt", "a dog", "--seed", 5)).status == 0
@@ -107,6 +124,18 @@ def test_generate_changes_every_picture(k22: K22) -> None:
         (
             ("--image", "pictures", "--mask", "masks", "--prompt", "two"),
             "got 2 prompts for 3 pictures; give one for all",
+        ),
+        (
+            ("--image", "pictures", "--mask", "masks", "--negative-prompt", "a", "--negative-prompt", "b"),
+            "got 2 negative prompts for 3 pictures; give one for all",
+        ),
+        (("--image", "pictures", "--mask", "masks", "--seed", 2**64 - 1), "seed is 18446744073709551616"),
+        (("--image", "", "--mask", "masks"), "argument --image: the path is empty; expected a file or a folder"),
+        (("--image", "pictures/a.png", "--mask", "pictures"), "folder pictures has the picture pictures/a.png itself"),
+        (("--image", "pictures/a.png", "--mask-box", "0,0,9,9", "--mask-mode", "black"), "--mask-mode is for the file"),
+        (
+            ("--image", "pictures/a.png", "--expand", "0,0,64,0", "--invert-mask"),
+            "mask_mode and invert_mask are for a mask, and there is none",
         ),
         (
             ("--image", "pictures", "--mask", "masks", "--record-noise", "n.npz"),
