@@ -18,6 +18,8 @@ from kandinsky_runtime.cli.prompting import read_conditioning
 from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.errors import InputError, UsageError
+from kandinsky_runtime.observers import RunObserver
+from kandinsky_runtime.units import do_all
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 
@@ -52,10 +54,15 @@ def run_pictures(
     with task.load(args.bundle, **load_arguments(args)) as pipeline:
         shared = declared_arguments(args, options) | noise_arguments(args)
         if pictures == 1:
-            results.write(pipeline(**first, **shared | conditioning, progress=not args.quiet))
+            work = pipeline.plan(
+                options(**first, **shared | conditioning), RunObserver(progress=not args.quiet, title=options.title)
+            )
+            results.check_sizes(work.runs[0].request.result_sizes)
+            results.write(do_all(work.units()))
         else:
             for index in range(pictures):  # everything is checked before the first run
-                pipeline.prepare(options(**sources(args, index), **shared | _of_picture(conditioning, index)))
+                run = pipeline.prepare(options(**sources(args, index), **shared | _of_picture(conditioning, index)))
+                results.check_sizes(run.request.result_sizes)
             for index in range(pictures):
                 own = _of_picture(conditioning, index) | {"seed": _seed_of(args, index)}
                 output = pipeline(**sources(args, index), **shared | own, progress=not args.quiet)

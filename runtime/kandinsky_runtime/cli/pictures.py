@@ -18,7 +18,7 @@ from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.observers import add_up
-from kandinsky_runtime.pictures.saving import check_output_path, save_image
+from kandinsky_runtime.pictures.saving import check_output_path, check_output_size, save_image
 
 _READ = ("image_embeds", "negative_image_embeds", "replay_noise")
 _WRITTEN = ("record_noise",)
@@ -56,6 +56,15 @@ class Results:
         for path in self._paths:
             check_output_path(path)
         check_overwriting(self._args, self._paths, self._inputs)
+
+    def check_sizes(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Check before a run that its results, (width, height) each, fit the format of --out.
+
+        Raises:
+            InputError: the format has no room for a result.
+        """
+        for size in sizes:
+            check_output_size(self._args.out, size)
 
     def write(self, output: PipelineOutput) -> None:
         """Write the pictures of a run; the runs of a command come in their order.

@@ -30,6 +30,7 @@ _OUTPUT_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 _WITHOUT_PROFILE = ("BMP",)
 _WITHOUT_ALPHA = ("JPEG", "BMP")
 _WITH_QUALITY = ("JPEG", "WEBP")
+_LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # px, of libjpeg and of WebP's format
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,12 @@ def check_output_path(path: str | os.PathLike[str], quality: int | None = None) 
     writable_path("output", target)
 
 
+def check_output_size(path: str | os.PathLike[str], size: tuple[int, int]) -> None:
+    """Raise InputError if the format of the suffix of `path` cannot hold a picture of `size`, (width, height)."""
+    suffix = Path(path).suffix.lower()
+    _check_sides(_OUTPUT_FORMATS[suffix][0], size, f"output {Path(path)}")
+
+
 def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | None = None) -> None:
     """Write an RGB or RGBA image with its colour profile in the format of the suffix of `path`. The write is atomic.
 
@@ -58,15 +65,15 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | 
     and BMP have no transparency, and BMP has no profile.
 
     Raises:
-        InputError, UsageError: see `check_output_path`.
+        InputError, UsageError: see `check_output_path` and `check_output_size`.
         Kandinsky22Error: the file cannot be written.
     """
     check_output_path(path, quality)
     target = Path(path)
-    picture, file_format, options = _for_file(image, target.suffix.lower(), quality, f"output {target}")
+    content = _encoded(image, target.suffix.lower(), quality, f"output {target}")
     try:
-        write_whole(target, lambda stream: picture.save(stream, file_format, **options))
-    except (OSError, ValueError) as error:  # ValueError: a limit of the format, such as WebP's 16383 px
+        write_whole(target, content)
+    except OSError as error:
         raise Kandinsky22Error(f"output {target} cannot be written: {error}") from error
 
 
@@ -74,15 +81,31 @@ def encode_image(image: Image.Image, suffix: str, quality: int | None = None) ->
     """The bytes of the file that `save_image` writes for a path with this suffix.
 
     Raises:
-        Kandinsky22Error: the format cannot hold the picture.
+        InputError: the format cannot hold a picture of this size.
+        Kandinsky22Error: the picture cannot be encoded.
     """
-    picture, file_format, options = _for_file(image, suffix, quality, "the result")
+    return _encoded(image, suffix, quality, "the result")
+
+
+def _encoded(image: Image.Image, suffix: str, quality: int | None, name: str) -> bytes:
+    """The bytes of the file. Pillow's encoders write them to memory: to a full disk, some write a part unnoticed."""
+    picture, file_format, options = _for_file(image, suffix, quality, name)
+    _check_sides(file_format, picture.size, name)
     stream = io.BytesIO()
     try:
         picture.save(stream, file_format, **options)
     except (OSError, ValueError) as error:
-        raise Kandinsky22Error(f"the result cannot be written as {file_format}: {error}") from error
+        raise Kandinsky22Error(f"{name} cannot be written as {file_format}: {error}") from error
     return stream.getvalue()
+
+
+def _check_sides(file_format: str, size: tuple[int, int], name: str) -> None:
+    most = _LONGEST_SIDE.get(file_format)
+    if most is not None and max(size) > most:
+        raise InputError(
+            f"{name} cannot be written: the picture is {size[0]}x{size[1]} pixels, and a {file_format} file has at most"
+            f" {most} on each side; choose the suffix .png or .tif, or a smaller size"
+        )
 
 
 def _for_file(

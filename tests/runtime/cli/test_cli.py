@@ -346,6 +346,8 @@ def test_help_names_schedulers_and_engines() -> None:
             inpaint(max_pixels=5199),
             "image cat.png is 80x65 pixels; expected at most 5199 in all: scale it down first, or",
         ),
+        (inpaint(out="out.webp", height=64, width=16384), "output out.webp cannot be written: the picture is 16384x64"),
+        (inpaint(out="out.webp", expand="16384,0,0,0"), "the picture is 16464x65 pixels, and a WEBP file has at most"),
         (inpaint(height=10), "height is 10; expected a whole number of at least 64"),
         (inpaint(seed=-1), "seed is -1; expected a whole number from 0 to"),
         (inpaint(guidance_scale="nan"), "guidance_scale is nan; expected a finite number of at least 0"),
