@@ -28,6 +28,7 @@ from kandinsky_runtime.sampling.noise import NumpyNoise, RecordingNoise
 from tests.runtime import fake_bundle
 from tests.runtime.command_line import K22, Result, files
 from tests.runtime.fake_bundle import WIDTH, FakeEngine
+from tests.runtime.pipes import fed_pipe
 
 RNG = np.random.default_rng(22)
 PICTURE = RNG.integers(0, 256, (65, 80, 3), np.uint8)
@@ -221,6 +222,15 @@ def test_several_results(k22: K22) -> None:
     assert files() == before | set(names)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_arrays_from_pipes(k22: K22) -> None:
+    assert k22(*inpaint(record_noise="noise.npz", out="one.png")).status == 0
+    embeds = fed_pipe(Path("embeds"), Path("hat.npz").read_bytes())
+    noise = fed_pipe(Path("noise"), Path("noise.npz").read_bytes())
+    assert k22(*inpaint(image_embeds=embeds, replay_noise=noise, seed=None)).status == 0
+    np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.asarray(Image.open("one.png")))
+
+
 def test_drawn_seed_is_told(k22: K22) -> None:
     first = k22(*inpaint("--json", seed=None))
     seed = json.loads(first.out)["seeds"][0]
@@ -333,6 +343,8 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(record_noise="nowhere/n.npz"), "record_noise nowhere/n.npz: the folder nowhere does not exist; "),
         (inpaint(replay_noise="n.npz"), "--replay-noise takes the place of --seed and --noise; give one of them"),
         (inpaint(replay_noise="n.npz", seed=None), "noise recording n.npz: there is no such file"),
+        (inpaint(replay_noise="n" * 300, seed=None), "cannot be read as an .npz file ([Errno"),
+        (("bench", "bundle", "--json", "n" * 300), "cannot be written: File name too long; choose another path"),
         (inpaint(num_images=0), "--num-images is 0; expected a whole number from 1 to 1024"),
         (inpaint(num_images=10**9), "--num-images is 1000000000; expected a whole number from 1 to 1024"),
         # inputs

@@ -319,7 +319,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("path", ["nul\0.png", "x" * 5000])
     def test_an_impossible_path(self, path: str) -> None:
-        with pytest.raises(InputError, match=r"cannot be decoded|does not exist"):
+        with pytest.raises(InputError, match=r"cannot be decoded|File name too long"):
             read_image(path)
 
     def test_a_file_without_read_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
