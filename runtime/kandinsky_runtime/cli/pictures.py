@@ -40,6 +40,7 @@ class Results:
         self._args, self._inputs, self._start = args, (*inputs, *_READ), time.perf_counter()
         self._paths: list[Path] = []
         self._outputs: list[PipelineOutput] = []
+        self._left_out: list[str] = []
         check_output_path(args.out, args.quality)
         whole_number("--num-images", args.num_images_per_prompt, 1, MAX_RESULTS)
         if args.replay_noise and (args.seed is not None or args.noise):
@@ -74,7 +75,7 @@ class Results:
         """
         done = sum(len(earlier.seeds) for earlier in self._outputs)
         for path, picture in zip(self._paths[done:], output.images, strict=False):
-            save_image(picture, path, self._args.quality)
+            self._left_out += save_image(picture, path, self._args.quality)
         self._outputs.append(replace(output, images=None))
 
     def report(self, pipeline: DecoderPipeline) -> None:
@@ -88,7 +89,9 @@ class Results:
                 "seeds": seeds,
                 "engine": pipeline.selection.engine.name,
                 "precision": pipeline.selection.precision,
-                "notes": list(dict.fromkeys(note for output in self._outputs for note in output.notes)),
+                "notes": list(
+                    dict.fromkeys([*(note for output in self._outputs for note in output.notes), *self._left_out])
+                ),
                 "seconds": {part: round(value, 4) for part, value in seconds.items()},
             }
             inpainted = [output for output in self._outputs if isinstance(output, InpaintOutput)]

@@ -57,12 +57,15 @@ def check_output_size(path: str | os.PathLike[str], size: tuple[int, int]) -> No
     _check_sides(_OUTPUT_FORMATS[suffix][0], size, f"output {Path(path)}")
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | None = None) -> None:
+def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | None = None) -> list[str]:
     """Write an RGB or RGBA image with its colour profile in the format of the suffix of `path`. The write is atomic.
 
     The file has the image's entries of `metadata`. Every format except JPEG is lossless. With `quality`, 1 to 100,
     WebP is not, and JPEG has that quality instead of 95. What a format cannot hold is left out, with a warning: JPEG
     and BMP have no transparency, and BMP has no profile.
+
+    Returns:
+        The warnings, one sentence each.
 
     Raises:
         InputError, UsageError: see `check_output_path` and `check_output_size`.
@@ -70,11 +73,12 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], quality: int | 
     """
     check_output_path(path, quality)
     target = Path(path)
-    content = _encoded(image, target.suffix.lower(), quality, f"output {target}")
+    content, notes = _encoded(image, target.suffix.lower(), quality, f"output {target}")
     try:
         write_whole(target, content)
     except OSError as error:
         raise Kandinsky22Error(f"output {target} cannot be written: {error}") from error
+    return notes
 
 
 def encode_image(image: Image.Image, suffix: str, quality: int | None = None) -> bytes:
@@ -84,19 +88,24 @@ def encode_image(image: Image.Image, suffix: str, quality: int | None = None) ->
         InputError: the format cannot hold a picture of this size.
         Kandinsky22Error: the picture cannot be encoded.
     """
-    return _encoded(image, suffix, quality, "the result")
+    return _encoded(image, suffix, quality, "the result")[0]
 
 
-def _encoded(image: Image.Image, suffix: str, quality: int | None, name: str) -> bytes:
-    """The bytes of the file. Pillow's encoders write them to memory: to a full disk, some write a part unnoticed."""
-    picture, file_format, options = _for_file(image, suffix, quality, name)
+def _encoded(image: Image.Image, suffix: str, quality: int | None, name: str) -> tuple[bytes, list[str]]:
+    """The bytes of the file, and what was left out, which is also logged.
+
+    Pillow's encoders write to memory: to a full disk, some of them write a part and report nothing.
+    """
+    picture, file_format, options, notes = _for_file(image, suffix, quality, name)
+    for note in notes:
+        _log.warning(note)
     _check_sides(file_format, picture.size, name)
     stream = io.BytesIO()
     try:
         picture.save(stream, file_format, **options)
     except (OSError, ValueError) as error:
         raise Kandinsky22Error(f"{name} cannot be written as {file_format}: {error}") from error
-    return stream.getvalue()
+    return stream.getvalue(), notes
 
 
 def _check_sides(file_format: str, size: tuple[int, int], name: str) -> None:
@@ -110,18 +119,19 @@ def _check_sides(file_format: str, size: tuple[int, int], name: str) -> None:
 
 def _for_file(
     image: Image.Image, suffix: str, quality: int | None, name: str
-) -> tuple[Image.Image, str, dict[str, Any]]:
-    """The picture as a format can hold it, Pillow's name of the format, and its options."""
+) -> tuple[Image.Image, str, dict[str, Any], list[str]]:
+    """The picture as a format can hold it, Pillow's name of the format, its options, and what was left out."""
+    notes: list[str] = []
     file_format, options = _OUTPUT_FORMATS[suffix]
     options = options | file_options(image, file_format)
     if quality is not None:
         options = options | {"quality": quality, "lossless": False}
     profile = image.info.get("icc_profile")
     if profile and file_format in _WITHOUT_PROFILE:
-        _log.warning("%s: %s holds no colour profile; the picture's is left out", name, file_format)
+        notes.append(f"{name}: {file_format} holds no colour profile; the picture's is left out")
     elif profile:
         options = options | {"icc_profile": profile}
     if image.mode == "RGBA" and file_format in _WITHOUT_ALPHA:
-        _log.warning("%s: %s holds no transparency; the picture's is left out", name, file_format)
+        notes.append(f"{name}: {file_format} holds no transparency; the picture's is left out")
         image = image.convert("RGB")
-    return image, file_format, options
+    return image, file_format, options, notes
