@@ -48,7 +48,7 @@ def check_output_path(path: str | os.PathLike[str], quality: int | None = None) 
             raise UsageError(
                 f"output {target}: quality is for JPEG and WebP files; leave it out, or choose their suffix"
             )
-    writable_path("output", target)
+    writable_path("output", path)
 
 
 def check_output_size(path: str | os.PathLike[str], size: tuple[int, int]) -> None:

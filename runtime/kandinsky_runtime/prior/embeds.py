@@ -55,7 +55,7 @@ def check_embeds_path(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix != ".npz":
         raise InputError(f"output {target} has the suffix {target.suffix!r}; expected .npz")
-    writable_path("output", target)
+    writable_path("output", path)
 
 
 def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array) -> None:

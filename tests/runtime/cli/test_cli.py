@@ -268,6 +268,15 @@ def test_black_mask_is_told(k22: K22, fake_engine: type[FakeEngine], caplog: pyt
     np.testing.assert_array_equal(np.asarray(Image.open("out.png")), PICTURE)
 
 
+def test_a_file_of_a_linked_bundle_is_not_replaced(refused: Callable[..., str], folder: Path) -> None:
+    """As in the Hugging Face cache, where a bundle's files are links."""
+    Path("bundle/unet/graph.txt").rename("blob")
+    Path("bundle/unet/graph.png").symlink_to(folder / "blob")
+    Path("other").symlink_to("bundle")
+    for path in ("bundle/unet/graph.png", "other/unet/graph.png"):
+        assert "is in the folder of the bundle bundle" in refused(*inpaint(out=path))
+
+
 def test_an_existing_output_is_replaced(k22: K22) -> None:
     Path("out.png").write_text("old")
     assert k22(*inpaint()).status == 0
@@ -327,7 +336,19 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(out="out.gif"), "output out.gif has the suffix '.gif'; expected one of .png, .webp"),
         (inpaint(out="nowhere/out.png"), "output nowhere/out.png: the folder nowhere does not exist; create it first"),
         (inpaint(quality=80), "output out.png: quality is for JPEG and WebP files; leave it out, or choose their"),
-        (inpaint(out="bundle"), "output bundle has the suffix ''"),
+        (inpaint(out="bundle"), "--out bundle is in the folder of the bundle bundle, which holds the bundle's own"),
+        (inpaint(out="bundle/cat.png"), "--out bundle/cat.png is in the folder of the bundle bundle, which"),
+        (inpaint(out="./bundle/../bundle/unet/a.png"), "is in the folder of the bundle bundle, which"),
+        (inpaint(record_noise="bundle/n.npz"), "--record-noise bundle/n.npz is in the folder of the bundle bundle"),
+        (("embed", "bundle", "--prompt", "x", "--out", "bundle/e.npz"), "--out bundle/e.npz is in the folder of the"),
+        (("bench", "bundle", "--json", "bundle/manifest.json"), "--json bundle/manifest.json is in the folder of the"),
+        (("bench", "bundle", "--plot", "bundle/p.png"), "--plot bundle/p.png is in the folder of the bundle bundle"),
+        (("triton", "a=bundle", "--out", "bundle/models"), "--out bundle/models is in the folder of the bundle bundle"),
+        (inpaint(out="o.png/"), "argument --out: 'o.png/' does not end in the name of a file; add one, or remove the"),
+        (inpaint(out="o.png/."), "argument --out: 'o.png/.' does not end in the name of a file; add one, or"),
+        (inpaint(record_noise="n.npz/"), "argument --record-noise: 'n.npz/' does not end in the name of a file"),
+        (("embed", "bundle", "--prompt", "x", "--out", "e.npz/"), "argument --out: 'e.npz/' does not end in the name"),
+        (("bench", "bundle", "--json", "j.json/"), "argument --json: 'j.json/' does not end in the name of a file"),
         (inpaint(out="cat.png"), "--out cat.png would replace the file of --image; choose another path"),
         (inpaint(out="./bundle/../mask.png"), "would replace the file of --mask; choose another path"),
         (inpaint(image="cat-2.png", out="cat.png", num_images=2), "--out cat-2.png would replace the file of --image"),

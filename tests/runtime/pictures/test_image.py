@@ -531,6 +531,12 @@ class TestSave:
         with pytest.raises(InputError, match=r"expected one of \.png, .*\.tiff|is a directory; add a file name"):
             check_output_path(f"{tmp_path}/{name}")
 
+    def test_a_name_that_ends_in_a_slash_is_refused(self, tmp_path: Path) -> None:
+        for refuse in (check_output_path, lambda path: save_image(Image.fromarray(COLOURS), path)):
+            with pytest.raises(InputError, match=r"out\.png/ ends in a slash, as a folder does; remove it, or add a"):
+                refuse(f"{tmp_path}/out.png/")
+        assert names(tmp_path) == []
+
     def test_a_missing_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"the folder .*nowhere does not exist; create it first"):
             save_image(Image.fromarray(COLOURS), tmp_path / "nowhere" / "out.png")
