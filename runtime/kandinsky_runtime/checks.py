@@ -87,7 +87,7 @@ def writable_path(name: str, path: Any) -> None:
     """Check, before any work, that a file can be written at `path`.
 
     Raises:
-        InputError: it is no path, or a folder, or in a folder that does not exist or is not writable.
+        InputError: it is no path, or a folder or written as one, or in a folder that does not exist or is not writable.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"{name} is {path!r}; expected the path of a file to write")
@@ -97,6 +97,8 @@ def writable_path(name: str, path: Any) -> None:
             target.stat()  # in Python 3.14 and later `is_dir` passes over the OSError that is expected here
         if target.is_dir():
             raise InputError(f"{name} {target} is a directory; add a file name to it")
+        if str(path).endswith(("/", os.sep)):  # `Path` drops it
+            raise InputError(f"{name} {path} ends in a slash, as a folder does; remove it, or add a file name")
         if not target.parent.is_dir():
             raise InputError(f"{name} {target}: the folder {target.parent} does not exist; create it first")
     except OSError as error:  # the name is too long, or the folder is not accessible

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, stamps and hashes that show changes, and the cache folder."""
+"""Files that are written whole or not at all, pipes, stamps and hashes that show changes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import IO
+
+from kandinsky_runtime.errors import InputError
 
 _BLOCK = 1 << 20
 # A file changed twice within one tick of the file system's clock has the same times after the second change.
@@ -42,6 +45,40 @@ def write_whole(path: Path, content: str | bytes | Callable[[IO[bytes]], object]
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False if the system cannot say, because reading the path then gives the reason."""
+    try:
+        return path.is_dir()
+    except OSError:  # the name is too long, or a folder on the way is not accessible
+        return False
+
+
+def read_pipe(path: str | os.PathLike[str], name: str, most: int) -> bytes | None:
+    """The content of a pipe or a device, which gives it only once; None for a regular file or a folder.
+
+    Args:
+        path: the path.
+        name: its name in errors.
+        most: the most bytes to accept.
+
+    Raises:
+        InputError: the pipe gives more bytes.
+        OSError: the path cannot be found or read.
+    """
+    mode = Path(path).stat().st_mode
+    if S_ISREG(mode) or S_ISDIR(mode):
+        return None
+    content = bytearray()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            content += block
+            if len(content) > most:
+                raise InputError(
+                    f"{name} is a pipe or a device with more than {most:,} bytes; expected less: give a file instead"
+                )
+    return bytes(content)
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,7 +14,19 @@ from typing import IO, Any
 import pytest
 
 from kandinsky_runtime import files
-from kandinsky_runtime.files import cache_folder, file_sha256, fingerprint, is_settled, stamp, sync_folder, write_whole
+from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.files import (
+    cache_folder,
+    file_sha256,
+    fingerprint,
+    is_folder,
+    is_settled,
+    read_pipe,
+    stamp,
+    sync_folder,
+    write_whole,
+)
+from tests.runtime.pipes import fed_pipe
 
 
 @pytest.fixture
@@ -254,3 +266,32 @@ def test_a_user_without_a_home_has_no_cache_folder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert cache_folder() is None
+
+
+# -- folders and pipes --
+
+
+def test_a_folder_that_cannot_be_asked_for_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_folder(tmp_path)
+    assert not is_folder(tmp_path / "nowhere")
+    assert not is_folder(tmp_path / ("n" * 300))
+
+    def refuse(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert not is_folder(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipes_are_read_up_to_a_limit(tmp_path: Path, file: Path) -> None:
+    file.write_bytes(b"regular")
+    assert read_pipe(file, "image", 3) is None
+    assert read_pipe(tmp_path, "image", 3) is None
+    with pytest.raises(FileNotFoundError):
+        read_pipe(tmp_path / "nowhere", "image", 3)
+    with pytest.raises(
+        InputError, match="image pipe is a pipe or a device with more than 3 bytes; expected less: give a file"
+    ):
+        read_pipe(fed_pipe(tmp_path / "pipe", b"four"), "image pipe", 3)
+    assert read_pipe(fed_pipe(tmp_path / "other", b"four"), "image", 4) == b"four"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 
 from kandinsky_runtime.cli import bench, build, embed, generate, inpaint, inspect, schedule, serve, triton
+from kandinsky_runtime.cli.outputs import check_outside_bundle
 from kandinsky_runtime.cli_support import Parser, add_version, run
 
 _EPILOG = """\
@@ -40,4 +42,16 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (inpaint, generate, serve, triton, embed, bench, build, inspect, schedule):
         command.add_to(commands)
+    for each in commands.choices.values():
+        each.set_defaults(run=_checked(each.get_default("run")))
     return parser
+
+
+def _checked(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """A command that leaves the files of its bundle alone."""
+
+    def run_checked(args: argparse.Namespace) -> int:
+        check_outside_bundle(args)
+        return command(args)
+
+    return run_checked

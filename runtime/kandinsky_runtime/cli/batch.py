@@ -18,9 +18,12 @@ from kandinsky_runtime.cli.prompting import read_conditioning
 from kandinsky_runtime.decoder.generate import GeneratePipeline
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.errors import InputError, UsageError
+from kandinsky_runtime.files import is_folder
+from kandinsky_runtime.observers import RunObserver
+from kandinsky_runtime.pictures.opening import picture_suffixes
+from kandinsky_runtime.units import do_all
 
 _NEGATIVE = ("negative_prompt", "negative_image_embeds")
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 
 
 def run_pictures(
@@ -54,10 +57,15 @@ def run_pictures(
     with task.load(args.bundle, **load_arguments(args)) as pipeline:
         shared = declared_arguments(args, options) | noise_arguments(args)
         if pictures == 1:
-            results.write(pipeline(**first, **shared | conditioning, progress=not args.quiet))
+            work = pipeline.plan(
+                options(**first, **shared | conditioning), RunObserver(progress=not args.quiet, title=options.title)
+            )
+            results.check_sizes(work.runs[0].request.result_sizes)
+            results.write(do_all(work.units()))
         else:
             for index in range(pictures):  # everything is checked before the first run
-                pipeline.prepare(options(**sources(args, index), **shared | _own(args, conditioning, index)))
+                run = pipeline.prepare(options(**sources(args, index), **shared | _own(args, conditioning, index)))
+                results.check_sizes(run.request.result_sizes)
             for index in range(pictures):
                 own = _own(args, conditioning, index)
                 output = pipeline(**sources(args, index), **shared | own, progress=not args.quiet)
@@ -68,21 +76,32 @@ def run_pictures(
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:
-    """The paths of pictures, with each folder replaced by the pictures in it, by name.
+    """The paths of pictures, with each folder replaced by the pictures in it, by name; hidden files are none.
 
     Raises:
-        InputError: a folder has no pictures.
+        InputError: a folder has no pictures, or cannot be read.
     """
     files: list[Path] = []
+    suffixes = picture_suffixes() if any(map(is_folder, paths)) else frozenset()
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             files.append(path)
             continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
+        try:
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and _is_picture(file))
+        except OSError as error:
+            raise InputError(
+                f"folder {path} cannot be read: {error.strerror}; give this user the right to read it"
+            ) from error
         if not found:
-            raise InputError(f"folder {path} has no picture; expected files such as {', '.join(_SUFFIXES[:4])}")
+            raise InputError(f"folder {path} has no picture; expected files such as .png, .jpg, .jpeg, .webp")
         files += found
     return files
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether a file with a picture's suffix is one; "._cat.jpg" holds what macOS knows about cat.jpg."""
+    return not file.name.startswith(".") and file.is_file()
 
 
 def mask_files(masks: Sequence[Path], images: Sequence[Path]) -> list[Path]:
@@ -92,7 +111,7 @@ def mask_files(masks: Sequence[Path], images: Sequence[Path]) -> list[Path]:
         InputError: a picture has no mask in the folder, or there are several.
         UsageError: there is another number of masks than of pictures.
     """
-    if len(masks) == 1 and masks[0].is_dir():
+    if len(masks) == 1 and is_folder(masks[0]):
         return [_named(masks[0], image) for image in images]
     if len(masks) not in (1, len(images)):
         raise UsageError(f"got {len(masks)} masks for {len(images)} pictures; give one for all, or one for each")

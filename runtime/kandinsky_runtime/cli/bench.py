@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from kandinsky_runtime.cli.options import add_bundle, add_declared
-from kandinsky_runtime.cli_support import Parser, path_argument
+from kandinsky_runtime.cli.outputs import STDOUT, output_file
+from kandinsky_runtime.cli_support import Parser
 from kandinsky_runtime.decoder.load_options import ENGINES, LoadOptions
-
-_STDOUT = Path("-")
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -49,13 +47,13 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     output.add_argument(
         "--json",
         nargs="?",
-        type=path_argument,
-        const=_STDOUT,
+        type=output_file,
+        const=STDOUT,
         metavar="F",
         help="print all measurements as JSON on stdout; with F, write them to a file and print the table",
     )
     output.add_argument(
-        "--plot", type=path_argument, metavar="F", help="plot of the medians (.png, .svg, .pdf); needs matplotlib"
+        "--plot", type=output_file, metavar="F", help="plot of the medians (.png, .svg, .pdf); needs matplotlib"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
@@ -66,7 +64,7 @@ def _bench(args: argparse.Namespace) -> int:
     from kandinsky_runtime.bench import measure, report
     from kandinsky_runtime.bundle.bundle import Bundle
 
-    to_stdout = args.json == _STDOUT
+    to_stdout = args.json == STDOUT
     json_file = None if to_stdout else args.json
     report.check_paths(json_file, args.plot)
     plan = measure.BenchPlan(

@@ -13,7 +13,8 @@ from kandinsky_runtime.cli.options import (
     add_prompt_options,
     load_arguments,
 )
-from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
+from kandinsky_runtime.cli.outputs import output_file
+from kandinsky_runtime.cli_support import Parser, add_common_options
 from kandinsky_runtime.limits import MAX_RESULTS
 
 
@@ -31,7 +32,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_bundle(parser)
     add_prompt_options(parser, embeds=False)
     files = parser.add_argument_group("output")
-    files.add_argument("--out", type=path_argument, required=True, metavar="F.npz", help="the file of embeddings")
+    files.add_argument("--out", type=output_file, required=True, metavar="F.npz", help="the file of embeddings")
     add_noise_options(parser.add_argument_group("sampling"))
     add_engine_options(parser)
     add_common_options(parser)

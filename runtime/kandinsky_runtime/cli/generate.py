@@ -63,6 +63,10 @@ def _sources(args: argparse.Namespace, index: int) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
+    from kandinsky_runtime.cli.pipes import picture_source
     from kandinsky_runtime.pictures.image import read_picture
 
-    return {} if args.image is None else {"image": read_picture(args.image[index], max_pixels=args.max_pixels)}
+    if args.image is None:
+        return {}
+    source = picture_source(args, args.image[index], "image")
+    return {"image": read_picture(source, max_pixels=args.max_pixels)}

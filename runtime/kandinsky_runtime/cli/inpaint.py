@@ -96,13 +96,16 @@ def _sources(args: argparse.Namespace, index: int) -> dict[str, Any]:
     Raises:
         InputError: one of them cannot be read.
     """
+    from kandinsky_runtime.cli.pipes import picture_source
     from kandinsky_runtime.pictures.image import read_picture
     from kandinsky_runtime.pictures.mask import Mask, box_mask, understand_mask
 
-    picture = read_picture(args.image[index], max_pixels=args.max_pixels)
+    picture = read_picture(picture_source(args, args.image[index], "image"), max_pixels=args.max_pixels)
     mask = None
     if args.mask_box is not None:
         mask = Mask(box_mask(*picture.image.size, args.mask_box))
     elif args.mask is not None:
-        mask = understand_mask(args.mask[index], mode=args.mask_mode, max_pixels=args.max_pixels)
+        mask = understand_mask(
+            picture_source(args, args.mask[index], "mask"), mode=args.mask_mode, max_pixels=args.max_pixels
+        )
     return {"image": picture, "mask_image": mask}

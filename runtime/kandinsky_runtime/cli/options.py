@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from kandinsky_runtime.cli.outputs import output_file
 from kandinsky_runtime.cli_support import path_argument
 from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
@@ -141,7 +142,7 @@ def add_sampling_options(group: argparse._ArgumentGroup, options: type[DecoderOp
     add_group(group, options, "sampling")
     group.add_argument("--scheduler", metavar="NAME", help=f"{SCHEDULERS} (default: the checkpoint's)")
     add_noise_kind(group)
-    group.add_argument("--record-noise", type=path_argument, metavar="F", help="an .npz file that records all noise")
+    group.add_argument("--record-noise", type=output_file, metavar="F", help="an .npz file that records all noise")
     group.add_argument(
         "--replay-noise", type=path_argument, metavar="F", help="a file of --record-noise to take the noise from"
     )
@@ -173,7 +174,7 @@ def add_out(group: argparse._ArgumentGroup) -> None:
     """The file of the result."""
     group.add_argument(
         "--out",
-        type=path_argument,
+        type=output_file,
         required=True,
         metavar="F",
         help="result file; several get -1, -2, … before the suffix",

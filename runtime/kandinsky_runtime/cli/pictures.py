@@ -18,7 +18,7 @@ from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.observers import add_up
-from kandinsky_runtime.pictures.saving import check_output_path, save_image
+from kandinsky_runtime.pictures.saving import check_output_path, check_output_size, save_image
 
 _READ = ("image_embeds", "negative_image_embeds", "replay_noise")
 _WRITTEN = ("record_noise",)
@@ -40,6 +40,7 @@ class Results:
         self._args, self._inputs, self._start = args, (*inputs, *_READ), time.perf_counter()
         self._paths: list[Path] = []
         self._outputs: list[PipelineOutput] = []
+        self._left_out: list[str] = []
         check_output_path(args.out, args.quality)
         whole_number("--num-images", args.num_images_per_prompt, 1, MAX_RESULTS)
         if args.replay_noise and (args.seed is not None or args.noise):
@@ -57,6 +58,15 @@ class Results:
             check_output_path(path)
         check_overwriting(self._args, self._paths, self._inputs)
 
+    def check_sizes(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Check before a run that its results, (width, height) each, fit the format of --out.
+
+        Raises:
+            InputError: the format has no room for a result.
+        """
+        for size in sizes:
+            check_output_size(self._args.out, size)
+
     def write(self, output: PipelineOutput) -> None:
         """Write the pictures of a run and, without --json, report them; the runs of a command come in their order.
 
@@ -65,7 +75,7 @@ class Results:
         """
         done = sum(len(earlier.seeds) for earlier in self._outputs)
         for path, picture, seed in zip(self._paths[done:], output.images, output.seeds, strict=False):
-            save_image(picture, path, self._args.quality)
+            self._left_out += save_image(picture, path, self._args.quality)
             if not self._args.json:
                 sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
                 sys.stdout.flush()
@@ -82,7 +92,9 @@ class Results:
                 "seeds": seeds,
                 "engine": pipeline.selection.engine.name,
                 "precision": pipeline.selection.precision,
-                "notes": list(dict.fromkeys(note for output in self._outputs for note in output.notes)),
+                "notes": list(
+                    dict.fromkeys([*(note for output in self._outputs for note in output.notes), *self._left_out])
+                ),
                 "seconds": {part: round(value, 4) for part, value in seconds.items()},
             }
             inpainted = [output for output in self._outputs if isinstance(output, InpaintOutput)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from kandinsky_runtime.cli.pipes import picture_source
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.prior.prompts import Mix
 
@@ -38,11 +39,12 @@ def read_prompts(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """A pipeline's arguments for prompts, and how many they are.
 
     Raises:
+        InputError: a pipe gives more than a picture has.
         UsageError: there are none, or not a weight for each.
     """
     if args.prompts is None:
         raise UsageError("there is no prompt; give --prompt TEXT or --prompt-image F")
-    given: list[Any] = args.prompts
+    given: list[Any] = [part if isinstance(part, str) else picture_source(args, part, "image") for part in args.prompts]
     if args.mix is not None:
         if len(args.mix) != len(given):
             raise UsageError(f"--mix has {len(args.mix)} weights for {len(given)} prompts; give one for each")

@@ -46,6 +46,11 @@ class InpaintRequest(Request):
     reports: tuple[MaskReport, ...] = ()
 
     @property
+    def result_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes of the whole pictures; see `Request.result_sizes`."""
+        return tuple(dict.fromkeys(area.picture.size for area in self.areas.areas))
+
+    @property
     def keeps_everything(self) -> bool:
         """Whether no mask has anything to repaint."""
         return is_all_keep(self.masks)

@@ -68,6 +68,11 @@ class Request(ABC):
         return self.latent_shape[0]
 
     @property
+    def result_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The different sizes of the results, (width, height)."""
+        return ((self.width, self.height),)
+
+    @property
     def keeps_everything(self) -> bool:
         """Whether the results are the pictures as they came in."""
         return False

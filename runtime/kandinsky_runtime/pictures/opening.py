@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.files import read_pipe
 from kandinsky_runtime.limits import MAX_PIXELS
 from kandinsky_runtime.pictures.deep import DeepColours, sixteen_to_eight_bit
 from kandinsky_runtime.pictures.quiet import no_pixel_limit, silent_tiff, silent_warnings
@@ -40,8 +41,15 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# More than this is no picture: four channels of 16 bits without compression, and profiles, EXIF data and previews
+_BYTES_OF_A_PIXEL = 8
+_BYTES_OF_METADATA = 1 << 26
+
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+_WITH_A_PLUG_IN = frozenset({".heic", ".heif", ".avif"})
+_NO_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # recognised by Pillow alone, but not decoded
 
 _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "does not exist; give the path of a PNG, JPEG or WebP file"),
@@ -80,7 +88,7 @@ def open_picture(
     Pillow's warnings are silenced until the context ends.
 
     Args:
-        source: a path, the bytes of a file, or a Pillow image, whose current frame is used.
+        source: a path, the bytes of a file, or a Pillow image, whose current frame is used. A pipe is read once.
         what: the name in errors, "image" or "mask".
         max_pixels: the largest width x height.
         small_values: whether 16-bit pictures whose values all fit 0..1 or 0..255 are taken by that range.
@@ -95,6 +103,7 @@ def open_picture(
             if isinstance(source, Image.Image):
                 yield _opened(source, name, max_pixels, small_values, file=False)
             elif isinstance(source, (str, os.PathLike, bytes)):
+                source = piped_picture(source, name, max_pixels)
                 _prepare(_head(source), name, max_pixels, reading)
                 with _open(source) as file:
                     frames = getattr(file, "is_animated", False)
@@ -110,10 +119,33 @@ def open_picture(
         except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
             reasons = (reason for kind, reason in _READ_FAILURES if isinstance(error, kind))
             damage = str(error) or type(error).__name__
-            reason = next(
-                reasons, f"cannot be decoded ({damage}); it is damaged or incomplete: export or download it again"
-            )
+            reason = f"cannot be decoded ({damage}); it is damaged or incomplete: export or download it again"
+            if isinstance(error, OSError) and error.strerror:  # of the system, such as a name that is too long
+                reason = f"cannot be read: {error.strerror}; give the path of a PNG, JPEG or WebP file"
+            reason = next(reasons, reason)
             raise InputError(f"{name} {reason}") from error
+
+
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes, such as ".png", of every kind of picture that can be read here, or with a plug-in."""
+    Image.init()
+    kinds = Image.registered_extensions()
+    return _WITH_A_PLUG_IN | {suffix for suffix, kind in kinds.items() if kind in Image.OPEN.keys() - _NO_PIXELS}
+
+
+def piped_picture(
+    source: str | os.PathLike[str] | bytes, name: str, max_pixels: int = MAX_PIXELS
+) -> str | os.PathLike[str] | bytes:
+    """The content of a pipe, such as /dev/stdin, which gives it only once; every other source as it is.
+
+    Raises:
+        InputError: the pipe gives more bytes than a picture of `max_pixels` has.
+        OSError: the path cannot be found or read.
+    """
+    if isinstance(source, bytes):
+        return source
+    content = read_pipe(source, name, max_pixels * _BYTES_OF_A_PIXEL + _BYTES_OF_METADATA)
+    return source if content is None else content
 
 
 def describe_range(values: NDArray[Any]) -> str:

@@ -61,14 +61,23 @@ def _no_warnings() -> Iterator[None]:
 
 @contextmanager
 def _no_tiff_lines() -> Iterator[None]:
-    """Drop the lines that libtiff writes to the process's stderr; all other lines follow at the end."""
+    """Drop the lines that libtiff writes to the process's stderr; all other lines follow at the end.
+
+    Without stderr or a folder for temporary files, nothing is dropped.
+    """
     try:
         sys.stderr.flush()
         saved = os.dup(2)
     except (OSError, ValueError, AttributeError):  # the process has no stderr
         yield
         return
-    with tempfile.TemporaryFile() as kept:
+    with ExitStack() as held:
+        held.callback(os.close, saved)
+        try:
+            kept = held.enter_context(tempfile.TemporaryFile())
+        except OSError:  # no folder for temporary files is writable
+            yield
+            return
         os.dup2(kept.fileno(), 2)
         try:
             yield
@@ -79,7 +88,6 @@ def _no_tiff_lines() -> Iterator[None]:
             rest = b"".join(line for line in kept if not _TIFF_LINE.match(line))
             if rest:
                 os.write(saved, rest)
-            os.close(saved)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from PIL import Image
 
 from kandinsky_runtime.errors import BundleError, InputError
 from kandinsky_runtime.limits import MAX_PIXELS
-from kandinsky_runtime.pictures.image import read_image
+from kandinsky_runtime.pictures.image import read_picture, without_alpha
 from kandinsky_runtime.pictures.opening import PictureSource, open_picture
 
 Array = npt.NDArray[np.float32]
@@ -114,19 +114,28 @@ class ClipImageProcessor:
             tuple(settings["image_std"]),
         )
 
-    def __call__(self, pictures: Sequence[PictureSource]) -> Array:
+    def __call__(self, pictures: Sequence[PictureSource], notes: list[str] | None = None) -> Array:
         """Pictures of any sizes as float32 (B, 3, S, S).
 
         Args:
             pictures: one or more sources that `image.read_image` takes. Transparent pictures are put on white, as in
                 transformers.
+            notes: a list to which what had to be guessed is added, one sentence each; None logs it as warnings.
 
         Raises:
             InputError: there is no picture; or a picture cannot be read, or its sides differ too much.
         """
         if isinstance(pictures, (str, bytes)) or not isinstance(pictures, Sequence) or not pictures:
             raise InputError(f"pictures are {type(pictures).__name__}; expected a list of one or more")
-        pixels = np.stack([np.asarray(self._middle(_on_white(picture))) for picture in pictures])  # (B, S, S, 3)
+        guessed: list[str] = []
+        pixels = np.stack(
+            [np.asarray(self._middle(_on_white(picture, guessed))) for picture in pictures]
+        )  # (B, S, S, 3)
+        if notes is not None:
+            notes += guessed
+        else:
+            for note in guessed:
+                _log.warning(note)
         values = pixels.transpose(0, 3, 1, 2) * np.float64(self.rescale_factor)
         mean, std = (np.array(value, np.float32)[:, None, None] for value in (self.mean, self.std))
         return np.ascontiguousarray((values.astype(np.float32) - mean) / std)
@@ -145,13 +154,14 @@ class ClipImageProcessor:
         return scaled.crop((left, top, left + self.crop, top + self.crop))
 
 
-def _on_white(picture: PictureSource) -> Image.Image:
-    """A picture as upright 8-bit RGB, with transparent pixels on white."""
+def _on_white(picture: PictureSource, notes: list[str]) -> Image.Image:
+    """A picture as upright 8-bit RGB, with transparent pixels on white; what had to be guessed is added to `notes`."""
     if isinstance(picture, np.ndarray):
-        return read_image(picture)
+        read = read_picture(picture)
+        notes += read.notes
+        return without_alpha(read.image)
     with open_picture(picture, "image") as opened:
-        for note in opened.notes:
-            _log.warning(note)
+        notes += opened.notes
         if not opened.picture.has_transparency_data:
             return opened.picture.convert("RGB")
         coloured = opened.picture.convert("RGBA")

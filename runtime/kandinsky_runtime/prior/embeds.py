@@ -5,6 +5,7 @@ Legend: N positive embeddings · M negative embeddings · E embedding width
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import numpy.typing as npt
 from kandinsky_runtime.batch import finite_floats
 from kandinsky_runtime.checks import writable_path
 from kandinsky_runtime.errors import InputError, Kandinsky22Error
-from kandinsky_runtime.files import write_whole
+from kandinsky_runtime.files import read_pipe, write_whole
 
 Array = npt.NDArray[np.float32]
 
 POSITIVE = "image_embeds"
 NEGATIVE = "negative_image_embeds"
+
+_MOST_BYTES = 1 << 30  # of a pipe
 
 
 def read_embeds(
@@ -52,7 +55,7 @@ def check_embeds_path(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix != ".npz":
         raise InputError(f"output {target} has the suffix {target.suffix!r}; expected .npz")
-    writable_path("output", target)
+    writable_path("output", path)
 
 
 def write_embeds(path: str | os.PathLike[str], positive: Array, negative: Array) -> None:
@@ -102,13 +105,17 @@ def _array(arrays: dict[str, npt.NDArray[np.generic]], name: str, path: str | os
 def _load(path: str | os.PathLike[str], name_of_npy: str) -> dict[str, npt.NDArray[np.generic]]:
     """The arrays of a file by name. Arrays of an `.npz` that are not embeddings are replaced by empty ones."""
     try:
-        with Path(path).open("rb") as file:  # numpy leaves a file that it opened itself open after some errors
+        content = read_pipe(path, str(path), _MOST_BYTES)
+        # numpy leaves a file that it opened itself open after some errors
+        with Path(path).open("rb") if content is None else io.BytesIO(content) as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {name_of_npy: loaded}
             return {name: loaded[name] if name in (POSITIVE, NEGATIVE) else np.empty(0) for name in loaded.files}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; give an .npz or .npy file of embeddings") from error
+    except InputError:
+        raise
     except Exception as error:  # numpy and zipfile raise errors of any kind for damaged files
         raise InputError(
             f"{path} cannot be read as .npz or .npy embeddings ({error}); write them with numpy.savez(file,"

@@ -215,16 +215,19 @@ class PriorPipeline:
             texts.append("")
         used = list(dict.fromkeys(texts))
         tokens = self._text_encoder().tokens(used) if used else None
+        pixels, notes = self._pixels(pictures)
+        if tokens is not None:
+            notes += [*syntax_notes(texts), *truncation_notes(tokens)]
         return PromptPlan(
             prompts=tuple(prompts),
             negatives=tuple(negatives),
             tokens=tokens,
             rows={text: row for row, text in enumerate(used)},
-            pictures=self._pixels(pictures),
+            pictures=pixels,
             scheduler=scheduler,
             steps=steps,
             guidance_scale=scale,
-            notes=() if tokens is None else (*syntax_notes(texts), *truncation_notes(tokens)),
+            notes=tuple(notes),
         )
 
     def embed(
@@ -311,11 +314,13 @@ class PriorPipeline:
                 self._texts = Texts(self.graphs, self.entry)
             return self._texts
 
-    def _pixels(self, pictures: Sequence[Any]) -> tuple[Array, ...]:
+    def _pixels(self, pictures: Sequence[Any]) -> tuple[tuple[Array, ...], list[str]]:
+        """The image encoder's inputs of pictures, and what had to be guessed of them."""
+        notes: list[str] = []
         if not pictures:
-            return ()
+            return (), notes
         processor = ClipImageProcessor.from_config(self.entry.image_processor)
-        return tuple(processor([picture]) for picture in pictures)
+        return tuple(processor([picture], notes) for picture in pictures), notes
 
     def _add_pictures(self, plan: PromptPlan, prompts: Sequence[Prompt], positive: Array) -> None:
         """Add the weighted embeddings of the prompts' pictures; each different picture is encoded once."""

@@ -6,6 +6,7 @@ state.
 
 from __future__ import annotations
 
+import io
 import math
 import operator
 import os
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.errors import InputError, UsageError
-from kandinsky_runtime.files import write_whole
+from kandinsky_runtime.files import read_pipe, write_whole
 
 Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -30,6 +31,7 @@ SEEDED_KINDS = ("torch", "numpy")
 _BLOCK = 16
 _HALF = _BLOCK // 2
 _KEY = re.compile(r"draw_(\d{4,})")
+_MOST_BYTES = 1 << 32  # of a pipe
 _SAME_OPTIONS = "use the options of the recorded run"
 
 
@@ -282,13 +284,14 @@ def _box_muller(integers: npt.NDArray[np.uint32], work: Array, out: Array) -> No
 
 
 def _load(path: Path, name: str) -> list[Array]:
-    if not path.is_file():
-        raise InputError(f"{name}: there is no such file")
     try:
-        with path.open("rb") as file:
+        content = read_pipe(path, name, _MOST_BYTES)
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
             return _recorded(np.load(file, allow_pickle=False), name)
     except InputError:
         raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{name}: there is no such file") from error
     except Exception as error:  # a damaged file can fail anywhere in zipfile, zlib and numpy's reader
         raise InputError(f"{name}: cannot be read as an .npz file ({error})") from error
 

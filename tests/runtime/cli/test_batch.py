@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from kandinsky_runtime.cli.pictures import Results
 from tests.runtime.command_line import K22, files
 from tests.runtime.fake_bundle import FakeEngine
+from tests.runtime.pipes import fed_pipe
 
 RNG = np.random.default_rng(28)
 SIZES = {"a": (64, 80), "b": (96, 64), "c": (64, 64)}
@@ -92,6 +94,30 @@ def test_several_pictures_with_prompts_of_their_own(k22: K22) -> None:
     np.testing.assert_array_equal(pixels("out.png"), pixels("out-2.png"))
 
 
+def test_a_folder_has_every_kind_of_picture_and_no_hidden_file(k22: K22) -> None:
+    with Image.open("pictures/a.png") as picture:
+        for name in ("d.gif", "e.JFIF", "f.ppm"):
+            picture.save(f"pictures/{name}")
+    for name in ("._a.png", ".hidden.png"):
+        Path(f"pictures/{name}").write_text("what macOS knows about a picture")
+    done = k22(*inpaint("--image", "pictures", "--mask", "masks/a.png", "--prompt", "a hat", "--json"))
+    assert done.status == 0, done
+    assert len(json.loads(done.out)["images"]) == len(SIZES) + 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipes_are_read_once_for_all_runs(k22: K22) -> None:
+    """Also if a pipe is the picture and the prompt, or the mask of every picture."""
+    piped = fed_pipe(Path("picture"), Path("pictures/a.png").read_bytes())
+    mask = fed_pipe(Path("mask"), Path("masks/a.png").read_bytes())
+    flags = ("--image", "pictures/c.png", "--image", piped, "--mask", mask, "--prompt-image", piped, "--seed", 5)
+    done = k22(*inpaint(*flags))
+    assert done.status == 0, done
+    alone = ("--image", "pictures/a.png", "--mask", "masks/a.png", "--prompt-image", "pictures/a.png", "--seed", 6)
+    assert k22(*inpaint(*alone)).status == 0
+    np.testing.assert_array_equal(pixels("out.png"), pixels("out-2.png"))
+
+
 def test_generate_changes_every_picture(k22: K22) -> None:
     usual = (
         "--engine",
@@ -117,6 +143,9 @@ def test_generate_changes_every_picture(k22: K22) -> None:
     [
         (("--image", "pictures", "--mask", "masks/a.png", "--mask", "masks/b.png"), "got 2 masks for 3 pictures; give"),
         (("--image", "masks", "--mask", "empty"), "folder empty has no picture; expected files such as .png"),
+        (("--image", "n" * 300, "--mask", "masks/a.png"), "cannot be read: File name too long; give the path of a PNG"),
+        (("--image", "pictures/a.png", "--mask", "n" * 300), "cannot be read: File name too long; give the path of a"),
+        (("--image", "pictures/a.png", "--mask", "masks/a.png", "--record-noise", "n" * 300), "name too long; choose"),
         (
             ("--image", "pictures", "--mask", "lonely"),
             "folder lonely has 0 masks for pictures/b.png; expected one file",
@@ -159,3 +188,29 @@ def test_what_is_refused(refused: Callable[..., str], flags: tuple[object, ...],
     before = files()
     assert text in refused(*inpaint("--prompt", "a hat", *flags))
     assert files() == before
+
+
+def test_a_folder_without_permission_is_refused(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    line = refused(*inpaint("--prompt", "a hat", "--image", "pictures", "--mask", "masks"))
+    assert line == "folder pictures cannot be read: Permission denied; give this user the right to read it"
+    for denied in ("--image", "--mask"):
+        monkeypatch.setattr(Path, "stat", _denied(Path.stat, denied))
+        given = {"--image": "pictures/a.png", "--mask": "masks/a.png"} | {denied: f"closed/{denied}"}
+        flags = [item for pair in given.items() for item in pair]
+        line = refused(*inpaint("--prompt", "a hat", *flags))
+        assert line.startswith(f"{denied.strip('-')} closed/{denied} cannot be read without permission; give this user")
+
+
+def _denied(stat: Callable[..., os.stat_result], name: str) -> Callable[..., os.stat_result]:
+    """A `stat` to which the user has no permission if the path ends in `name`."""
+
+    def denied(path: Path, **options: bool) -> os.stat_result:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    return denied

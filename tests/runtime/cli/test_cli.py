@@ -28,6 +28,7 @@ from kandinsky_runtime.sampling.noise import NumpyNoise, RecordingNoise
 from tests.runtime import fake_bundle
 from tests.runtime.command_line import K22, Result, files
 from tests.runtime.fake_bundle import WIDTH, FakeEngine
+from tests.runtime.pipes import fed_pipe
 
 RNG = np.random.default_rng(22)
 PICTURE = RNG.integers(0, 256, (65, 80, 3), np.uint8)
@@ -221,6 +222,15 @@ def test_several_results(k22: K22) -> None:
     assert files() == before | set(names)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_arrays_from_pipes(k22: K22) -> None:
+    assert k22(*inpaint(record_noise="noise.npz", out="one.png")).status == 0
+    embeds = fed_pipe(Path("embeds"), Path("hat.npz").read_bytes())
+    noise = fed_pipe(Path("noise"), Path("noise.npz").read_bytes())
+    assert k22(*inpaint(image_embeds=embeds, replay_noise=noise, seed=None)).status == 0
+    np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.asarray(Image.open("one.png")))
+
+
 def test_drawn_seed_is_told(k22: K22) -> None:
     first = k22(*inpaint("--json", seed=None))
     seed = json.loads(first.out)["seeds"][0]
@@ -256,6 +266,15 @@ def test_black_mask_is_told(k22: K22, fake_engine: type[FakeEngine], caplog: pyt
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [note]
     assert not fake_engine.runs
     np.testing.assert_array_equal(np.asarray(Image.open("out.png")), PICTURE)
+
+
+def test_a_file_of_a_linked_bundle_is_not_replaced(refused: Callable[..., str], folder: Path) -> None:
+    """As in the Hugging Face cache, where a bundle's files are links."""
+    Path("bundle/unet/graph.txt").rename("blob")
+    Path("bundle/unet/graph.png").symlink_to(folder / "blob")
+    Path("other").symlink_to("bundle")
+    for path in ("bundle/unet/graph.png", "other/unet/graph.png"):
+        assert "is in the folder of the bundle bundle" in refused(*inpaint(out=path))
 
 
 def test_an_existing_output_is_replaced(k22: K22) -> None:
@@ -317,7 +336,19 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(out="out.gif"), "output out.gif has the suffix '.gif'; expected one of .png, .webp"),
         (inpaint(out="nowhere/out.png"), "output nowhere/out.png: the folder nowhere does not exist; create it first"),
         (inpaint(quality=80), "output out.png: quality is for JPEG and WebP files; leave it out, or choose their"),
-        (inpaint(out="bundle"), "output bundle has the suffix ''"),
+        (inpaint(out="bundle"), "--out bundle is in the folder of the bundle bundle, which holds the bundle's own"),
+        (inpaint(out="bundle/cat.png"), "--out bundle/cat.png is in the folder of the bundle bundle, which"),
+        (inpaint(out="./bundle/../bundle/unet/a.png"), "is in the folder of the bundle bundle, which"),
+        (inpaint(record_noise="bundle/n.npz"), "--record-noise bundle/n.npz is in the folder of the bundle bundle"),
+        (("embed", "bundle", "--prompt", "x", "--out", "bundle/e.npz"), "--out bundle/e.npz is in the folder of the"),
+        (("bench", "bundle", "--json", "bundle/manifest.json"), "--json bundle/manifest.json is in the folder of the"),
+        (("bench", "bundle", "--plot", "bundle/p.png"), "--plot bundle/p.png is in the folder of the bundle bundle"),
+        (("triton", "a=bundle", "--out", "bundle/models"), "--out bundle/models is in the folder of the bundle bundle"),
+        (inpaint(out="o.png/"), "argument --out: 'o.png/' does not end in the name of a file; add one, or remove the"),
+        (inpaint(out="o.png/."), "argument --out: 'o.png/.' does not end in the name of a file; add one, or"),
+        (inpaint(record_noise="n.npz/"), "argument --record-noise: 'n.npz/' does not end in the name of a file"),
+        (("embed", "bundle", "--prompt", "x", "--out", "e.npz/"), "argument --out: 'e.npz/' does not end in the name"),
+        (("bench", "bundle", "--json", "j.json/"), "argument --json: 'j.json/' does not end in the name of a file"),
         (inpaint(out="cat.png"), "--out cat.png would replace the file of --image; choose another path"),
         (inpaint(out="./bundle/../mask.png"), "would replace the file of --mask; choose another path"),
         (inpaint(image="cat-2.png", out="cat.png", num_images=2), "--out cat-2.png would replace the file of --image"),
@@ -333,6 +364,8 @@ def test_help_names_schedulers_and_engines() -> None:
         (inpaint(record_noise="nowhere/n.npz"), "record_noise nowhere/n.npz: the folder nowhere does not exist; "),
         (inpaint(replay_noise="n.npz"), "--replay-noise takes the place of --seed and --noise; give one of them"),
         (inpaint(replay_noise="n.npz", seed=None), "noise recording n.npz: there is no such file"),
+        (inpaint(replay_noise="n" * 300, seed=None), "cannot be read as an .npz file ([Errno"),
+        (("bench", "bundle", "--json", "n" * 300), "cannot be written: File name too long; choose another path"),
         (inpaint(num_images=0), "--num-images is 0; expected a whole number from 1 to 1024"),
         (inpaint(num_images=10**9), "--num-images is 1000000000; expected a whole number from 1 to 1024"),
         # inputs
@@ -346,6 +379,8 @@ def test_help_names_schedulers_and_engines() -> None:
             inpaint(max_pixels=5199),
             "image cat.png is 80x65 pixels; expected at most 5199 in all: scale it down first, or",
         ),
+        (inpaint(out="out.webp", height=64, width=16384), "output out.webp cannot be written: the picture is 16384x64"),
+        (inpaint(out="out.webp", expand="16384,0,0,0"), "the picture is 16464x65 pixels, and a WEBP file has at most"),
         (inpaint(height=10), "height is 10; expected a whole number of at least 64"),
         (inpaint(seed=-1), "seed is -1; expected a whole number from 0 to"),
         (inpaint(guidance_scale="nan"), "guidance_scale is nan; expected a finite number of at least 0"),

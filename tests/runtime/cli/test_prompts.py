@@ -100,6 +100,27 @@ def test_options_reach_the_pipeline(k22: K22, name: str) -> None:
     np.testing.assert_array_equal(picture(), np.asarray(expected.images[0]))
 
 
+@pytest.mark.parametrize("name", ["embed", "inpaint"])
+def test_notes_on_picture_prompts_are_reported(
+    k22: K22, prior_bundle: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(HAT).save("anim.gif", save_all=True, append_images=[Image.fromarray(255 - HAT)])
+    done = k22(*command(name, "--json", prompt=None, prompt_image="anim.gif", prior_num_inference_steps=None))
+    note = "image anim.gif holds several frames: the first one is used"
+    assert note in json.loads(done.out)["notes"], done
+    assert [record.message for record in caplog.records] == [note], "it is logged once"
+    with PriorPipeline.load(prior_bundle, engine="fake") as pipeline:
+        assert pipeline(Path("anim.gif")).notes == (note,)
+
+
+def test_what_a_format_cannot_hold_is_reported(k22: K22) -> None:
+    Image.fromarray(np.dstack([PICTURE, np.full((64, 80), 9, np.uint8)])).save("cat.png")
+    done = k22(*command("inpaint", "--json", out="out.jpg", num_images=2))
+    notes = json.loads(done.out)["notes"]
+    for number in (1, 2):
+        assert f"output out-{number}.jpg: JPEG holds no transparency; the picture's is left out" in notes
+
+
 def test_image_to_image(k22: K22) -> None:
     done = k22(*command("generate", image="cat.png", strength=0.6, num_inference_steps=5, height=None, width=None))
     assert done.status == 0, done.err

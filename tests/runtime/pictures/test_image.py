@@ -10,7 +10,7 @@ import re
 import threading
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from kandinsky_runtime.pictures.image import (
     to_model,
     to_pil,
 )
-from kandinsky_runtime.pictures.saving import check_output_path, save_image
+from kandinsky_runtime.pictures.saving import check_output_path, check_output_size, save_image
 from tests.tolerances import FIRST_FRAME, JPEG, JPEG_QUARTERS
 
 RNG = np.random.default_rng(22)
@@ -319,7 +319,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("path", ["nul\0.png", "x" * 5000])
     def test_an_impossible_path(self, path: str) -> None:
-        with pytest.raises(InputError, match=r"cannot be decoded|does not exist"):
+        with pytest.raises(InputError, match=r"cannot be decoded|File name too long"):
             read_image(path)
 
     def test_a_file_without_read_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,6 +531,12 @@ class TestSave:
         with pytest.raises(InputError, match=r"expected one of \.png, .*\.tiff|is a directory; add a file name"):
             check_output_path(f"{tmp_path}/{name}")
 
+    def test_a_name_that_ends_in_a_slash_is_refused(self, tmp_path: Path) -> None:
+        for refuse in (check_output_path, lambda path: save_image(Image.fromarray(COLOURS), path)):
+            with pytest.raises(InputError, match=r"out\.png/ ends in a slash, as a folder does; remove it, or add a"):
+                refuse(f"{tmp_path}/out.png/")
+        assert names(tmp_path) == []
+
     def test_a_missing_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"the folder .*nowhere does not exist; create it first"):
             save_image(Image.fromarray(COLOURS), tmp_path / "nowhere" / "out.png")
@@ -546,22 +552,35 @@ class TestSave:
         with pytest.raises(InputError, match=r"cannot be written: .*name too long; choose another path"):
             check_output_path(tmp_path / ("n" * 300 + ".png"))
 
-    def test_a_failure_leaves_only_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "out.png"
+    @pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "bmp", "tif"])
+    def test_no_room_for_the_whole_file_leaves_only_the_old_one(self, tmp_path: Path, suffix: str) -> None:
+        """The limit on a file's size acts as a full disk does: the last write is short, the next one fails."""
+        resource = pytest.importorskip("resource")
+        path = tmp_path / f"out.{suffix}"
         path.write_text("old")
-
-        def run_out_of_space(self: Image.Image, target: IO[bytes], *_: object, **__: object) -> None:
-            target.write(b"half")
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Image.Image, "save", run_out_of_space)
-        with pytest.raises(Kandinsky22Error, match=r"out\.png cannot be written: .*No space left") as caught:
-            save_image(Image.fromarray(COLOURS), path)
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+        try:
+            with pytest.raises(Kandinsky22Error, match=rf"out\.{suffix} cannot be written: .*File too large") as caught:
+                save_image(picture, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert caught.value.exit_status == 1
         assert path.read_text() == "old"
-        assert names(tmp_path) == ["out.png"]
+        assert names(tmp_path) == [f"out.{suffix}"]
 
-    def test_more_pixels_than_the_format_allows_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(Kandinsky22Error, match="cannot be written"):
-            save_image(Image.new("RGB", (16384, 1)), tmp_path / "out.webp")
+    @pytest.mark.parametrize(("suffix", "most"), [("webp", 16383), ("jpg", 65500), ("jpeg", 65500)])
+    def test_more_pixels_than_the_format_allows_are_refused(self, tmp_path: Path, suffix: str, most: int) -> None:
+        path = tmp_path / f"out.{suffix}"
+        save_image(Image.new("RGB", (1, most)), path)
+        path.unlink()
+        for size in ((most + 1, 1), (1, most + 1)):
+            for refused in (
+                lambda size=size: save_image(Image.new("RGB", size), path),
+                lambda size=size: check_output_size(path, size),
+            ):
+                with pytest.raises(InputError, match=rf"out\.{suffix} .* is {size[0]}x{size[1]} .* at most {most} on"):
+                    refused()
         assert names(tmp_path) == []
+        check_output_size(tmp_path / "out.png", (most + 1, 1))

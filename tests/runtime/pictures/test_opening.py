@@ -7,6 +7,7 @@ import logging
 import os
 import struct
 import sys
+import tempfile
 import threading
 import types
 import zlib
@@ -21,6 +22,8 @@ from kandinsky_runtime.errors import InputError
 from kandinsky_runtime.pictures import quiet
 from kandinsky_runtime.pictures.image import read_image, read_picture
 from kandinsky_runtime.pictures.mask import fit_mask, understand_mask
+from kandinsky_runtime.pictures.opening import picture_suffixes
+from tests.runtime.pipes import fed_pipe
 
 RNG = np.random.default_rng(18)
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # PNG's colour types
@@ -220,6 +223,61 @@ def _refused(data: bytes) -> None:
         read_image(data)
     except InputError:
         return
+
+
+def test_a_tiff_is_read_without_a_folder_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    ramp = np.arange(33 * 70 * 3).reshape(33, 70, 3).astype(np.uint16) * 9
+    os.close(before := os.dup(2))
+    for _ in range(3):
+        np.testing.assert_array_equal(read_image(deep_tiff(ramp, "<")), rounded(ramp))
+    os.write(2, b"stderr is still there\n")
+    assert capfd.readouterr().err == "stderr is still there\n"
+    os.close(after := os.dup(2))
+    assert before == after, "a file descriptor was left open"
+
+
+# -- pipes and names --
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize(
+    "data", [deep_png(RNG.integers(0, 65536, (9, 11, 3)).astype(np.uint16), 2), b"no picture", b""]
+)
+def test_a_pipe_is_read_once(data: bytes, tmp_path: Path) -> None:
+    for number, read in enumerate((read_picture, understand_mask)):
+        pipe = fed_pipe(tmp_path / f"pipe-{number}", data)
+        if not data.startswith(b"\x89PNG"):
+            with pytest.raises(InputError, match=r"pipe-. is not a picture that Pillow knows"):
+                read(pipe)
+            continue
+        assert np.array_equal(read(pipe).image, read(data).image)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_without_end_is_refused(tmp_path: Path) -> None:
+    pipe = fed_pipe(tmp_path / "pipe", bytes((1 << 26) + 90))
+    with pytest.raises(
+        InputError, match="pipe is a pipe or a device with more than 67,108,944 bytes; expected less: give a file"
+    ):
+        read_image(pipe, max_pixels=10)
+
+
+def test_an_impossible_name_is_no_damaged_picture(tmp_path: Path) -> None:
+    for read in (read_picture, understand_mask):
+        with pytest.raises(InputError, match=r"n cannot be read: File name too long; give the path of a PNG"):
+            read(tmp_path / ("n" * 300))
+
+
+def test_suffixes_are_those_of_what_can_be_read(tmp_path: Path) -> None:
+    suffixes = picture_suffixes()
+    assert {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".avif"} <= suffixes
+    assert not {".pdf", ".eps", ".mpg", ".h5", ".txt", ".npz", ""} & suffixes
 
 
 # -- very large pictures --
