@@ -21,7 +21,7 @@ from tests.tolerances import TRAJECTORY
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "drawn_cats.npz"
 ENGINES = ("onnxruntime", "openvino", "paddle")
-# In dB, of the latents of a step; measured were 90 and more in fp16, 59 and more in bf16.
+# In dB, of the latents of a step; benchmarks/RESULTS.md has what was measured.
 FP16_PSNR, BF16_PSNR = 70, 50
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")

@@ -17,7 +17,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         help="export a checkpoint to a bundle",
         description="Trace UNet and MoVQ, and with --prior the encoders and the prior, to Paddle static graphs and"
         " ONNX, with batch, height, width and text length dynamic. The bundle appears whole or not at all.",
-        epilog="examples:\n  k22-export bundle my-checkpoint --out bundle\n"
+        epilog="examples:\n  k22-export bundle drawn-cats/decoder-inpaint --prior drawn-cats/prior --out cats\n"
+        "  k22-export bundle my-checkpoint --out bundle\n"
         "  k22-export bundle kandinsky-community/kandinsky-2-2-decoder-inpaint --variants onnx-fp32 --out bundle\n"
         "  k22-export bundle my-checkpoint --prior kandinsky-community/kandinsky-2-2-prior --without image_encoder"
         " --out bundle",

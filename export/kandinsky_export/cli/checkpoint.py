@@ -17,14 +17,15 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Write a checkpoint with the published names, shapes and dtypes and random weights, which"
         " depend on the seed and the tensor's name only. The file image_embeds.npz has image embeddings for it.",
         epilog="examples:\n  k22-export checkpoint --size tiny --seed 0 --format diffusers --out tiny\n"
-        "  k22-export checkpoint --prior --format diffusers --out tiny-prior",
+        "  k22-export checkpoint --prior --format diffusers --out tiny-prior\n"
+        "  k22-export bundle drawn-cats/decoder-inpaint --prior drawn-cats/prior --out cats",
     )
     parser.add_argument(
         "--size",
         choices=("tiny", "full"),
         default="tiny",
-        help="tiny: 16 MB; full: 5.3 GB, or 14.3 GB with --prior (default: tiny); a small trained one comes with the"
-        " package: give k22-export bundle the name drawn-cats/decoder-inpaint",
+        help="tiny: 16 MB; full: 5.3 GB, or 14.3 GB with --prior (default: tiny). Small trained ones come with the package:"
+        " see the last example",
     )
     parser.add_argument(
         "--decoder",

@@ -36,7 +36,11 @@ def add_source(parser: Parser) -> None:
 
 def add_prior(parser: Parser) -> None:
     """Add the prior of CHECKPOINT."""
-    parser.add_argument("--prior", metavar="PRIOR", help="the prior that goes with CHECKPOINT: a folder or a hub name")
+    parser.add_argument(
+        "--prior",
+        metavar="PRIOR",
+        help="the prior that goes with CHECKPOINT: a folder, a hub name, or drawn-cats/prior",
+    )
     parser.add_argument(
         "--prior-revision", metavar="REVISION", help="branch, tag or commit of PRIOR (Hugging Face only; default: main)"
     )
@@ -113,14 +117,14 @@ def _fetched(
     args: argparse.Namespace, name: str, revision: str | None, variant: str | None, **options: Any
 ) -> tuple[Path, str]:
     """The folder of a checkpoint, fetched with `options` if `name` is a hub name, and its name."""
-    if not _is_hub_name(name):
-        return Path(name), Path(name).resolve().name
     from kandinsky_export.hub.shipped import shipped_checkpoint
 
-    if (shipped := shipped_checkpoint(name)) is not None:
+    if not Path(name).exists() and (shipped := shipped_checkpoint(name)) is not None:
         if args.hub or revision:
             raise UsageError(f"{name} comes with this package: leave out --hub and revisions")
         return shipped, name
+    if not _is_hub_name(name):
+        return Path(name), Path(name).resolve().name
     import kandinsky_export.vendors  # noqa: F401 (a missing one is reported before gigabytes are fetched)
     from kandinsky_export.hub import fetch_checkpoint
 

@@ -22,8 +22,16 @@ def test_they_are_there(name: str) -> None:
 
 
 def test_other_names_are_not_theirs() -> None:
-    assert shipped_checkpoint("drawn-cats/other") is None
-    assert shipped_checkpoint("drawn-cats") is None
+    assert shipped_checkpoint("owner/drawn-cats") is None
+    assert shipped_checkpoint("drawn") is None
+
+
+@pytest.mark.parametrize("name", ["drawn-cats", "drawn-cats/other", "Drawn_Cats/prior", "drawn-cats/prior/"])
+def test_names_that_are_nearly_theirs_are_asked_of_no_hub(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["bundle", name, "--out", str(tmp_path / "bundle")]) == 2
+    assert f"there is no checkpoint {name}; with this package come {DECODER} and {PRIOR}" in capsys.readouterr().err
 
 
 def test_options_of_hubs_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
