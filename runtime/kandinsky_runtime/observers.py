@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.errors import Cancelled, UsageError
+from kandinsky_runtime.progress import ProgressBar
 
 Array = npt.NDArray[np.float32]
 # (pipeline, step, timestep, {"latents": …}) → None, or {"latents": …} to go on with
@@ -73,9 +73,9 @@ class RunObserver:
             raise UsageError(f"cancel is {self.cancel!r}; expected a threading.Event")
         flag("progress", self.progress)
 
-    def bar(self, steps: int) -> tqdm:
+    def bar(self, steps: int) -> ProgressBar:
         """A progress bar of so many steps; hidden without `progress`."""
-        return tqdm(total=steps, desc=self.title, unit="step", disable=not self.progress)
+        return ProgressBar(total=steps, desc=self.title, unit="step", disable=not self.progress)
 
     def check_cancelled(self, step: int, steps: int) -> None:
         """Raise Cancelled if the event was set before step `step`, from 0, of `steps`."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kandinsky_runtime.cli import _parser
-from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.cli_support import Parser, print_done, print_output
+from kandinsky_runtime.errors import Kandinsky22Error
+from kandinsky_runtime.serving.announcement import announce
 
 SOUND = ["inpaint", "bundle", "--image", "cat.png", "--out", "out.png"]
 MASK = ["--mask", "mask.png"]
@@ -54,3 +58,14 @@ def test_the_process_arguments_are_the_default(monkeypatch: pytest.MonkeyPatch) 
     parser.add_argument("--box")
     monkeypatch.setattr("sys.argv", ["p", "--box", "-1,2"])
     assert parser.parse_args().box == "-1,2"
+
+
+def test_a_report_does_not_need_a_stdout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read_only = tmp_path / "read-only"
+    read_only.touch()
+    with os.fdopen(os.open(read_only, os.O_RDONLY), "w") as stdout:  # as closed: it refuses to be written to
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(Kandinsky22Error, match="the output cannot be written to stdout: it is closed; send it to"):
+            print_output("the result")
+        print_done("wrote out.png")
+        announce(["kandinsky"], "::1", 8000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kandinsky_export.cli.options import add_out, write_report
+from kandinsky_export.cli.options import add_out, report_files
 from kandinsky_runtime.cli_support import Parser, add_common_options
 from kandinsky_runtime.errors import UsageError
 
@@ -73,7 +73,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    write_report(args, {"checkpoint": str(args.out), "image_embeds": str(args.out / EMBEDS)}, f"wrote {args.out}")
+    report_files(args, {"checkpoint": str(args.out), "image_embeds": str(args.out / EMBEDS)}, f"wrote {args.out}")
     return 0
 
 
@@ -89,5 +89,5 @@ def _prior_checkpoint(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    write_report(args, {"prior": str(args.out)}, f"wrote {args.out}")
+    report_files(args, {"prior": str(args.out)}, f"wrote {args.out}")
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.cli_support import print_done, print_output
 from kandinsky_runtime.decoder.output import InpaintOutput, PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.errors import UsageError
@@ -85,10 +85,10 @@ class Results:
             inpainted = [output for output in self._outputs if isinstance(output, InpaintOutput)]
             if inpainted:
                 result["masks"] = [asdict(report) for output in inpainted for report in output.masks]
-            sys.stdout.write(json.dumps(result, indent=1) + "\n")
+            print_output(json.dumps(result, indent=1))
             return
         for path, seed in zip(self._paths, seeds, strict=True):
-            sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
+            print_done(f"wrote {path}" + (f" (seed {seed})" if seed is not None else ""))
 
 
 def check_overwriting(args: argparse.Namespace, written: Iterable[Path], inputs: Iterable[str]) -> None:
