@@ -29,7 +29,7 @@ from kandinsky_runtime.decoder.tiles import Tiling
 from kandinsky_runtime.decoder.trajectory import Step, Trajectory
 from kandinsky_runtime.decoder.unet import UNet
 from kandinsky_runtime.engines.graphs import Graphs
-from kandinsky_runtime.errors import Kandinsky22Error
+from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.observers import Clock, RunObserver
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from kandinsky_runtime.prior.plan import PromptPlan
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """One run of the decoder; `DecoderPipeline.prepare` makes it.
+    """One run of the decoder; `DecoderPipeline.prepare` makes it. It runs once: its noise is used up then.
 
     Attributes:
         graphs: the bundle's graphs on their engine.
@@ -74,6 +74,7 @@ class Run:
     observer: RunObserver
     pipeline: object = None
     clock: Clock = field(default_factory=Clock)
+    _begun: bool = field(default=False, init=False, repr=False)
     _unet: UNet | None = field(default=None, init=False, repr=False)
 
     @property
@@ -100,7 +101,11 @@ class Run:
         `finish`.
 
         A `StepUnit` may be answered with the UNet's output, if the caller computed it with those of other runs.
+
+        Raises:
+            UsageError: the run was begun before.
         """
+        self._begin_once()
         for note in self._warnings:
             _log.warning(note)
         for note in self.request.understood:
@@ -124,8 +129,15 @@ class Run:
         Raises:
             EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
             Cancelled: during the prior's steps.
+            UsageError: the run was begun before.
         """
+        self._begin_once()
         return do_all(self._begin())
+
+    def _begin_once(self) -> None:
+        if self._begun:  # the noise sources go on where they are: the same seeds would give another picture
+            raise UsageError("this run was begun before, and its noise is used up; prepare or plan another one")
+        self._begun = True
 
     def _begin(self) -> Units[Trajectory]:
         if self.plan is not None:
