@@ -34,7 +34,7 @@ from kandinsky_runtime.observers import Clock, RunObserver
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from kandinsky_runtime.prior.plan import PromptPlan
 from kandinsky_runtime.sampling import guidance
-from kandinsky_runtime.sampling.noise import RunNoise
+from kandinsky_runtime.sampling.noise import ReplayNoise, RunNoise
 from kandinsky_runtime.sampling.schedulers import Sampler
 from kandinsky_runtime.units import Unit, Units, do_all
 
@@ -74,13 +74,14 @@ class Run:
     observer: RunObserver
     pipeline: object = None
     clock: Clock = field(default_factory=Clock)
+    _late_notes: list[str] = field(default_factory=list, init=False, repr=False)
     _begun: bool = field(default=False, init=False, repr=False)
     _unet: UNet | None = field(default=None, init=False, repr=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know, one sentence each, and how the inputs were understood."""
-        return (*self._warnings, *self.request.understood)
+        return (*self._warnings, *self._late_notes, *self.request.understood)
 
     @property
     def _warnings(self) -> tuple[str, ...]:
@@ -200,8 +201,15 @@ class Run:
             )
             with self.clock("decode"):
                 images = request.finished(decoded, self.options.output_type)
+        if isinstance(self.options.noise, ReplayNoise) and (unused := self.options.noise.unused) is not None:
+            self._note(unused)
         self._save_recording()
         return images
+
+    def _note(self, text: str) -> None:
+        """Add a note that only the end of the run has given a reason for."""
+        self._late_notes.append(text)
+        _log.warning(text)
 
     def preview(self, latents: Array) -> Units[Image.Image]:
         """The first sample's picture of latents (B, C, h, w) on the way, finished like a result."""

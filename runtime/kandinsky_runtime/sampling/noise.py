@@ -153,6 +153,17 @@ class ReplayNoise(NoiseSource):
                 raise InputError(f"{self._name}: draw {number} is not an array of finite float32 numbers")
         self._next = 0
 
+    @property
+    def unused(self) -> str | None:
+        """A note if draws are left: the run differs from the recorded one. None if all were used."""
+        left = len(self._draws) - self._next
+        if not left:
+            return None
+        return (
+            f"{self._name}: {left} of its {len(self._draws)} draws {'was' if left == 1 else 'were'} not used; for the"
+            f" recorded picture, {_SAME_OPTIONS}"
+        )
+
     def _fill(self, out: Array) -> None:
         if self._next >= len(self._draws):
             raise InputError(

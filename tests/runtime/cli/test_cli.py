@@ -248,6 +248,17 @@ def test_recorded_noise_gives_the_same_picture(k22: K22) -> None:
         assert Path(f"again-{number}.png").read_bytes() == Path(f"out-{number}.png").read_bytes()
 
 
+def test_a_recording_of_more_steps_is_told(k22: K22) -> None:
+    assert k22(*inpaint(record_noise="noise.npz")).status == 0
+    changes = {"seed": None, "replay_noise": "noise.npz", "num_inference_steps": 1, "out": "again.png"}
+    result = k22(*inpaint("--quiet", "--json", **changes))
+    note = (
+        "noise recording noise.npz: 1 of its 3 draws was not used; for the recorded picture, use the options of the"
+        " recorded run"
+    )
+    assert note in json.loads(result.out)["notes"]
+
+
 def test_black_mask_is_told(k22: K22, fake_engine: type[FakeEngine], caplog: pytest.LogCaptureFixture) -> None:
     Image.fromarray(np.zeros_like(MASK)).save("black.png")
     result = k22(*inpaint("--json", mask="black.png"))

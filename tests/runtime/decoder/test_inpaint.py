@@ -278,6 +278,23 @@ def test_a_recording_that_ends_too_early(pipeline: InpaintPipeline) -> None:
         pipeline(**sound(noise=ReplayNoise([noise_of(1), noise_of(1)])))
 
 
+@pytest.mark.parametrize(("changes", "left"), [({"num_inference_steps": STEPS - 1}, 1), ({"scheduler": "ddim"}, STEPS)])
+def test_a_recording_that_is_not_used_up_is_noted(
+    pipeline: InpaintPipeline, tmp_path: Path, changes: dict[str, Any], left: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "noise.npz"
+    options = sound(seed=3)
+    assert pipeline(**options, record_noise=path).notes == pipeline(**options, noise=ReplayNoise(path)).notes
+    caplog.clear()
+    output = pipeline(**options | changes, noise=ReplayNoise(path))
+    note = (
+        f"noise recording {path}: {left} of its {STEPS + 1} draws {'was' if left == 1 else 'were'} not used; for the"
+        " recorded picture, use the options of the recorded run"
+    )
+    assert note in output.notes
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [note]
+
+
 def test_a_recording_is_written_at_the_end_or_not_at_all(pipeline: InpaintPipeline, tmp_path: Path) -> None:
     def fail(*_: Any) -> None:
         raise LookupError
