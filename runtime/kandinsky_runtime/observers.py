@@ -98,12 +98,18 @@ class RunObserver:
         """The latents to go on with, unchecked: those given, or the callback's version of a copy of them.
 
         Raises:
-            UsageError: the callback returned something else than None or a mapping.
+            UsageError: the callback returned something else than None or a mapping, or raised StopIteration.
         """
         if self.callback is None:
             return latents
         values = {"latents": latents.copy()}
-        returned = self.callback(pipeline, step, timestep, values)
+        try:
+            returned = self.callback(pipeline, step, timestep, values)
+        except StopIteration as error:  # a generator, which a run is, cannot pass it on
+            raise UsageError(
+                "callback_on_step_end raised StopIteration, which does not stop a run; raise"
+                " kandinsky_runtime.errors.Cancelled, or set the event of `cancel`"
+            ) from error
         if returned is not None and not isinstance(returned, Mapping):
             raise UsageError(f"callback_on_step_end returned {returned!r}; expected None or a dict with `latents`")
         return (returned or {}).get("latents", values["latents"])

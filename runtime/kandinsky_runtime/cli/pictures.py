@@ -15,7 +15,7 @@ from kandinsky_runtime.checks import whole_number
 from kandinsky_runtime.cli_support import print_done, print_output
 from kandinsky_runtime.decoder.output import InpaintOutput, PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
-from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.observers import add_up
 from kandinsky_runtime.pictures.saving import check_output_path, save_image
@@ -69,7 +69,19 @@ class Results:
         self._outputs.append(replace(output, images=None))
 
     def report(self, pipeline: DecoderPipeline) -> None:
-        """Report all pictures on stdout."""
+        """Report all pictures on stdout.
+
+        Raises:
+            Kandinsky22Error: the pictures are written, but something else could not be done.
+        """
+        self._print(pipeline)
+        if failures := [failure for output in self._outputs for failure in output.failures]:
+            raise Kandinsky22Error(
+                f"{'; '.join(failures)}; the pictures are written: make room or choose another path, and run the"
+                " command again"
+            )
+
+    def _print(self, pipeline: DecoderPipeline) -> None:
         seeds = [seed for output in self._outputs for seed in output.seeds]
         if self._args.json:
             seconds = add_up(output.seconds for output in self._outputs)

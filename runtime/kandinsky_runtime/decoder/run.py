@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from kandinsky_runtime.batch import as_latents
 from kandinsky_runtime.decoder import movq
 from kandinsky_runtime.decoder.options import DecoderOptions
 from kandinsky_runtime.decoder.request import Request
@@ -60,6 +61,7 @@ class Run:
         observer: progress, callback and cancellation.
         pipeline: the callback's first argument.
         clock: the seconds of each phase.
+        failures: what could not be done after the results were finished, one sentence each; they are among the notes.
     """
 
     graphs: Graphs
@@ -74,6 +76,7 @@ class Run:
     observer: RunObserver
     pipeline: object = None
     clock: Clock = field(default_factory=Clock)
+    failures: list[str] = field(default_factory=list, init=False, repr=False)
     _late_notes: list[str] = field(default_factory=list, init=False, repr=False)
     _begun: bool = field(default=False, init=False, repr=False)
     _unet: UNet | None = field(default=None, init=False, repr=False)
@@ -185,11 +188,13 @@ class Run:
     def finish(self, latents: Array) -> list[Image.Image] | Array:
         """The results, from the latents (B, C, h, w) after the last step; writes the recording of the noise.
 
+        The results are not lost if the recording cannot be written: see `failures`.
+
         Raises:
             EngineError, NonFiniteError: the decoder failed, or returned no finite numbers.
-            Kandinsky22Error: the recording cannot be written.
+            InputError: the latents are not those of the run: another shape, or no finite numbers.
         """
-        return do_all(self._finish(latents))
+        return do_all(self._finish(as_latents("latents", latents, self.request.latent_shape)))
 
     def _finish(self, latents: Array) -> Units[list[Image.Image] | Array]:
         self._end_steps()
@@ -267,7 +272,9 @@ class Run:
         try:
             self.noise.recording.save(Path(path))
         except OSError as error:
-            raise Kandinsky22Error(f"the noise recording {path} cannot be written: {error.strerror}") from error
+            failure = f"the noise recording {path} cannot be written: {error.strerror}"
+            self.failures.append(failure)
+            self._note(failure)
 
 
 @dataclass(frozen=True)
