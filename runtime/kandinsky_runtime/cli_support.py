@@ -109,6 +109,11 @@ def print_done(text: str) -> None:
     _drop_unwritten(sys.stdout)
 
 
+def printable(line: str) -> str:
+    """A line in which control characters are written as escapes: no file name or bundle commands the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, distribution: str) -> int:
     """Parse, call the command's `run(args)`, and turn errors of ours into a sentence on stderr and an exit status.
 
@@ -157,8 +162,9 @@ def _sentence(error: Exception, distribution: str) -> str:
 
 
 def _failed(parser: argparse.ArgumentParser, message: str, status: int) -> int:
+    text = "\n".join(map(printable, message.split("\n")))  # lists of faults have several lines
     with suppress(OSError):  # the status remains for whoever has closed stderr
-        sys.stderr.write(f"{parser.prog}: {message}\n")
+        sys.stderr.write(f"{parser.prog}: {text}\n")
     return status
 
 
