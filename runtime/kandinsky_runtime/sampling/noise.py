@@ -6,6 +6,7 @@ state.
 
 from __future__ import annotations
 
+import io
 import math
 import operator
 import os
@@ -207,7 +208,11 @@ class RecordingNoise(NoiseSource):
             OSError: the file cannot be written.
         """
         draws = {f"draw_{number:04d}": draw for number, draw in enumerate(self._draws)}
-        write_whole(Path(path), lambda stream: np.savez(stream, **draws))
+        content = (
+            io.BytesIO()
+        )  # a file that fails under numpy's zip writer is reported a second time, by its destructor
+        np.savez(content, **draws)
+        write_whole(Path(path), content.getvalue())
 
 
 class RunNoise:
