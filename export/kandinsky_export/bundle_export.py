@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from tqdm import tqdm
 
 from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
@@ -38,6 +37,7 @@ from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.errors import BundleError, SchedulerError, UsageError
 from kandinsky_runtime.files import file_sha256
+from kandinsky_runtime.progress import ProgressBar
 from kandinsky_runtime.sampling import schedulers
 
 Array = npt.NDArray[np.float32]
@@ -269,7 +269,7 @@ def _float32_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def _with_progress(parts: Mapping[str, Part], progress: bool) -> Iterator[tuple[str, Part]]:
-    with tqdm(total=len(parts), desc="exporting", unit="graph", disable=not progress) as bar:
+    with ProgressBar(total=len(parts), desc="exporting", unit="graph", disable=not progress) as bar:
         for name, part in parts.items():
             bar.set_postfix_str(name)
             yield name, part
@@ -285,5 +285,5 @@ def _hash_files(root: Path, paths: Iterable[Path], title: str, progress: bool) -
         }
 
 
-def _bytes_bar(total: int, title: str, progress: bool) -> tqdm:
-    return tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=not progress)
+def _bytes_bar(total: int, title: str, progress: bool) -> ProgressBar:
+    return ProgressBar(total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=not progress)

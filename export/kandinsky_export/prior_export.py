@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.checkpoints.tokenizer_files import FILES
@@ -18,6 +17,7 @@ from kandinsky_export.vendors import paddle
 from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PROMPT, PriorEntry
 from kandinsky_runtime.errors import BundleError, SchedulerError
 from kandinsky_runtime.prior.clip_image import ClipImageProcessor
+from kandinsky_runtime.progress import ProgressBar
 from kandinsky_runtime.sampling import schedulers
 
 Array = npt.NDArray[np.float32]
@@ -111,7 +111,9 @@ def empty_picture_embeds(model: Any, tensors: Thunks, progress: bool = False) ->
             parameter.set_value(tensors[name]())
     with paddle.no_grad():
         hidden = graph.embed(paddle.zeros([1, config["num_channels"], config["image_size"], config["image_size"]]))
-        for i in tqdm(range(len(layers)), desc="embeddings of an empty picture", leave=False, disable=not progress):
+        for i in ProgressBar(
+            range(len(layers)), desc="embeddings of an empty picture", leave=False, disable=not progress
+        ):
             for name, parameter in layers[0].named_parameters():
                 parameter.set_value(tensors[f"{inside}{i}.{name}"]())
             hidden = clip_layer(layers[0], hidden)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TextIO
 
 from kandinsky_runtime.errors import Kandinsky22Error
 
@@ -54,6 +56,13 @@ class Parser(argparse.ArgumentParser):
                 joined.append(arg)
         return joined
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the text of `--help`; unlike argparse, fail if stdout cannot be written to."""
+        if file is None:
+            print_output(self.format_help().removesuffix("\n"))
+        else:
+            super().print_help(file)
+
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         self.exit(WRONG_ARGUMENTS, f"{self.prog}: error: {message}; see {self.prog} --help\n")
@@ -65,7 +74,7 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from kandinsky_runtime.distribution import installed
 
-        sys.stdout.write(f"{parser.prog} {installed()[1]}\n")
+        print_output(f"{parser.prog} {installed()[1]}")
         parser.exit()
 
 
@@ -92,6 +101,31 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
 
 
+def print_output(text: str) -> None:
+    """Write a command's result to stdout.
+
+    Raises:
+        BrokenPipeError: the reader has gone.
+        Kandinsky22Error: stdout is closed, or cannot be written to.
+    """
+    with _writing():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def print_done(text: str) -> None:
+    """Report on stdout what a command has done; its result is elsewhere, so that a closed stdout is no failure."""
+    with suppress(OSError):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    _drop_unwritten(sys.stdout)
+
+
+def printable(line: str) -> str:
+    """A line in which control characters are written as escapes: no file name or bundle commands the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, distribution: str) -> int:
     """Parse, call the command's `run(args)`, and turn errors of ours into a sentence on stderr and an exit status.
 
@@ -106,22 +140,29 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, distribu
     Raises:
         SystemExit: `--help`, `--version`, or the arguments cannot be parsed.
     """
+    _open_closed_streams()
     _print_any_text()
-    args = parser.parse_args(argv)
-    logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    debug = False
     try:
+        args = parser.parse_args(argv)
+        debug = args.debug
+        logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.WARNING, stream=sys.stderr)
         status: int = args.run(args)
-        sys.stdout.flush()
+        with _writing():
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return _failed(parser, "interrupted", INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has gone, as in `k22 inspect bundle | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (Kandinsky22Error, ModuleNotFoundError, OSError, MemoryError) as error:
-        if args.debug:
-            traceback.print_exc()
+        if debug:
+            with suppress(OSError):
+                traceback.print_exc()
         return _failed(parser, f"error: {_sentence(error, distribution)}", getattr(error, "exit_status", FAILED))
+    finally:
+        _drop_unwritten(sys.stdout)
+        _drop_unwritten(sys.stderr)
 
 
 def _sentence(error: Exception, distribution: str) -> str:
@@ -133,8 +174,54 @@ def _sentence(error: Exception, distribution: str) -> str:
 
 
 def _failed(parser: argparse.ArgumentParser, message: str, status: int) -> int:
-    sys.stderr.write(f"{parser.prog}: {message}\n")
+    text = "\n".join(map(printable, message.split("\n")))  # lists of faults have several lines
+    with suppress(OSError):  # the status remains for whoever has closed stderr
+        sys.stderr.write(f"{parser.prog}: {text}\n")
     return status
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Say what is wrong with stdout, where the error of the system names only a descriptor."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+        raise Kandinsky22Error(
+            f"the output cannot be written to stdout: {reason}; send it to a terminal, a pipe, or a file that can be"
+            " written"
+        ) from error
+
+
+def _open_closed_streams() -> None:
+    """Give the process the standard streams that it was started without, as in `k22 … >&-`.
+
+    Otherwise the next file that is opened gets the descriptor, and what a library writes to stdout ends in a picture.
+    Stdout goes on to refuse what is written to it.
+    """
+    if sys.stdin is None:
+        sys.stdin = _null(os.O_RDONLY, "r")
+    if sys.stdout is None:
+        sys.stdout = _null(os.O_RDONLY, "w")
+    if sys.stderr is None:
+        sys.stderr = _null(os.O_WRONLY, "w")
+
+
+def _null(flags: int, mode: Literal["r", "w"]) -> TextIO:
+    return os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8", closefd=False)
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Drop what a stream could not write: the interpreter tries again at its exit, and would change the status."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):  # a stream without a descriptor
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def _print_any_text() -> None:

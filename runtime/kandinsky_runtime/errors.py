@@ -17,13 +17,19 @@ The export package adds its own below Kandinsky22Error.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
+from typing import Any
 
 
 class Kandinsky22Error(Exception):
     """Base of all errors raised on purpose. The text is one clear sentence for the user."""
 
     exit_status = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the text and the attributes: a subclass's `__init__` may take other arguments than the text."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(Kandinsky22Error, ValueError):

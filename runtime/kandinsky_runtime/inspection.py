@@ -9,6 +9,7 @@ from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import Component, Manifest
 from kandinsky_runtime.bundle.precision import Precision
+from kandinsky_runtime.cli_support import printable
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.limits import MIN_SIZE
@@ -42,7 +43,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def as_text(data: Mapping[str, Any]) -> str:
-    """The data from `describe`, for people."""
+    """The data from `describe`, for people. Control characters in it are escaped."""
     source, tools = data["source"], ", ".join(f"{tool} {version}" for tool, version in data["written_by"].items())
     lines = [
         f"{data['bundle']}: {_megabytes(data['bytes'])} in {data['files']} files, exported from"
@@ -68,7 +69,8 @@ def as_text(data: Mapping[str, Any]) -> str:
     lines += ["", "engines on this machine"]
     for name, state in data["engines"].items():
         lines.append(f"  {name:14}{_readiness_line(state)}")
-    return "\n".join([*lines, "", "largest difference from the checkpoint", *_parity_lines(data["parity"])])
+    lines += ["", "largest difference from the checkpoint", *_parity_lines(data["parity"])]
+    return "\n".join(map(printable, lines))
 
 
 def _component(manifest: Manifest, component: Component) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.errors import Cancelled, UsageError
+from kandinsky_runtime.progress import ProgressBar
 
 Array = npt.NDArray[np.float32]
 # (pipeline, step, timestep, {"latents": …}) → None, or {"latents": …} to go on with
@@ -73,9 +73,9 @@ class RunObserver:
             raise UsageError(f"cancel is {self.cancel!r}; expected a threading.Event")
         flag("progress", self.progress)
 
-    def bar(self, steps: int) -> tqdm:
+    def bar(self, steps: int) -> ProgressBar:
         """A progress bar of so many steps; hidden without `progress`."""
-        return tqdm(total=steps, desc=self.title, unit="step", disable=not self.progress)
+        return ProgressBar(total=steps, desc=self.title, unit="step", disable=not self.progress)
 
     def check_cancelled(self, step: int, steps: int) -> None:
         """Raise Cancelled if the event was set before step `step`, from 0, of `steps`."""
@@ -98,12 +98,18 @@ class RunObserver:
         """The latents to go on with, unchecked: those given, or the callback's version of a copy of them.
 
         Raises:
-            UsageError: the callback returned something else than None or a mapping.
+            UsageError: the callback returned something else than None or a mapping, or raised StopIteration.
         """
         if self.callback is None:
             return latents
         values = {"latents": latents.copy()}
-        returned = self.callback(pipeline, step, timestep, values)
+        try:
+            returned = self.callback(pipeline, step, timestep, values)
+        except StopIteration as error:  # a generator, which a run is, cannot pass it on
+            raise UsageError(
+                "callback_on_step_end raised StopIteration, which does not stop a run; raise"
+                " kandinsky_runtime.errors.Cancelled, or set the event of `cancel`"
+            ) from error
         if returned is not None and not isinstance(returned, Mapping):
             raise UsageError(f"callback_on_step_end returned {returned!r}; expected None or a dict with `latents`")
         return (returned or {}).get("latents", values["latents"])

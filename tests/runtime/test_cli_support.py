@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kandinsky_runtime.cli import _parser
-from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.cli_support import Parser, print_done, print_output, run
+from kandinsky_runtime.errors import BundleError, Kandinsky22Error
+from kandinsky_runtime.serving.announcement import announce
 
 SOUND = ["inpaint", "bundle", "--image", "cat.png", "--out", "out.png"]
 MASK = ["--mask", "mask.png"]
@@ -54,3 +59,28 @@ def test_the_process_arguments_are_the_default(monkeypatch: pytest.MonkeyPatch) 
     parser.add_argument("--box")
     monkeypatch.setattr("sys.argv", ["p", "--box", "-1,2"])
     assert parser.parse_args().box == "-1,2"
+
+
+def test_an_error_does_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="k22")
+    parser.set_defaults(debug=False, run=raising(BundleError("bundle b", ["one \x1b[2J", "two"])))
+    assert run(parser, [], distribution="d") == 1
+    assert capsys.readouterr().err == "k22: error: bundle b: 2 faults:\n  - one \\x1b[2J\n  - two\n"
+
+
+def raising(error: Exception) -> Callable[..., int]:
+    def fail(*_: Any) -> int:
+        raise error
+
+    return fail
+
+
+def test_a_report_does_not_need_a_stdout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read_only = tmp_path / "read-only"
+    read_only.touch()
+    with os.fdopen(os.open(read_only, os.O_RDONLY), "w") as stdout:  # as closed: it refuses to be written to
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(Kandinsky22Error, match="the output cannot be written to stdout: it is closed; send it to"):
+            print_output("the result")
+        print_done("wrote out.png")
+        announce(["kandinsky"], "::1", 8000)

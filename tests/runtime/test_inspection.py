@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ largest difference from the checkpoint
 def opened(bundle: Path, fake_engine: type[FakeEngine], monkeypatch: pytest.MonkeyPatch) -> Bundle:
     monkeypatch.setattr(registry, "names", lambda: ("onnxruntime", "fake"))
     return Bundle.open(bundle)
+
+
+def test_control_characters_do_not_reach_the_terminal(opened: Bundle) -> None:
+    (opened.root / "\x1b]0;title\x07\n  fake  ready.txt").write_text("mine")
+    manifest = replace(opened.manifest, source={"name": "a\x1b[2Jb\u202ec", "form": "diffusers"})
+    lines = as_text(describe(replace(opened, manifest=manifest))).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert "exported from a\\x1b[2Jb\\u202ec (diffusers)" in lines[0]
+    name = "\\x1b]0;title\\x07\\n  fake  ready.txt"
+    assert f"  not in it   {name} (it is not in the manifest, and nothing reads it)" in lines
 
 
 def test_text(opened: Bundle) -> None:

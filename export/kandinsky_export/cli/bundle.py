@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kandinsky_export.cli.options import add_out, names, write_report
+from kandinsky_export.cli.options import add_out, names, report_files
 from kandinsky_export.cli.sources import add_prior, add_source, open_checkpoint, open_prior
 from kandinsky_export.variants import DEFAULT_VARIANTS, VARIANTS, check_variants
 from kandinsky_runtime.cli_support import Parser, add_common_options
@@ -79,5 +79,5 @@ def _bundle(args: argparse.Namespace) -> int:
     size = sum(entry.bytes for entry in manifest.files.values())
     notes = unused_notes([checkpoint] if prior is None else [checkpoint, prior])
     summary = {"bundle": str(args.out), "variants": list(variants), "bytes": size, "notes": notes}
-    write_report(args, summary, f"wrote {args.out}: {', '.join(variants)}, {size / 1e6:,.1f} MB")
+    report_files(args, summary, f"wrote {args.out}: {', '.join(variants)}, {size / 1e6:,.1f} MB")
     return 0

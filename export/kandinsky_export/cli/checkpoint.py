@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kandinsky_export.cli.options import add_out, write_report
+from kandinsky_export.cli.options import add_out, report_files
 from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
 from kandinsky_runtime.errors import UsageError
 
@@ -24,8 +24,8 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
         "--size",
         choices=("tiny", "full"),
         default="tiny",
-        help="tiny: 16 MB; full: 5.3 GB, or 14.3 GB with --prior (default: tiny). Small trained ones come with the package:"
-        " see the last example",
+        help="tiny: 16 MB; full: 5.3 GB, or 14.3 GB with --prior (default: tiny). Small trained ones come with the"
+        " package: see the last example",
     )
     parser.add_argument(
         "--decoder",
@@ -73,7 +73,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    write_report(args, {"checkpoint": str(args.out), "image_embeds": str(args.out / EMBEDS)}, f"wrote {args.out}")
+    report_files(args, {"checkpoint": str(args.out), "image_embeds": str(args.out / EMBEDS)}, f"wrote {args.out}")
     return 0
 
 
@@ -89,5 +89,5 @@ def _prior_checkpoint(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=not args.quiet,
     )
-    write_report(args, {"prior": str(args.out)}, f"wrote {args.out}")
+    report_files(args, {"prior": str(args.out)}, f"wrote {args.out}")
     return 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
-from kandinsky_runtime.cli_support import Parser, path_argument
+from kandinsky_runtime.cli_support import Parser, path_argument, print_done, print_output
 
 
 def add_out(parser: Parser) -> None:
@@ -22,5 +21,13 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def write_report(args: argparse.Namespace, data: dict[str, Any], text: str) -> None:
-    """Write `data` with --json, else `text`, to stdout."""
-    sys.stdout.write((json.dumps(data, indent=1) if args.json else text) + "\n")
+    """Write the result, `data` with --json, else `text`, to stdout."""
+    print_output(json.dumps(data, indent=1) if args.json else text)
+
+
+def report_files(args: argparse.Namespace, data: dict[str, Any], text: str) -> None:
+    """Report the files that are the result: `data` with --json, else `text`, which may be lost (`print_done`)."""
+    if args.json:
+        write_report(args, data, text)
+    else:
+        print_done(text)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_export.comparison.cases import Case
 from kandinsky_export.comparison.figures import Figures, Summary, shown
@@ -23,6 +22,7 @@ from kandinsky_export.comparison.runs import (
 from kandinsky_export.comparison.settings import Setting
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.pictures.opening import float_to_eight_bit
+from kandinsky_runtime.progress import ProgressBar
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -95,7 +95,7 @@ def compare(
         InputError, UsageError: an input or a setting cannot be used.
     """
     steps = check_settings(bundle, [baseline, *candidates], cases, opened)
-    with tqdm(total=steps, desc="steps", unit="step", disable=not progress) as bar:
+    with ProgressBar(total=steps, desc="steps", unit="step", disable=not progress) as bar:
         wanted: list[Outcome] = []
         bar.set_description("baseline")
         first = run_setting(bundle, baseline, cases, None, pictures=pictures, bar=bar, opened=opened, keep=wanted)
@@ -129,7 +129,7 @@ def run_setting(
     wanted: Sequence[Outcome] | None,
     *,
     pictures: bool,
-    bar: tqdm,
+    bar: ProgressBar,
     opened: OpenPipeline = open_pipeline,
     keep: list[Outcome] | None = None,
 ) -> SettingResult:

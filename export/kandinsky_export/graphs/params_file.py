@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
+
+from kandinsky_runtime.progress import ProgressBar
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +39,7 @@ class Placement:
 
 
 def write_params(
-    path: Path, tensors: Mapping[str, Callable[[], Array]], bar: tqdm | None = None
+    path: Path, tensors: Mapping[str, Callable[[], Array]], bar: ProgressBar | None = None
 ) -> dict[str, Placement]:
     """Write tensors one at a time; memory for one of them is enough.
 

@@ -8,8 +8,6 @@ from http import HTTPStatus
 from http.client import HTTPResponse
 from typing import Any, BinaryIO
 
-from tqdm import tqdm
-
 from kandinsky_export.errors import DownloadError
 from kandinsky_export.hub.cache_folder import CacheFolder
 from kandinsky_export.hub.http import (
@@ -22,6 +20,7 @@ from kandinsky_export.hub.http import (
     read_block,
     with_retries,
 )
+from kandinsky_runtime.progress import ProgressBar
 
 BLOCK_BYTES = 1 << 20
 
@@ -29,7 +28,9 @@ BLOCK_BYTES = 1 << 20
 def download(folder: CacheFolder, file: str, remote: Remote, progress: bool) -> None:
     """Fetch one file, or the rest of it; DownloadError after ATTEMPTS attempts in a row without a new byte."""
     url = remote.url
-    with tqdm(desc=file, total=remote.size, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
+    with ProgressBar(
+        desc=file, total=remote.size, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress
+    ) as bar:
         try:
             with_retries(lambda: _attempt(folder, file, url, bar), received=lambda: folder.received(file))
         except RefusedError as error:

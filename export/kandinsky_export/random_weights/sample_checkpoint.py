@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_export.checkpoints.checkpoint import MODELS, Expected, Form
 from kandinsky_export.checkpoints.pdparams_writer import write_pdparams
@@ -20,6 +19,7 @@ from kandinsky_export.graphs.architecture import build_models, expected_tensors
 from kandinsky_export.random_weights.configs import Config, sized
 from kandinsky_export.random_weights.seeded import seeded_embeds, seeded_tensor
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.progress import ProgressBar
 
 Array = npt.NDArray[np.float32]
 Tensors = Mapping[str, tuple[tuple[int, ...], Callable[[], Array]]]
@@ -66,7 +66,7 @@ def write_sample_checkpoint(
     total = sum(4 * math.prod(item.shape) for tensors in models.values() for item in tensors.values())
     with (
         new_folder(out, marker=INDEX, overwrite=overwrite) as folder,
-        tqdm(total=total, unit="B", unit_scale=True, desc="writing weights", disable=not progress) as bar,
+        ProgressBar(total=total, unit="B", unit_scale=True, desc="writing weights", disable=not progress) as bar,
     ):
         for name, expected in models.items():
             (folder / name).mkdir()
@@ -86,7 +86,9 @@ def model_index(index: Config, form: Form) -> Config:
     return {key: [libraries[value[0]], value[1]] if isinstance(value, list) else value for key, value in index.items()}
 
 
-def seeded_weights(seed: int, component: str, expected: Mapping[str, Expected], form: Form, bar: tqdm) -> Tensors:
+def seeded_weights(
+    seed: int, component: str, expected: Mapping[str, Expected], form: Form, bar: ProgressBar
+) -> Tensors:
     """The shape of each tensor of a component as its form stores it, and what makes its values when called."""
 
     def make(name: str, item: Expected) -> Callable[[], Array]:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from tqdm import tqdm
-
 from kandinsky_export.checkpoints.checkpoint import Form
 from kandinsky_export.checkpoints.prior_checkpoint import PRIOR_MODELS, WEIGHT_STEMS
 from kandinsky_export.checkpoints.tokenizer_files import FILES, TokenizerFiles, read_tokenizer
@@ -25,6 +23,7 @@ from kandinsky_export.random_weights.sample_checkpoint import (
 )
 from kandinsky_export.random_weights.vocabulary import small_vocabulary
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.progress import ProgressBar
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -75,7 +74,7 @@ def write_sample_prior(
     total = sum(4 * math.prod(item.shape) for tensors in models.values() for item in tensors.values())
     with (
         new_folder(out, marker=INDEX, overwrite=overwrite) as folder,
-        tqdm(total=total, unit="B", unit_scale=True, desc="writing weights", disable=not progress) as bar,
+        ProgressBar(total=total, unit="B", unit_scale=True, desc="writing weights", disable=not progress) as bar,
     ):
         for name, expected in models.items():
             (folder / name).mkdir()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_export.checkpoints.checkpoint import Checkpoint
 from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
@@ -32,6 +31,7 @@ from kandinsky_runtime.decoder.pipeline import DecoderPipeline
 from kandinsky_runtime.engines import registry
 from kandinsky_runtime.errors import EngineUnavailable, UsageError
 from kandinsky_runtime.files import file_sha256, write_whole
+from kandinsky_runtime.progress import ProgressBar
 
 Array = npt.NDArray[np.float32]
 
@@ -97,7 +97,7 @@ def verify_bundle(
     prior_oracle = None if prior is None else run_prior_reference(bundle, prior, progress=progress)
     geometry = Geometry.of(bundle.manifest)
     total = len(PARTS) + (1 if steps else 0) + len(selected)
-    with tqdm(total=total, desc="verifying", disable=not progress) as bar:
+    with ProgressBar(total=total, desc="verifying", disable=not progress) as bar:
         oracle = _run_reference(bundle, reference, geometry, steps, bar)
         if vectors is not None:
             _write_vectors(vectors, bundle, reference, geometry, oracle, prior_oracle)
@@ -181,7 +181,7 @@ def _source_note(source: Mapping[str, Any], checkpoint: Checkpoint, kind: str) -
     return f"the bundle was not made from this {kind}'s {', '.join(other)}" if other else None
 
 
-def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, steps: int, bar: tqdm) -> _Oracle:
+def _run_reference(bundle: Bundle, reference: Reference, geometry: Geometry, steps: int, bar: ProgressBar) -> _Oracle:
     feeds = {name: _feeds(bundle.component(name).spec, name, geometry) for name in PARTS}
     expected = {}
     for name, items in feeds.items():

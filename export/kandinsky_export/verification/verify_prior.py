@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_export.checkpoints.prior_checkpoint import PriorCheckpoint
 from kandinsky_export.errors import CheckpointError
@@ -19,6 +18,7 @@ from kandinsky_runtime.bundle.manifest import PriorEntry
 from kandinsky_runtime.bundle.spec import GraphSpec
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.progress import ProgressBar
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -78,7 +78,7 @@ def run_prior_reference(bundle: Bundle, prior: PriorCheckpoint, *, progress: boo
         raise CheckpointError(str(prior.root), faults)
     feeds = {name: reference.feeds(name) for name in dict.fromkeys([*components, "image_encoder"])}
     expected = {}
-    with tqdm(total=len(feeds), desc="ppdiffusers", leave=False, disable=not progress) as bar:
+    with ProgressBar(total=len(feeds), desc="ppdiffusers", leave=False, disable=not progress) as bar:
         for name, items in feeds.items():
             bar.set_postfix_str(name)
             expected[name] = reference.run(name, items)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_runtime.bench import cold_start
 from kandinsky_runtime.bench.cold_start import ColdStart, ColdStartJob
@@ -24,6 +23,7 @@ from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.engines.registry import AUTO
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MAX_PIXELS, MIN_SIZE
+from kandinsky_runtime.progress import ProgressBar
 
 COMPONENTS = ("movq_encoder", "unet", "movq_decoder")
 WHOLE = "inpaint"
@@ -148,7 +148,7 @@ def run(bundle: Bundle, plan: BenchPlan, *, progress: bool = False) -> Measured:
             raise UsageError(f"the engines are {', '.join(names)}; name each once")
         rounds = plan.warmup + plan.repeats
         total = len(pipelines) * (int(plan.cold_start) + 1 + rounds * (len(COMPONENTS) + 1))
-        with tqdm(total=total, desc="measuring", disable=not progress) as bar:
+        with ProgressBar(total=total, desc="measuring", disable=not progress) as bar:
 
             def note(what: str, item: EngineTimes) -> None:
                 bar.set_postfix_str(f"{item.name} {what}")

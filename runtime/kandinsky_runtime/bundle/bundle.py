@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from kandinsky_runtime.bundle.manifest import (
     IMAGE_TO_IMAGE,
@@ -31,6 +30,7 @@ from kandinsky_runtime.bundle.manifest_reader import parse
 from kandinsky_runtime.checks import flag
 from kandinsky_runtime.errors import BundleError, UsageError
 from kandinsky_runtime.files import cache_folder, file_sha256, is_settled, stamp, write_whole
+from kandinsky_runtime.progress import ProgressBar
 
 _PLAIN = "export one from a plain decoder, such as kandinsky-2-2-decoder"
 _REMEDIES = {
@@ -174,7 +174,7 @@ class Bundle:
         seen = _SeenFiles(self.root)
         unread = [path for path in sorted(wanted) if not seen.has(path, files[path])]
         total = sum(files[path].bytes for path in unread)
-        with tqdm(
+        with ProgressBar(
             total=total,
             unit="B",
             unit_scale=True,
@@ -188,7 +188,7 @@ class Bundle:
         if faults:
             raise BundleError(self.subject, faults)
 
-    def _content_fault(self, path: str, seen: _SeenFiles, bar: tqdm) -> str | None:
+    def _content_fault(self, path: str, seen: _SeenFiles, bar: ProgressBar) -> str | None:
         """What is wrong with a file's content, or None. A file without a fault is added to `seen`."""
         entry = self.manifest.files[path]
         try:

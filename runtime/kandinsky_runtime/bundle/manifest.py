@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kandinsky_runtime.bundle.precision import Precision
 from kandinsky_runtime.bundle.spec import GraphSpec
+from kandinsky_runtime.errors import BundleError
 
 MANIFEST = "manifest.json"
 FORMAT = "kandinsky22-bundle"
@@ -71,7 +73,7 @@ class Variant:
     def to_json(self) -> dict[str, Any]:
         """For JSON. `stored` is written only if it differs from `precision`, which older runtimes read alone."""
         stored = {} if self.stored == self.computed else {"stored": self.stored}
-        return {"precision": self.computed, **stored, "files": dict(self.files), "numerics": self.numerics}
+        return {"precision": self.computed, **stored, "files": dict(self.files), "numerics": _finite(self.numerics)}
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,26 @@ class Manifest:
         return {role: self.files[path].sha256 for role, path in variant.files.items()}
 
     def to_json(self) -> str:
-        """The manifest's text."""
+        """The manifest's text. A measured figure that is NaN or infinite is null.
+
+        Raises:
+            BundleError: a config of the checkpoint has NaN or infinity.
+        """
         data: dict[str, Any] = {"format": FORMAT, "schema": SCHEMA} | asdict(self)
+        data["parity"] = _finite(data["parity"])
         for name, component in self.components.items():
             data["components"][name]["variants"] = {key: item.to_json() for key, item in component.variants.items()}
-        return json.dumps(data, indent=1) + "\n"
+        try:
+            return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        except ValueError as error:
+            fault = "a config has NaN or infinity, which are no numbers of JSON: correct it in the checkpoint"
+            raise BundleError(MANIFEST, [fault]) from error
+
+
+def _finite(value: Any) -> Any:
+    """Figures without NaN and infinity, which JSON has no numbers for."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

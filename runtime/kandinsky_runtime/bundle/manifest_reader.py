@@ -7,6 +7,7 @@ A variant in an unknown precision is read, too; only that variant cannot be run 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -47,7 +48,7 @@ def parse(text: str, subject: str) -> Manifest:
         BundleError: it is no manifest, has a newer schema, or has faults; every fault is listed.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BundleError(subject, [f"{MANIFEST} is not JSON ({error}); export the bundle again"]) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -216,6 +217,16 @@ def path_fault(path: str) -> str | None:
     if path in (".", MANIFEST):
         return "is not a file that a manifest can describe"
     return None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it has {name}, which is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"it has {text}, which is too large for a number")
+    return number
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

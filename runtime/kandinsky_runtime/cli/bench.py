@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from kandinsky_runtime.cli.options import add_bundle, add_declared
 from kandinsky_runtime.cli.outputs import STDOUT, output_file
-from kandinsky_runtime.cli_support import Parser
+from kandinsky_runtime.cli_support import Parser, print_done, print_output
 from kandinsky_runtime.decoder.load_options import ENGINES, LoadOptions
 
 
@@ -85,5 +84,6 @@ def _bench(args: argparse.Namespace) -> int:
         report.save_text(as_json + "\n", json_file)
     if args.plot:
         report.save_plot(data, args.plot)
-    sys.stdout.write((as_json if to_stdout else report.as_text(data)) + "\n")
+    show = print_output if json_file is None else print_done
+    show(as_json if to_stdout else report.as_text(data))
     return 0

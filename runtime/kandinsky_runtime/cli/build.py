@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
 from kandinsky_runtime.cli.options import add_bundle
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, print_done, print_output
 
 _GIGABYTE = 10**9
 
@@ -96,11 +95,11 @@ def _build(args: argparse.Namespace) -> int:
             "profiles": [profile.to_json() for profile in profiles],
             "graphs": [asdict(item) | {"seconds": round(item.seconds, 3)} for item in done],
         }
-        sys.stdout.write(json.dumps(data, indent=1) + "\n")
+        print_output(json.dumps(data, indent=1))
     else:
         for item in done:
             state = f"built in {item.seconds:.1f} s" if item.built else "up to date"
             if item.left_out is not None:
                 state = f"left out: {item.left_out}"
-            sys.stdout.write(f"{item.component:14}{state}\n")
+            print_done(f"{item.component:14}{state}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
@@ -14,7 +13,7 @@ from kandinsky_runtime.cli.options import (
     load_arguments,
 )
 from kandinsky_runtime.cli.outputs import output_file
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, print_done, print_output
 from kandinsky_runtime.limits import MAX_RESULTS
 
 
@@ -72,8 +71,8 @@ def _embed(args: argparse.Namespace) -> int:
             "notes": list(output.notes),
             "seconds": {part: round(value, 4) for part, value in output.seconds.items()},
         }
-        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        print_output(json.dumps(result, indent=1))
     else:
         seeds = ", ".join(str(seed) for seed in output.seeds)
-        sys.stdout.write(f"wrote {args.out}: embeddings {output.image_embeds.shape} (seed {seeds})\n")
+        print_done(f"wrote {args.out}: embeddings {output.image_embeds.shape} (seed {seeds})")
     return 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from kandinsky_runtime.cli.options import add_bundle
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, print_output
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -30,5 +29,5 @@ def _inspect(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     bundle.check_content(progress=not args.quiet)
     data = describe(bundle)
-    sys.stdout.write((json.dumps(data, indent=1) if args.json else as_text(data)) + "\n")
+    print_output(json.dumps(data, indent=1) if args.json else as_text(data))
     return 0

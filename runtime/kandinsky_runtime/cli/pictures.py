@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.checks import whole_number
+from kandinsky_runtime.cli_support import print_done, print_output
 from kandinsky_runtime.decoder.output import InpaintOutput, PipelineOutput
 from kandinsky_runtime.decoder.pipeline import DecoderPipeline
-from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.limits import MAX_RESULTS
 from kandinsky_runtime.observers import add_up
 from kandinsky_runtime.pictures.saving import check_output_path, check_output_size, save_image
@@ -77,30 +77,39 @@ class Results:
         for path, picture, seed in zip(self._paths[done:], output.images, output.seeds, strict=False):
             self._left_out += save_image(picture, path, self._args.quality)
             if not self._args.json:
-                sys.stdout.write(f"wrote {path}" + (f" (seed {seed})" if seed is not None else "") + "\n")
-                sys.stdout.flush()
+                print_done(f"wrote {path}" + (f" (seed {seed})" if seed is not None else ""))
         self._outputs.append(replace(output, images=None))
 
     def report(self, pipeline: DecoderPipeline) -> None:
-        """With --json, report all pictures on stdout."""
-        seeds = [seed for output in self._outputs for seed in output.seeds]
+        """With --json, report all pictures on stdout.
+
+        Raises:
+            Kandinsky22Error: the pictures are written, but something else could not be done.
+        """
         if self._args.json:
-            seconds = add_up(output.seconds for output in self._outputs)
-            seconds["total"] = time.perf_counter() - self._start
-            result: dict[str, Any] = {
-                "images": [str(path) for path in self._paths],
-                "seeds": seeds,
-                "engine": pipeline.selection.engine.name,
-                "precision": pipeline.selection.precision,
-                "notes": list(
-                    dict.fromkeys([*(note for output in self._outputs for note in output.notes), *self._left_out])
-                ),
-                "seconds": {part: round(value, 4) for part, value in seconds.items()},
-            }
-            inpainted = [output for output in self._outputs if isinstance(output, InpaintOutput)]
-            if inpainted:
-                result["masks"] = [asdict(report) for output in inpainted for report in output.masks]
-            sys.stdout.write(json.dumps(result, indent=1) + "\n")
+            self._print(pipeline)
+        if failures := [failure for output in self._outputs for failure in output.failures]:
+            raise Kandinsky22Error(
+                f"{'; '.join(failures)}; the pictures are written: make room or choose another path, and run the"
+                " command again"
+            )
+
+    def _print(self, pipeline: DecoderPipeline) -> None:
+        seconds = add_up(output.seconds for output in self._outputs)
+        seconds["total"] = time.perf_counter() - self._start
+        notes = [*(note for output in self._outputs for note in output.notes), *self._left_out]
+        result: dict[str, Any] = {
+            "images": [str(path) for path in self._paths],
+            "seeds": [seed for output in self._outputs for seed in output.seeds],
+            "engine": pipeline.selection.engine.name,
+            "precision": pipeline.selection.precision,
+            "notes": list(dict.fromkeys(notes)),
+            "seconds": {part: round(value, 4) for part, value in seconds.items()},
+        }
+        inpainted = [output for output in self._outputs if isinstance(output, InpaintOutput)]
+        if inpainted:
+            result["masks"] = [asdict(report) for output in inpainted for report in output.masks]
+        print_output(json.dumps(result, indent=1))
 
 
 def check_overwriting(args: argparse.Namespace, written: Iterable[Path], inputs: Iterable[str]) -> None:

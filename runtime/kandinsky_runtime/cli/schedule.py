@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from kandinsky_runtime.cli.options import SCHEDULERS, add_bundle
-from kandinsky_runtime.cli_support import Parser, add_common_options
+from kandinsky_runtime.cli_support import Parser, add_common_options, print_output
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -53,5 +52,5 @@ def _schedule(args: argparse.Namespace) -> int:
             raise bundle.cannot(PROMPT)
         config = bundle.manifest.prior.scheduler
     data = describe(schedulers.load(config, args.scheduler), steps)
-    sys.stdout.write((json.dumps(data, indent=1) if args.json else as_text(data)) + "\n")
+    print_output(json.dumps(data, indent=1) if args.json else as_text(data))
     return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from kandinsky_runtime.cli.options import add_declared, add_engine_options, add_tiles, load_arguments
-from kandinsky_runtime.cli_support import Parser, path_argument
+from kandinsky_runtime.cli_support import Parser, path_argument, print_done
 
 
 def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -64,5 +63,5 @@ def _write(args: argparse.Namespace) -> int:
     for name, task, parameters in models:
         made = write_model(args.out, name, task, parameters)
         if not args.quiet:
-            sys.stdout.write(f"wrote {made}\n")
+            print_done(f"wrote {made}")
     return 0

@@ -72,7 +72,9 @@ class GeneratePipeline(DecoderPipeline):
 
         def put_together(results: list[Any]) -> GenerateOutput:
             describe_results(results[0], run, self.bundle)
-            return GenerateOutput(results[0], run.noise.seeds, run.notes, run.clock.seconds)
+            return GenerateOutput(
+                results[0], run.noise.seeds, run.notes, run.clock.seconds, failures=tuple(run.failures)
+            )
 
         return Work((run,), put_together)
 

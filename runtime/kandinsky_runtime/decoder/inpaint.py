@@ -82,7 +82,14 @@ class InpaintPipeline(DecoderPipeline):
 
         def put_together(results: list[Any]) -> InpaintOutput:
             describe_results(results[0], run, self.bundle)
-            return InpaintOutput(results[0], run.noise.seeds, run.notes, run.clock.seconds, _request(run).reports)
+            return InpaintOutput(
+                results[0],
+                run.noise.seeds,
+                run.notes,
+                run.clock.seconds,
+                _request(run).reports,
+                failures=tuple(run.failures),
+            )
 
         return Work((run,), put_together)
 

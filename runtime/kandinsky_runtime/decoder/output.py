@@ -6,7 +6,7 @@ Legend: B samples · H, W height and width of the result in pixels · C, h, w th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kandinsky_runtime.decoder.inpaint_sources import MaskReport
@@ -23,12 +23,15 @@ class PipelineOutput:
         notes: what the user should know, one sentence each.
         seconds: the time spent in `load`, `encode`, `denoise` and `decode`, in the UNet alone (`unet`), and for a
             prompt in `encode_text`, `encode_pictures` and `prior`; phases that did not run are missing.
+        failures: what could not be done after the pictures were finished, such as to write the recording of the noise,
+            one sentence each; they are among the notes.
     """
 
     images: Any
     seeds: tuple[int | None, ...]
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
+    failures: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,11 @@ class DecoderPipeline:
         return self.graphs.engine(component)
 
     def close(self) -> None:
-        """Release every loaded graph, after a run in progress; the next run loads them again."""
+        """Release every loaded graph; the next run loads them again.
+
+        With calls in progress, return at once: the last of them releases the graphs at its end. A run that is driven
+        with `begin` and `finish` is not waited for: its next step fails.
+        """
         self.graphs.close()
 
     def __enter__(self: Self) -> Self:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from kandinsky_runtime.batch import as_latents
 from kandinsky_runtime.decoder import movq
 from kandinsky_runtime.decoder.options import DecoderOptions
 from kandinsky_runtime.decoder.request import Request
@@ -29,12 +30,12 @@ from kandinsky_runtime.decoder.tiles import Tiling
 from kandinsky_runtime.decoder.trajectory import Step, Trajectory
 from kandinsky_runtime.decoder.unet import UNet
 from kandinsky_runtime.engines.graphs import Graphs
-from kandinsky_runtime.errors import Kandinsky22Error
+from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.observers import Clock, RunObserver
 from kandinsky_runtime.prior.pipeline import PriorPipeline
 from kandinsky_runtime.prior.plan import PromptPlan
 from kandinsky_runtime.sampling import guidance
-from kandinsky_runtime.sampling.noise import RunNoise
+from kandinsky_runtime.sampling.noise import ReplayNoise, RunNoise
 from kandinsky_runtime.sampling.schedulers import Sampler
 from kandinsky_runtime.units import Unit, Units, do_all
 
@@ -45,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """One run of the decoder; `DecoderPipeline.prepare` makes it.
+    """One run of the decoder; `DecoderPipeline.prepare` makes it. It runs once: its noise is used up then.
 
     Attributes:
         graphs: the bundle's graphs on their engine.
@@ -60,6 +61,7 @@ class Run:
         observer: progress, callback and cancellation.
         pipeline: the callback's first argument.
         clock: the seconds of each phase.
+        failures: what could not be done after the results were finished, one sentence each; they are among the notes.
     """
 
     graphs: Graphs
@@ -74,12 +76,15 @@ class Run:
     observer: RunObserver
     pipeline: object = None
     clock: Clock = field(default_factory=Clock)
+    failures: list[str] = field(default_factory=list, init=False, repr=False)
+    _late_notes: list[str] = field(default_factory=list, init=False, repr=False)
+    _begun: bool = field(default=False, init=False, repr=False)
     _unet: UNet | None = field(default=None, init=False, repr=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know, one sentence each, and how the inputs were understood."""
-        return (*self._warnings, *self.request.understood)
+        return (*self._warnings, *self._late_notes, *self.request.understood)
 
     @property
     def _warnings(self) -> tuple[str, ...]:
@@ -100,7 +105,11 @@ class Run:
         `finish`.
 
         A `StepUnit` may be answered with the UNet's output, if the caller computed it with those of other runs.
+
+        Raises:
+            UsageError: the run was begun before.
         """
+        self._begin_once()
         for note in self._warnings:
             _log.warning(note)
         for note in self.request.understood:
@@ -124,8 +133,15 @@ class Run:
         Raises:
             EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
             Cancelled: during the prior's steps.
+            UsageError: the run was begun before.
         """
+        self._begin_once()
         return do_all(self._begin())
+
+    def _begin_once(self) -> None:
+        if self._begun:  # the noise sources go on where they are: the same seeds would give another picture
+            raise UsageError("this run was begun before, and its noise is used up; prepare or plan another one")
+        self._begun = True
 
     def _begin(self) -> Units[Trajectory]:
         if self.plan is not None:
@@ -172,11 +188,13 @@ class Run:
     def finish(self, latents: Array) -> list[Image.Image] | Array:
         """The results, from the latents (B, C, h, w) after the last step; writes the recording of the noise.
 
+        The results are not lost if the recording cannot be written: see `failures`.
+
         Raises:
             EngineError, NonFiniteError: the decoder failed, or returned no finite numbers.
-            Kandinsky22Error: the recording cannot be written.
+            InputError: the latents are not those of the run: another shape, or no finite numbers.
         """
-        return do_all(self._finish(latents))
+        return do_all(self._finish(as_latents("latents", latents, self.request.latent_shape)))
 
     def _finish(self, latents: Array) -> Units[list[Image.Image] | Array]:
         self._end_steps()
@@ -188,8 +206,15 @@ class Run:
             )
             with self.clock("decode"):
                 images = request.finished(decoded, self.options.output_type)
+        if isinstance(self.options.noise, ReplayNoise) and (unused := self.options.noise.unused) is not None:
+            self._note(unused)
         self._save_recording()
         return images
+
+    def _note(self, text: str) -> None:
+        """Add a note that only the end of the run has given a reason for."""
+        self._late_notes.append(text)
+        _log.warning(text)
 
     def preview(self, latents: Array) -> Units[Image.Image]:
         """The first sample's picture of latents (B, C, h, w) on the way, finished like a result."""
@@ -247,7 +272,9 @@ class Run:
         try:
             self.noise.recording.save(Path(path))
         except OSError as error:
-            raise Kandinsky22Error(f"the noise recording {path} cannot be written: {error.strerror}") from error
+            failure = f"the noise recording {path} cannot be written: {error.strerror}"
+            self.failures.append(failure)
+            self._note(failure)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from kandinsky_runtime.batch import as_latents
 from kandinsky_runtime.decoder.kept_area import KeptArea
-from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.errors import TensorError, UsageError
 from kandinsky_runtime.observers import RunObserver
 from kandinsky_runtime.sampling import guidance
 from kandinsky_runtime.sampling.noise import NoiseSource
@@ -87,6 +87,7 @@ class Trajectory:
         self._used = 2 * channels if sampler.learns_variance else channels  # of the K output channels
         self._mixed = np.empty((latents.shape[0], self._used, *latents.shape[2:]), np.float32)
         self._drawn = np.empty_like(latents)
+        self._fed = -1  # the last step that was given
 
     @property
     def steps(self) -> int:
@@ -103,10 +104,17 @@ class Trajectory:
 
         Raises:
             Cancelled: the observer's event was set before the step.
+            UsageError: the step before was not accepted.
         """
         with self._observer.bar(self.steps - self.i) as bar:
             while not self.done:
-                yield self.feed()
+                step = self.feed()
+                yield step
+                if self.i == step.i:
+                    raise UsageError(
+                        f"step {step.i + 1} of {self.steps} was not accepted; call accept with the UNet's output before"
+                        " the next step"
+                    )
                 bar.update()
 
     def feed(self) -> Step:
@@ -119,6 +127,7 @@ class Trajectory:
         if self.done:
             raise UsageError(f"all {self.steps} steps were accepted; begin another trajectory")
         self._observer.check_cancelled(self.i, self.steps)
+        self._fed = self.i
         timestep = self._sampler.timesteps[self.i].item()
         return Step(self.i, timestep, self._sampler.scale_model_input(self.i, self.latents), self._guided(self.i))
 
@@ -131,9 +140,16 @@ class Trajectory:
         Raises:
             InputError: the callback's latents cannot be used.
             NonFiniteError: the latents are not finite.
-            TensorError: the output has another shape.
+            TensorError: the output has another shape, or is no array.
+            UsageError: `feed` has given no step since the last output was accepted.
         """
         i, sampler = self.i, self._sampler
+        if self._fed != i:
+            raise UsageError(
+                f"got an output after {i} of {self.steps} steps, but no step was given since the last one; call feed,"
+                " and accept its output once"
+            )
+        self._check_output(output)
         if self._guided(i):
             output = guidance.combine(output, self._scale, self.latents.shape[1], self._mixed)
         noise = self._noise.draw(self._drawn.shape, self._drawn) if sampler.draws_noise(i) else None
@@ -155,6 +171,17 @@ class Trajectory:
         if self._guided(self.i):
             output = guidance.combine(output, self._scale, channels, np.empty_like(self._mixed))
         return self._sampler.clean(self.i, output[:, :channels], self.latents)
+
+    def _check_output(self, output: Array) -> None:
+        batch, _, height, width = self.latents.shape
+        rows = 2 * batch if self._guided(self.i) else batch
+        shape = output.shape if isinstance(output, np.ndarray) else None
+        if shape is None or len(shape) != 4 or shape[1] < self._used or shape != (rows, shape[1], height, width):
+            raise TensorError(
+                f"step {self.i + 1} of {self.steps}: the UNet's output is"
+                f" {type(output).__name__ if shape is None else shape}; expected an array of shape"
+                f" {(rows, self._used, height, width)}, with as many channels or more"
+            )
 
     def _guided(self, i: int) -> bool:
         if not guidance.is_guided(self._scale):

@@ -15,7 +15,7 @@ Output = TypeVar("Output", bound=PipelineOutput)
 
 @dataclass(frozen=True)
 class Work(Generic[Output]):
-    """The checked work of one call; nothing has run yet.
+    """The checked work of one call; nothing has run yet. It is done once: the noise of its runs is used up then.
 
     Attributes:
         runs: the runs, done one after the other.
@@ -31,7 +31,7 @@ class Work(Generic[Output]):
         return sum(run.steps for run in self.runs if not run.request.keeps_everything)
 
     def units(self) -> Units[Output]:
-        """Do everything, in units of work; errors are those of `Run`."""
+        """Do everything, in units of work; errors are those of `Run.units`."""
         results = []
         for run in self.runs:
             results.append((yield from run.units()))

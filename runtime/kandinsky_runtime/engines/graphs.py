@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -45,10 +45,12 @@ class Graphs:
     shape_memory: int | None = None
     _loaded: dict[str, Engine] = field(default_factory=dict, init=False, repr=False)
     _checked: set[str] = field(default_factory=set, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     _one_run: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _failed: list[str] = field(default_factory=list, init=False, repr=False)
     _runner: int | None = field(default=None, init=False, repr=False)
+    _runs: int = field(default=0, init=False, repr=False)
+    _close_after_runs: bool = field(default=False, init=False, repr=False)
 
     @classmethod
     def open(
@@ -168,18 +170,20 @@ class Graphs:
         Raises:
             UsageError: with `low_memory`, a run was started within another one, for example by its callback.
         """
-        if not self.low_memory:
-            yield
-            return
         if self._runner == threading.get_ident():
             raise UsageError("low_memory: this thread is in the middle of a run; start the next one after it")
-        with self._one_run:
-            self._runner = threading.get_ident()
+        with self._one_run if self.low_memory else nullcontext():
+            with self._lock:
+                self._runs += 1
+            self._runner = threading.get_ident() if self.low_memory else None
             try:
                 yield
             finally:
                 self._runner = None
-                self.close()
+                with self._lock:
+                    self._runs -= 1
+                    if self.low_memory or (self._close_after_runs and not self._runs):
+                        self.close()
 
     def phase_over(self, *components: str) -> None:
         """Free what only this phase needed: its graphs with `low_memory`, else the memory for intermediate results."""
@@ -192,8 +196,14 @@ class Graphs:
             engine.free_scratch_memory()
 
     def close(self) -> None:
-        """Free every loaded graph once a run in progress is over; the next run loads them again."""
-        self._release(tuple(self._loaded))
+        """Free every loaded graph; the next run loads them again.
+
+        With a `run` in progress, return at once: the last such run frees the graphs at its end.
+        """
+        with self._lock:
+            self._close_after_runs = self._runs > 0
+            if not self._close_after_runs:
+                self._release(tuple(self._loaded))
 
     def _release(self, components: tuple[str, ...]) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,10 +114,14 @@ def find(engine: str, component: str, digests: Mapping[str, str]) -> BuildRecord
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         return BuildRecord(**data | {"profiles": tuple(_profile(item) for item in data["profiles"])})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        if os.access(file.parent, os.X_OK):  # else nothing was built by this user: the folder is another one's
+            _warn(file, error)
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        _log.warning("the record %s of a build cannot be read (%s): run k22 build again", file, error)
+        _warn(file, error)
         return None
 
 
@@ -144,6 +149,10 @@ def cache_subfolder(name: str) -> Path:
     if folder is None:
         raise UsageError("there is no folder to keep built engines in: set XDG_CACHE_HOME to one")
     return folder / name
+
+
+def _warn(file: Path, error: Exception) -> None:
+    _log.warning("the record %s of a build cannot be read (%s): run k22 build again", file, error)
 
 
 def _file(engine: str, component: str, digests: Mapping[str, str]) -> Path:

@@ -280,7 +280,7 @@ class PriorPipeline:
         return positive, negatives
 
     def close(self) -> None:
-        """Release every loaded graph."""
+        """Release every loaded graph, or with calls in progress let the last of them do so at its end."""
         self.graphs.close()
 
     def __enter__(self) -> PriorPipeline:

@@ -155,6 +155,17 @@ class ReplayNoise(NoiseSource):
                 raise InputError(f"{self._name}: draw {number} is not an array of finite float32 numbers")
         self._next = 0
 
+    @property
+    def unused(self) -> str | None:
+        """A note if draws are left: the run differs from the recorded one. None if all were used."""
+        left = len(self._draws) - self._next
+        if not left:
+            return None
+        return (
+            f"{self._name}: {left} of its {len(self._draws)} draws {'was' if left == 1 else 'were'} not used; for the"
+            f" recorded picture, {_SAME_OPTIONS}"
+        )
+
     def _fill(self, out: Array) -> None:
         if self._next >= len(self._draws):
             raise InputError(
@@ -198,7 +209,11 @@ class RecordingNoise(NoiseSource):
             OSError: the file cannot be written.
         """
         draws = {f"draw_{number:04d}": draw for number, draw in enumerate(self._draws)}
-        write_whole(Path(path), lambda stream: np.savez(stream, **draws))
+        content = (
+            io.BytesIO()
+        )  # a file that fails under numpy's zip writer is reported a second time, by its destructor
+        np.savez(content, **draws)
+        write_whole(Path(path), content.getvalue())
 
 
 class RunNoise:

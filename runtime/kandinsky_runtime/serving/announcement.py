@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
+
+from kandinsky_runtime.cli_support import print_done
 
 
 def announce(models: Iterable[str], host: str, port: int) -> None:
-    """Write the names of the models and the server's address.
+    """Write the names of the models and the server's address; a server runs also without a stdout.
 
     Args:
         models: the names.
@@ -15,5 +16,4 @@ def announce(models: Iterable[str], host: str, port: int) -> None:
         port: the port.
     """
     shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"serving {', '.join(models)} at http://{shown}:{port}\n")
-    sys.stdout.flush()
+    print_done(f"serving {', '.join(models)} at http://{shown}:{port}")

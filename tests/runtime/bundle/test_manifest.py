@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ def test_a_bundle_from_before_there_were_tasks() -> None:
         ("not json", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"schema": ' + "1" * 5000 + "}", "not JSON"),
+        ('{"parity": {"error": NaN}}', "not JSON (it has NaN, which is no number of JSON); export the bundle again"),
+        ('{"parity": {"error": -Infinity}}', "not JSON (it has -Infinity, which is no number of JSON)"),
+        ('{"parity": {"error": 1e999}}', "not JSON (it has 1e999, which is too large for a number)"),
         ("[]", "`format` is not 'kandinsky22-bundle'"),
         ("null", "`format` is not 'kandinsky22-bundle'"),
         ("{}", "`format` is not 'kandinsky22-bundle'"),
@@ -100,6 +104,15 @@ def test_a_bundle_from_before_there_were_tasks() -> None:
 def test_not_a_manifest(text: str, fault: str) -> None:
     (only,) = faults(text)
     assert fault in only
+
+
+def test_figures_that_are_not_finite_are_null() -> None:
+    """A verification that fails with NaN leaves a bundle that can be read."""
+    figures = {"unet": float("nan"), "latents": (1.5, float("inf")), "passed": False}
+    read = parse(replace(SOUND, parity={"engines": figures}).to_json(), "it")
+    assert read.parity == {"engines": {"unet": None, "latents": [1.5, None], "passed": False}}
+    with pytest.raises(BundleError, match="manifest.json: a config has NaN or infinity, which are no numbers of JSON"):
+        replace(SOUND, scheduler={"beta_end": float("nan")}).to_json()
 
 
 def test_truncated_anywhere() -> None:

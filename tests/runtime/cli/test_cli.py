@@ -258,6 +258,32 @@ def test_recorded_noise_gives_the_same_picture(k22: K22) -> None:
         assert Path(f"again-{number}.png").read_bytes() == Path(f"out-{number}.png").read_bytes()
 
 
+def test_a_recording_of_more_steps_is_told(k22: K22) -> None:
+    assert k22(*inpaint(record_noise="noise.npz")).status == 0
+    changes = {"seed": None, "replay_noise": "noise.npz", "num_inference_steps": 1, "out": "again.png"}
+    result = k22(*inpaint("--quiet", "--json", **changes))
+    note = (
+        "noise recording noise.npz: 1 of its 3 draws was not used; for the recorded picture, use the options of the"
+        " recorded run"
+    )
+    assert note in json.loads(result.out)["notes"]
+
+
+def test_a_full_disk_loses_the_recording_only(k22: K22, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert k22(*inpaint()).status == 0
+    expected = Path("out.png").read_bytes()
+    monkeypatch.setattr(RecordingNoise, "save", raising(OSError(28, "No space left on device")))
+    before = files()
+    result = k22(*inpaint("--quiet", record_noise="noise.npz", out="new.png"))
+    assert (result.status, result.out) == (1, "wrote new.png (seed 3)\n")
+    assert result.err.endswith(
+        "k22: error: the noise recording noise.npz cannot be written: No space left on device; the pictures are"
+        " written: make room or choose another path, and run the command again\n"
+    )
+    assert files() == before | {"new.png"}
+    assert Path("new.png").read_bytes() == expected
+
+
 def test_black_mask_is_told(k22: K22, fake_engine: type[FakeEngine], caplog: pytest.LogCaptureFixture) -> None:
     Image.fromarray(np.zeros_like(MASK)).save("black.png")
     result = k22(*inpaint("--json", mask="black.png"))

@@ -20,7 +20,6 @@ from kandinsky_runtime.errors import (
     EngineError,
     EngineUnavailable,
     InputError,
-    Kandinsky22Error,
     NonFiniteError,
     SchedulerError,
     UsageError,
@@ -278,6 +277,23 @@ def test_a_recording_that_ends_too_early(pipeline: InpaintPipeline) -> None:
         pipeline(**sound(noise=ReplayNoise([noise_of(1), noise_of(1)])))
 
 
+@pytest.mark.parametrize(("changes", "left"), [({"num_inference_steps": STEPS - 1}, 1), ({"scheduler": "ddim"}, STEPS)])
+def test_a_recording_that_is_not_used_up_is_noted(
+    pipeline: InpaintPipeline, tmp_path: Path, changes: dict[str, Any], left: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "noise.npz"
+    options = sound(seed=3)
+    assert pipeline(**options, record_noise=path).notes == pipeline(**options, noise=ReplayNoise(path)).notes
+    caplog.clear()
+    output = pipeline(**options | changes, noise=ReplayNoise(path))
+    note = (
+        f"noise recording {path}: {left} of its {STEPS + 1} draws {'was' if left == 1 else 'were'} not used; for the"
+        " recorded picture, use the options of the recorded run"
+    )
+    assert note in output.notes
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [note]
+
+
 def test_a_recording_is_written_at_the_end_or_not_at_all(pipeline: InpaintPipeline, tmp_path: Path) -> None:
     def fail(*_: Any) -> None:
         raise LookupError
@@ -318,8 +334,11 @@ def test_a_recording_that_fails_to_be_written(pipeline: InpaintPipeline, tmp_pat
         if folder.exists():
             folder.rmdir()
 
-    with pytest.raises(Kandinsky22Error, match="cannot be written: No such file or directory"):
-        pipeline(**sound(record_noise=folder / "noise.npz", callback_on_step_end=remove_folder))
+    output = pipeline(**sound(record_noise=folder / "noise.npz", callback_on_step_end=remove_folder))
+    failure = f"the noise recording {folder / 'noise.npz'} cannot be written: No such file or directory"
+    assert output.failures == (failure,)
+    assert failure in output.notes
+    np.testing.assert_array_equal(output.images, pipeline(**sound()).images)
 
 
 def test_latents_of_the_caller(pipeline: InpaintPipeline) -> None:

@@ -146,6 +146,76 @@ def test_an_output_of_another_shape_is_refused_and_the_step_stays(pipeline: Inpa
     assert trajectory.i == 1
 
 
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_an_output_that_is_no_output_of_the_step(pipeline: InpaintPipeline, scale: float) -> None:
+    run = pipeline.prepare(options(num_inference_steps=2, guidance_scale=scale, seed=3))
+    trajectory = run.begin()
+    output = run.predict(trajectory.feed())
+    for bad in (output.tolist(), None, output[:1, :2], output[:0], output[0], np.concatenate([output] * 3)):
+        with pytest.raises(TensorError, match=r"step 1 of 2: the UNet's output is .*; expected an array of shape \("):
+            trajectory.accept(bad)
+    trajectory.accept(output)
+    trajectory.accept(run.predict(trajectory.feed()))
+    expected = pipeline.run(options(num_inference_steps=2, guidance_scale=scale, seed=3)).images
+    np.testing.assert_array_equal(run.finish(trajectory.latents), expected)
+
+
+def test_a_step_that_is_not_accepted(pipeline: InpaintPipeline) -> None:
+    """Without the error, the loop would have no end."""
+    steps = iter(pipeline.prepare(options(num_inference_steps=2)).begin())
+    assert next(steps).i == 0
+    with pytest.raises(UsageError, match="step 1 of 2 was not accepted; call accept with the UNet's output before the"):
+        next(steps)
+
+
+def test_a_step_that_is_accepted_twice(pipeline: InpaintPipeline) -> None:
+    run = pipeline.prepare(options(num_inference_steps=2))
+    trajectory = run.begin()
+    output = np.zeros((2, 2 * CHANNELS, 8, 10), np.float32)
+    with pytest.raises(UsageError, match="got an output after 0 of 2 steps, but no step was given since the last one"):
+        trajectory.accept(output)
+    for done in (1, 2):
+        output = run.predict(trajectory.feed())
+        trajectory.accept(output)
+        with pytest.raises(UsageError, match=f"got an output after {done} of 2 steps, but no step was given since the"):
+            trajectory.accept(output)
+    assert trajectory.done
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda latents: latents[:, :2], r"latents: the shape is \(1, 2, 8, 10\); this run takes \(1, 4, 8, 10\)"),
+        (lambda latents: latents[0], r"latents: the shape is \(4, 8, 10\); this run takes"),
+        (lambda latents: None, "latents: got NoneType of dtype object; expected real numbers"),
+        (lambda latents: latents * np.nan, "latents: has NaN, infinity"),
+    ],
+)
+def test_latents_that_cannot_be_finished(pipeline: InpaintPipeline, change: Any, text: str) -> None:
+    run = pipeline.prepare(options(num_inference_steps=1))
+    latents = run.begin().latents
+    with pytest.raises(InputError, match=text):
+        run.finish(change(latents))
+    np.testing.assert_array_equal(run.finish(latents.tolist()), run.finish(latents))  # type: ignore[arg-type]
+
+
+def test_a_callback_that_raises(pipeline: InpaintPipeline) -> None:
+    """Its error comes out as it is, but for one that no generator passes on."""
+
+    def fail(error: BaseException) -> Any:
+        def callback(*_: Any) -> None:
+            raise error
+
+        return callback
+
+    for error in (LookupError("mine"), KeyboardInterrupt(), Cancelled("enough"), RuntimeError("x"), GeneratorExit()):
+        with pytest.raises(type(error)) as caught:
+            pipeline.run(options(num_inference_steps=2), RunObserver(fail(error)))
+        assert caught.value is error
+    with pytest.raises(UsageError, match="callback_on_step_end raised StopIteration, which does not stop a run; raise"):
+        pipeline.run(options(num_inference_steps=2), RunObserver(fail(StopIteration())))
+
+
 def test_latents_of_a_callback_that_do_not_fit(pipeline: InpaintPipeline) -> None:
     def cut(_: object, step: int, timestep: float, values: dict[str, Any]) -> dict[str, Any]:
         return {"latents": values["latents"][:, :2]}

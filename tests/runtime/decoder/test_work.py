@@ -10,6 +10,7 @@ import pytest
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
 from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.decoder.run import StepUnit
+from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.units import Unit, do_all
 from tests.runtime.decoder.test_trajectory import MIXED, options
 from tests.runtime.fake_bundle import FakeEngine
@@ -92,6 +93,24 @@ def test_closing_frees_the_steps_memory(
     freed.clear()
     units.close()
     assert freed == ["unet"]
+
+
+@pytest.mark.parametrize("item", [options(num_inference_steps=2, seed=3), two_parts()])
+def test_a_plan_is_done_once(pipeline: InpaintPipeline, item: InpaintOptions) -> None:
+    """The second time, the same seeds would give another picture."""
+    work = pipeline.plan(item)
+    output = do_all(work.units())
+    with pytest.raises(UsageError, match="this run was begun before, and its noise is used up; prepare or plan anothe"):
+        do_all(work.units())
+    np.testing.assert_array_equal(do_all(pipeline.plan(item).units()).images, output.images)
+
+
+def test_a_run_is_begun_once(pipeline: InpaintPipeline) -> None:
+    run = pipeline.prepare(options(num_inference_steps=2, seed=3))
+    run.begin()
+    for again in (run.begin, lambda: do_all(run.units())):
+        with pytest.raises(UsageError, match="this run was begun before"):
+            again()
 
 
 def test_do_all_returns_the_result() -> None:

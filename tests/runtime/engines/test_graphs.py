@@ -12,9 +12,11 @@ import pytest
 
 from kandinsky_runtime.checks import memory_size
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from kandinsky_runtime.decoder.options import InpaintOptions
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.errors import Cancelled, EngineError, EngineUnavailable, NonFiniteError, UsageError
 from kandinsky_runtime.prior.pipeline import PriorPipeline
+from kandinsky_runtime.units import do_all
 from tests.runtime import fake_bundle
 from tests.runtime.fake_bundle import WIDTH, FakeEngine, Outputs
 
@@ -259,3 +261,44 @@ def test_an_engine_with_compiled_shapes_gets_the_limit(
     monkeypatch.setattr(fake_engine, "keeps_shapes", True)
     with Graphs.open(bundle, "fake", shape_memory="512M") as graphs:
         assert graphs.options.shape_memory == 512 << 20
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_closing_does_not_break_a_run_of_another_thread(
+    bundle: Path, events: list[tuple[str, str]], low_memory: bool
+) -> None:
+    pipeline = InpaintPipeline.load(bundle, "fake", low_memory=low_memory)
+    expected = pipeline(**SOUND).images
+    events.clear()
+
+    def close(*_: Any) -> None:
+        closing = threading.Thread(target=pipeline.close)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive(), "it does not wait"
+
+    np.testing.assert_array_equal(pipeline(**SOUND, callback_on_step_end=close).images, expected)
+    assert sum({"load": 1, "run": 0, "release": -1}[event] for event, _ in events) == (0 if low_memory else -3)
+    assert [event for event, _ in events][-1] == "release"
+    events.clear()
+    np.testing.assert_array_equal(pipeline(**SOUND).images, expected)
+    assert ("load", "unet") in events, "the next run loads them again"
+    pipeline.close()
+
+
+def test_closing_from_the_runs_own_callback(bundle: Path, events: list[tuple[str, str]]) -> None:
+    pipeline = InpaintPipeline.load(bundle, "fake")
+    pipeline(**SOUND, callback_on_step_end=lambda *_: pipeline.close())
+    assert [event for event in events if event[0] == "release"] == [("release", name) for name in PHASES]
+
+
+def test_closing_with_two_runs_in_progress(bundle: Path, events: list[tuple[str, str]]) -> None:
+    """The last one frees the graphs; a run that is driven no further counts until its generator is closed."""
+    pipeline = InpaintPipeline.load(bundle, "fake")
+    first, second = (pipeline.plan(InpaintOptions(**SOUND)).units() for _ in range(2))
+    next(first), next(second), next(first)
+    pipeline.close()
+    do_all(first)
+    assert "release" not in dict(events)
+    second.close()
+    assert [event for event in events if event[0] == "release"] == [("release", name) for name in PHASES]

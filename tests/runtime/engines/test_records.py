@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,28 @@ def test_a_record_that_cannot_be_read(
     assert records.find("tensorrt", "unet", DIGESTS) is None
     (message,) = caplog.messages
     assert message.startswith(f"the record {file} of a build cannot be read (")
+
+
+def test_a_cache_folder_that_is_no_folder(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    assert records.find("tensorrt", "unet", DIGESTS) is None
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("accessible", [False, True])
+def test_a_cache_folder_of_another_user(
+    accessible: bool, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A home that cannot be entered has no builds of this user's; a file that cannot be read is reported."""
+    RECORD.save(DIGESTS)
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # root may read everything
+    monkeypatch.setattr("os.access", lambda *_: accessible)
+    assert records.find("tensorrt", "unet", DIGESTS) is None
+    assert len(caplog.messages) == accessible
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import tracemalloc
 from collections.abc import Callable
@@ -206,6 +207,22 @@ def test_a_recording_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="disk full"):
         recording.save(path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"an older file"]
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
+    """Numpy's zip writer has a destructor that fails once more, with a traceback on stderr."""
+    resource = pytest.importorskip("resource")
+    recording = RecordingNoise(TorchNoise(3))
+    recording.draw((1, 4, 64, 64))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            recording.save(tmp_path / "noise.npz")
+        gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_recording_of_another_shape_is_refused_and_not_consumed() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from tqdm import tqdm
-
 from kandinsky_runtime.engines.build_job import BuildJob, NotApplicable
 from kandinsky_runtime.engines.openvino.engine import OpenVinoEngine
 from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.progress import ProgressBar
 
 
 def build(job: BuildJob) -> bool:
@@ -33,7 +32,7 @@ def build(job: BuildJob) -> bool:
     missing = False
     engine = OpenVinoEngine(job.component, job.spec, job.files, job.options, job.digests)
     with engine:
-        for profile in tqdm(
+        for profile in ProgressBar(
             job.profiles, desc=f"building {job.component}", unit="shape", disable=not job.progress, leave=False
         ):
             missing |= engine.build(tuple(profile.shapes(tensor)[1] for tensor in job.spec.inputs))

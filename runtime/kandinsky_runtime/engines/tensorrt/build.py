@@ -11,8 +11,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from kandinsky_runtime.engines.build_job import BuildJob
 from kandinsky_runtime.engines.compile_cache import ensure_entry
 from kandinsky_runtime.engines.records import cache_subfolder
@@ -21,6 +19,7 @@ from kandinsky_runtime.engines.tensorrt.engine import PLAN, made_with
 from kandinsky_runtime.engines.tensorrt.library import failure, log_of, tensorrt
 from kandinsky_runtime.errors import EngineError, Kandinsky22Error
 from kandinsky_runtime.files import fingerprint, write_whole
+from kandinsky_runtime.progress import ProgressBar
 
 _log = logging.getLogger(__name__)
 
@@ -144,12 +143,12 @@ def _monitor(library: Any, component: str, progress: bool) -> Any:
         def __init__(self) -> None:
             library.IProgressMonitor.__init__(self)
             self.interrupted = False
-            self._bars: dict[str, tqdm] = {}
+            self._bars: dict[str, ProgressBar] = {}
             self._lock = threading.Lock()  # TensorRT calls from several threads
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self._lock:
-                self._bars[phase_name] = tqdm(
+                self._bars[phase_name] = ProgressBar(
                     total=num_steps, desc=f"{component}: {phase_name}", position=len(self._bars), leave=False,
                     disable=not progress,
                 )  # fmt: skip
