@@ -39,8 +39,14 @@ class Refusal(Exception):
         self, status: int, message: str, *, param: str | None = None, code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(message)
-        self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
+        super().__init__(_encodable(message))
+        self.param = None if param is None else _encodable(param)
+        self.status, self.code, self.headers = status, code, dict(headers or {})
+
+
+def _encodable(text: str) -> str:
+    """A text without surrogates, which JSON may name but no answer can send."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

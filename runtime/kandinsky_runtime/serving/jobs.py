@@ -33,6 +33,7 @@ QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed"
 ENDED = (COMPLETED, FAILED, CANCELLED)
 
 _log = logging.getLogger(__name__)
+_LARGEST_SIDES = {"jpeg": 65_500, "webp": 16_383}  # libjpeg's limit, and that of the WebP format
 _REPLICA_ID = re.compile(r"job_([A-Za-z0-9]+)\.")
 
 
@@ -62,6 +63,11 @@ class Format:
 
     name: str = "png"
     quality: int | None = None
+
+    @property
+    def largest_side(self) -> int | None:
+        """The most pixels of a picture's side; None if it needs no limit."""
+        return _LARGEST_SIDES.get(self.name)
 
     def encode(self, image: Image.Image) -> bytes:
         """The bytes of a picture's file."""

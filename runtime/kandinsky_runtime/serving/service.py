@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.bundle.manifest import INPAINT, TEXT_TO_IMAGE
+from kandinsky_runtime.decoder.inpaint_inputs import InpaintRequest
 from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
+from kandinsky_runtime.decoder.request import Request
 from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.pictures.image import read_picture
@@ -22,7 +24,7 @@ from kandinsky_runtime.pictures.sizes import same_proportions
 from kandinsky_runtime.serving.admission import Admission, Place
 from kandinsky_runtime.serving.estimates import Estimates
 from kandinsky_runtime.serving.fields import EDITS, Asked, FieldError, option_fields
-from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, Job, new_id
+from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, Format, Job, new_id
 from kandinsky_runtime.serving.journal import Journal
 from kandinsky_runtime.serving.metrics import Metrics
 from kandinsky_runtime.serving.models import Model, Models
@@ -232,8 +234,8 @@ class Service:
                 raise FieldError(
                     "mask", f"model {model.name} takes no mask; leave it out, or ask for one that repaints"
                 )
-            return model.plan(GenerateOptions(image=asked.image, **options))
-        return _checked(model.plan(_with_mask(options, asked)))
+            return _fitting(asked.format, model.plan(GenerateOptions(image=asked.image, **options)))
+        return _fitting(asked.format, _checked(model.plan(_with_mask(options, asked))))
 
 
 def _with_mask(options: dict[str, Any], asked: Asked) -> InpaintOptions:
@@ -273,6 +275,26 @@ def _checked(work: Work[Any]) -> Work[Any]:
         if run.request.keeps_everything:
             raise FieldError("mask", "; ".join(dict.fromkeys([*run.request.notes, *run.request.understood])))
     return work
+
+
+def _fitting(form: Format, work: Work[Any]) -> Work[Any]:
+    """The work, if the format can hold its results."""
+    width, height = _result_size(work.runs[0].request)
+    if form.largest_side is not None and max(width, height) > form.largest_side:
+        raise FieldError(
+            "output_format",
+            f"output_format is {form.name}, whose sides have at most {form.largest_side:,} pixels, and the result is"
+            f" {width}x{height}; choose png, or a smaller size",
+        )
+    return work
+
+
+def _result_size(request: Request) -> tuple[int, int]:
+    """Width and height of a run's results."""
+    if isinstance(request, InpaintRequest):  # with inpaint_area "mask", the request's own size is that of a crop
+        width, height = request.areas.areas[0].picture.size
+        return width, height
+    return request.width, request.height
 
 
 def _size(image: Any) -> str:
