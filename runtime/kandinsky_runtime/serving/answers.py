@@ -15,9 +15,10 @@ from kandinsky_runtime.decoder.output import InpaintOutput
 from kandinsky_runtime.errors import Cancelled, UsageError
 from kandinsky_runtime.serving.admission import Busy
 from kandinsky_runtime.serving.fields import Asked, FieldError
-from kandinsky_runtime.serving.jobs import CANCELLED, COMPLETED, FAILED, Job
+from kandinsky_runtime.serving.jobs import CANCELLED, COMPLETED, FAILED, Job, ServerStopped
 
 _WORD = re.compile(r"[a-z_]+")
+_STOPPED_RETRY = 5  # seconds after which another server may have taken the place of one that stopped
 _NO_USAGE = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -59,6 +60,9 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, Busy):
         headers = {"retry-after": str(error.retry_after), "x-should-retry": "true" if error.retry else "false"}
         return Refusal(503, str(error), code=error.reason, headers=headers)
+    if isinstance(error, ServerStopped):
+        headers = {"retry-after": str(_STOPPED_RETRY), "x-should-retry": "true"}
+        return Refusal(503, str(error), code="server_stopped", headers=headers)
     if isinstance(error, FieldError):
         return Refusal(400, str(error), param=error.param, code="invalid_value")
     if isinstance(error, UsageError):

@@ -24,7 +24,7 @@ from kandinsky_runtime.pictures.sizes import same_proportions
 from kandinsky_runtime.serving.admission import Admission, Place
 from kandinsky_runtime.serving.estimates import Estimates
 from kandinsky_runtime.serving.fields import EDITS, Asked, FieldError, option_fields
-from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, Format, Job, new_id
+from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, SHUTDOWN, Format, Job, ServerStopped, new_id
 from kandinsky_runtime.serving.journal import Journal
 from kandinsky_runtime.serving.metrics import Metrics
 from kandinsky_runtime.serving.models import Model, Models
@@ -33,6 +33,7 @@ from kandinsky_runtime.serving.step_loop import StepLoop
 from kandinsky_runtime.serving.store import Store
 
 LAST_SECONDS = 5  # for answers that are being sent when all jobs have ended
+_POLL_SECONDS = 0.02
 _WORKERS = 2  # threads that decode uploads and encode results
 _STUCK_SECONDS = 60.0  # a unit may always take this long ...
 _STUCK_TIMES = 20.0  # ... or so many times its estimate
@@ -48,6 +49,7 @@ class Service:
         replica: its name, if it is one of several replicas of a server; each keeps its own jobs. Otherwise empty.
         on_detached: called with each job that goes on after its request is answered.
         failure: why the warm-up failed, or None.
+        stopping: whether the jobs were cancelled because the server stops, and no request becomes one.
     """
 
     def __init__(self, settings: Settings, models: Models, replica: str = "") -> None:
@@ -60,6 +62,7 @@ class Service:
         self.store = Store(settings.keep_seconds, settings.keep_bytes, journal)
         self.metrics = Metrics(installed()[1], self._gauges(), models.share_steps, self.loop.shared)
         self.failure: BaseException | None = None
+        self.stopping = False
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pictures")
         self._jobs: set[Job] = set()
         self._watching: set[asyncio.Task[None]] = set()
@@ -114,28 +117,28 @@ class Service:
         await asyncio.to_thread(self.models.close)
 
     def cancel_all(self) -> None:
-        """Cancel every job, because the server stops."""
+        """Cancel every job, and let no request become one, because the server stops."""
+        self.stopping = True
         for job in self._jobs:
-            job.cancel("the server stopped", "shutdown")
+            job.cancel("the server stopped", SHUTDOWN)
 
     async def drain(self) -> None:
-        """Refuse new requests, and let the jobs end for `drain_seconds`; then cancel what is left."""
+        """Refuse new requests, and let the others end for `drain_seconds`; then cancel what is left."""
         self.admission.draining = True
         seconds = self.settings.drain_seconds
-        _log.info("stopping: %d jobs have %g s to end", self.running + self.waiting, seconds)
+        _log.info("stopping: %d requests have %g s to end", self.admission.taken, seconds)
         try:
             await asyncio.wait_for(self.drained(), seconds)
         except asyncio.TimeoutError:
-            _log.warning("stopping: %d jobs did not end in time; they are cancelled", self.running + self.waiting)
+            _log.warning("stopping: %d requests did not end in time; they are cancelled", self.admission.taken)
             self.cancel_all()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.drained(), LAST_SECONDS)
 
     async def drained(self) -> None:
-        """Wait until every job has ended."""
-        while self._jobs:
-            await asyncio.wait([asyncio.ensure_future(job.wait()) for job in self._jobs])
-            await asyncio.sleep(0)
+        """Wait until every request that has a place has ended, whether it is a job already or not."""
+        while self.admission.taken:
+            await asyncio.sleep(_POLL_SECONDS)
 
     def model(self, name: str | None, endpoint: str) -> Model:
         """The model of a request.
@@ -180,7 +183,10 @@ class Service:
 
         Raises:
             Busy: it would not be done in time.
+            ServerStopped: the server has cancelled its jobs.
         """
+        if self.stopping:
+            raise ServerStopped
         limits = [limit for limit in (asked.timeout, deadline) if limit is not None]
         seconds = sum(self.estimates.run(model.name, run) for run in work.runs)
         self.admission.check(seconds, min(limits) if limits else None)
