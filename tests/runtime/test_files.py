@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +17,16 @@ from typing import IO, Any
 import pytest
 
 from kandinsky_runtime import files
-from kandinsky_runtime.files import cache_folder, file_sha256, fingerprint, is_settled, stamp, sync_folder, write_whole
+from kandinsky_runtime.files import (
+    cache_folder,
+    file_sha256,
+    fingerprint,
+    hold,
+    is_settled,
+    stamp,
+    sync_folder,
+    write_whole,
+)
 
 
 @pytest.fixture
@@ -254,3 +266,28 @@ def test_a_user_without_a_home_has_no_cache_folder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert cache_folder() is None
+
+
+# -- hold --
+
+
+def test_one_process_holds_a_file(file: Path) -> None:
+    code = f"from pathlib import Path; from kandinsky_runtime.files import hold; hold(Path({str(file)!r}))"
+    command = [sys.executable, "-c", code]
+    with hold(file):
+        assert b"BlockingIOError" in subprocess.run(command, capture_output=True, check=False).stderr
+        with pytest.raises(BlockingIOError, match="another process holds it"):
+            hold(file)
+    assert subprocess.run(command, check=False).returncode == 0
+    hold(file).close()
+
+
+def test_a_file_system_without_locks(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with hold(file), hold(file):
+        pass
