@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -79,6 +81,32 @@ def read_pipe(path: str | os.PathLike[str], name: str, most: int) -> bytes | Non
                     f"{name} is a pipe or a device with more than {most:,} bytes; expected less: give a file instead"
                 )
     return bytes(content)
+
+
+def hold(path: Path) -> IO[bytes]:
+    """Hold a file that only one process may hold, made if needed, until the stream is closed or the process ends.
+
+    On a file system without locks, nobody is kept away.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be opened.
+    """
+    stream = path.open("ab")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK):
+            stream.close()
+            raise BlockingIOError(errno.EAGAIN, "another process holds it", str(path)) from error
+    return stream
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from kandinsky_runtime.files import (
     cache_folder,
     file_sha256,
     fingerprint,
+    hold,
     is_folder,
     is_settled,
     read_pipe,
@@ -295,3 +299,28 @@ def test_pipes_are_read_up_to_a_limit(tmp_path: Path, file: Path) -> None:
     ):
         read_pipe(fed_pipe(tmp_path / "pipe", b"four"), "image pipe", 3)
     assert read_pipe(fed_pipe(tmp_path / "other", b"four"), "image", 4) == b"four"
+
+
+# -- hold --
+
+
+def test_one_process_holds_a_file(file: Path) -> None:
+    code = f"from pathlib import Path; from kandinsky_runtime.files import hold; hold(Path({str(file)!r}))"
+    command = [sys.executable, "-c", code]
+    with hold(file):
+        assert b"BlockingIOError" in subprocess.run(command, capture_output=True, check=False).stderr
+        with pytest.raises(BlockingIOError, match="another process holds it"):
+            hold(file)
+    assert subprocess.run(command, check=False).returncode == 0
+    hold(file).close()
+
+
+def test_a_file_system_without_locks(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with hold(file), hold(file):
+        pass

@@ -189,7 +189,7 @@ def test_a_crash_loses_running_jobs_and_says_so(bundles: Bundles, tmp_path: Path
             running = make(http, LONG)
             wait(http, running, "running")
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert [path.name for path in state.iterdir()] == ["jobs.jsonl"]
+    assert sorted(path.name for path in state.iterdir()) == ["jobs.jsonl", "jobs.lock"]
     with (state / "jobs.jsonl").open("a") as journal:
         journal.write('{"job": "job_cut')
     with (

@@ -186,7 +186,7 @@ def test_jobs_that_do_not_end_in_time_are_reported(bundles: Bundles, tmp_path: P
             pass
         assert server.stop() == 0
         thread.join()
-        assert answers[0].status_code == 504
+        assert answers[0].status_code == 503
         assert "the server stopped" in answers[0].json()["error"]["message"]
 
 

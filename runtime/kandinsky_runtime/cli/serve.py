@@ -89,10 +89,11 @@ def _serve(args: argparse.Namespace) -> int:
     set_up_logs(settings, quiet=args.quiet)
 
     from kandinsky_runtime.serving.models import Models
-    from kandinsky_runtime.serving.server import serve
+    from kandinsky_runtime.serving.server import hangups_ignored, serve
 
-    models = Models.load(args.bundles, **asdict(options), progress=False)
-    return serve(models, settings)
+    with hangups_ignored():  # the keys are read after this
+        models = Models.load(args.bundles, **asdict(options), progress=False)
+        return serve(models, settings)
 
 
 def _serve_on_ray(args: argparse.Namespace, flags: dict[str, Any]) -> int:

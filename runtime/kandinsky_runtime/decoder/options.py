@@ -36,6 +36,7 @@ OUTPUT_TYPES = ("pil", "np", "latent")
 COMPOSITES = ("paste", "blend", "none")
 INPAINT_AREAS = ("picture", "mask")
 MASK_MODES = ("auto", "alpha", "white", "black")
+_MAX_GUIDANCE = 1000  # far beyond any use; the numbers of a run stay finite
 
 
 def _side(name: str, default: str) -> Any:
@@ -85,8 +86,8 @@ class DecoderOptions:
     )
     prior_guidance_scale: float | None = option(
         None,
-        "guidance scale of the prior; 1 turns guidance off (default: 4)",
-        check=real(0),
+        "guidance scale of the prior, at most 1000; 1 turns guidance off (default: 4)",
+        check=real(0, _MAX_GUIDANCE),
         spelling="--prior-guidance-scale",
         group="prompt",
         metavar="W",
@@ -99,8 +100,8 @@ class DecoderOptions:
     )
     guidance_scale: float = option(
         4.0,
-        "weight of classifier-free guidance; 1 and below turn it off",
-        check=real(0),
+        "weight of classifier-free guidance, at most 1000; 1 and below turn it off",
+        check=real(0, _MAX_GUIDANCE),
         spelling="--guidance-scale",
         metavar="W",
         parse=float,

@@ -15,9 +15,10 @@ from kandinsky_runtime.decoder.output import InpaintOutput
 from kandinsky_runtime.errors import Cancelled, UsageError
 from kandinsky_runtime.serving.admission import Busy
 from kandinsky_runtime.serving.fields import Asked, FieldError
-from kandinsky_runtime.serving.jobs import CANCELLED, COMPLETED, FAILED, Job
+from kandinsky_runtime.serving.jobs import CANCELLED, COMPLETED, FAILED, Job, ServerStopped
 
 _WORD = re.compile(r"[a-z_]+")
+_STOPPED_RETRY = 5  # seconds after which another server may have taken the place of one that stopped
 _NO_USAGE = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -39,8 +40,14 @@ class Refusal(Exception):
         self, status: int, message: str, *, param: str | None = None, code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(message)
-        self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
+        super().__init__(_encodable(message))
+        self.param = None if param is None else _encodable(param)
+        self.status, self.code, self.headers = status, code, dict(headers or {})
+
+
+def _encodable(text: str) -> str:
+    """A text without surrogates, which JSON may name but no answer can send."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -53,6 +60,9 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, Busy):
         headers = {"retry-after": str(error.retry_after), "x-should-retry": "true" if error.retry else "false"}
         return Refusal(503, str(error), code=error.reason, headers=headers)
+    if isinstance(error, ServerStopped):
+        headers = {"retry-after": str(_STOPPED_RETRY), "x-should-retry": "true"}
+        return Refusal(503, str(error), code="server_stopped", headers=headers)
     if isinstance(error, FieldError):
         return Refusal(400, str(error), param=error.param, code="invalid_value")
     if isinstance(error, UsageError):

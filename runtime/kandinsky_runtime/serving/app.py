@@ -21,7 +21,7 @@ from kandinsky_runtime.errors import Kandinsky22Error
 from kandinsky_runtime.serving import images_api, inference_api, jobs_api, operation, page
 from kandinsky_runtime.serving.admission import Busy
 from kandinsky_runtime.serving.answers import Refusal, error_answer, refusal_of
-from kandinsky_runtime.serving.jobs import ENDED, Job
+from kandinsky_runtime.serving.jobs import ENDED, Job, ServerStopped
 from kandinsky_runtime.serving.logs import log_request
 from kandinsky_runtime.serving.openapi import document
 from kandinsky_runtime.serving.security import NOBODY, Keys, is_foreign
@@ -101,8 +101,8 @@ def routes() -> list[Route]:
         get("/v1/jobs/{job}", jobs_api.look),
         Route("/v1/jobs/{job}", jobs_api.remove, methods=["DELETE"]),
         get("/v1/jobs/{job}/events", jobs_api.watch),
-        get("/v1/jobs/{job}/images/{number:int}", jobs_api.picture),
-        get("/v1/jobs/{job}/previews/{number:int}", jobs_api.preview),
+        get("/v1/jobs/{job}/images/{number}", jobs_api.picture),
+        get("/v1/jobs/{job}/previews/{number}", jobs_api.preview),
         get("/v2", inference_api.server),
         get("/v2/health/live", operation.live),
         get("/v2/health/ready", operation.ready),
@@ -149,7 +149,7 @@ class Entrance:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.monotonic(), 500
+        begun, status, started = time.monotonic(), 500, False
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
@@ -157,9 +157,9 @@ class Entrance:
         state["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 sent = MutableHeaders(scope=message)
                 if not self._service.replica:  # the proxy in front of replicas sends it
                     sent["x-request-id"] = request_id
@@ -175,6 +175,13 @@ class Entrance:
                 await error_answer(refusal)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not self._service.admission.draining:
+                raise
+            stopped = refusal_of(ServerStopped())
+            state["error"] = str(stopped)
+            if not started:
+                await error_answer(stopped)(scope, receive, send_with_id)
         finally:
             route = scope.get("route")
             endpoint = getattr(route, "path", "other")

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +20,11 @@ from starlette.types import Message
 from kandinsky_runtime.serving.answers import Refusal
 from kandinsky_runtime.serving.settings import Settings
 
+_JSON, _FORM = "application/json", "multipart/form-data"
 _MOST_FILES, _MOST_FIELDS, _LONGEST_FIELD = 20, 100, 1024 * 1024
+# In a JSON text, each value is next to one of these. They are counted in texts, too: two prompts of the most characters
+# may consist of them.
+_MARKS, _MOST_MARKS = (b"[", b"{", b","), 100_000
 
 Content = TypeVar("Content")
 
@@ -50,10 +55,15 @@ async def read_body(request: Request, settings: Settings, *, forms: bool) -> Bod
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "compressed bodies are not taken; send the body as it is", code="unsupported_encoding")
-    if kind != "application/json" and not (forms and kind == "multipart/form-data"):
-        expected = "application/json or multipart/form-data" if forms else "application/json"
+    if kind != _JSON and not (forms and kind == _FORM):
+        expected = f"{_JSON} or {_FORM}" if forms else _JSON
         raise Refusal(415, f"Content-Type is {kind[:80]!r}; expected {expected}", code="unsupported_media_type")
-    return await _in_time(_read(Request(request.scope, _limited(request, settings.max_body)), kind), settings)
+    _check_charset(request)
+    limited = Request(request.scope, _limited(request, settings.max_body))
+    if kind == _FORM:
+        return await _in_time(_read_form(limited), settings)
+    content = await _in_time(limited.body(), settings)
+    return Body(await asyncio.to_thread(json_object, content), {})
 
 
 async def read_bytes(request: Request, settings: Settings) -> bytes:
@@ -70,9 +80,16 @@ async def _in_time(reading: Awaitable[Content], settings: Settings) -> Content:
         ) from None
 
 
-async def _read(request: Request, kind: str) -> Body:
-    if kind == "application/json":
-        return Body(json_object(await request.body()), {})
+def _check_charset(request: Request) -> None:
+    """Refuse what is not UTF-8; some of Python's codecs need a time that grows with the square of the length."""
+    # The function that Starlette reads forms with, so that both understand the same.
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8"):
+        name = charset.decode("latin-1")
+        raise Refusal(415, f"the charset is {name[:80]!r}; expected utf-8", code="unsupported_charset")
+
+
+async def _read_form(request: Request) -> Body:
     try:
         form = await request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD)
     except MultiPartException as error:
@@ -94,19 +111,19 @@ async def _fields_of(form: FormData) -> Body:
     values: dict[str, Any] = {}
     files: dict[str, bytes] = {}
     for name, value in form.multi_items():
+        plain = name.removesuffix("[]")
         if isinstance(value, UploadFile):
-            plain = name.removesuffix("[]")
             if plain in files:
                 raise Refusal(
                     400, f"{plain} is there several times; this server repaints one picture a request", param=plain
                 )
             files[plain] = await value.read()
-        elif name.endswith("[]"):
-            values.setdefault(name[:-2], []).append(value)
-        elif name in values:
-            raise Refusal(400, f"{name} is there twice; give it once", param=name)
+        elif name == plain and plain not in values:
+            values[plain] = value
+        elif name != plain and isinstance(values.setdefault(plain, []), list):
+            values[plain].append(value)
         else:
-            values[name] = value
+            raise Refusal(400, f"{plain} is there twice; give it once", param=plain)
     return Body(values, files)
 
 
@@ -114,10 +131,15 @@ def json_object(content: bytes) -> dict[str, Any]:
     """The object of a JSON text.
 
     Raises:
-        Refusal: it is no JSON, or no object.
+        Refusal: it is no JSON, no object, or has more values than any request.
     """
+    if sum(map(content.count, _MARKS)) > _MOST_MARKS:
+        raise Refusal(
+            400, f"the body has more than {_MOST_MARKS:,} commas and brackets; no request needs so many",
+            code="invalid_json",
+        )  # fmt: skip
     try:
-        found = json.loads(content, parse_constant=_refuse_constant)
+        found = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(found, dict):

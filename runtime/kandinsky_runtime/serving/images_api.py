@@ -68,7 +68,8 @@ async def accept(request: Request, service: Service, endpoint: str, *, job: bool
     place = service.admission.enter()
     try:
         body = await read_body(request, service.settings, forms=endpoint == EDITS)
-        asked = read_fields(endpoint, body.values, body.files, most_steps=service.settings.max_steps, job=job)
+        most = service.settings.max_steps
+        asked = await asyncio.to_thread(read_fields, endpoint, body.values, body.files, most_steps=most, job=job)
         fingerprint = "" if key is None else await asyncio.to_thread(_fingerprint, endpoint, body)
         async with service.store.turn(owner, key):
             if key is not None and (known := service.store.remembered(owner, key)) is not None:

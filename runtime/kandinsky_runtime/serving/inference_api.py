@@ -70,7 +70,7 @@ async def infer(request: Request) -> Response:
         parameters = head.get("parameters", {})
         wanted = _wanted(head.get("outputs"), bool(parameters.get("binary_data_output")))
         most = service.settings.max_steps
-        endpoint, asked = read_request(found.name, found.task, texts, files, parameters, most)
+        endpoint, asked = await asyncio.to_thread(read_request, found.name, found.task, texts, files, parameters, most)
         planned, work = await service.plan(endpoint, asked)
         job = service.submit(planned, work, asked, place, request.state.owner, None)
     except BaseException:
@@ -116,7 +116,7 @@ def _read(content: bytes, length: str | None) -> tuple[dict[str, Any], dict[str,
         count = (item.get("parameters") or {}).get("binary_data_size")
         if count is None:
             value = _element(item)
-            raw = value.encode() if name in TEXTS else data_url(name, value)
+            raw = _encoded(name, value) if name in TEXTS else data_url(name, value)
         else:
             if not isinstance(count, int) or isinstance(count, bool) or not 4 <= count <= len(content) - start:
                 raise FieldError(name, f"{name}: binary_data_size is {count!r}; {len(content) - start} bytes are left")
@@ -155,6 +155,13 @@ def _element(item: Mapping[str, Any]) -> str:
     if not isinstance(data, str):
         raise FieldError(item["name"], f"{item['name']}: data is no list of one text")
     return data
+
+
+def _encoded(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise FieldError(name, f"{name} is no valid Unicode: {error.reason}") from None
 
 
 def _only_element(name: str, content: bytes) -> bytes:

@@ -31,9 +31,18 @@ from kandinsky_runtime.units import Unit, Units
 
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 ENDED = (COMPLETED, FAILED, CANCELLED)
+SHUTDOWN = "shutdown"
 
 _log = logging.getLogger(__name__)
+_LARGEST_SIDES = {"jpeg": 65_500, "webp": 16_383}  # libjpeg's limit, and that of the WebP format
 _REPLICA_ID = re.compile(r"job_([A-Za-z0-9]+)\.")
+
+
+class ServerStopped(Kandinsky22Error):
+    """The server stopped before the work was done; another one may do it."""
+
+    def __init__(self) -> None:
+        super().__init__("the server stopped before the work was done; try another one, or try again")
 
 
 def new_id(replica: str = "") -> str:
@@ -62,6 +71,11 @@ class Format:
 
     name: str = "png"
     quality: int | None = None
+
+    @property
+    def largest_side(self) -> int | None:
+        """The most pixels of a picture's side; None if it needs no limit."""
+        return _LARGEST_SIDES.get(self.name)
 
     def encode(self, image: Image.Image) -> bytes:
         """The bytes of a picture's file."""
@@ -101,7 +115,7 @@ class Job:
         shown: the files of the previews so far.
         output: the result without its pictures.
         error: why it failed or was cancelled.
-        cancelled_by: a word for who cancelled it: "client", "disconnect" or "shutdown"; None for its time limit.
+        cancelled_by: a word for who cancelled it: "client", "disconnect" or `SHUTDOWN`; None for its time limit.
         phases: the time of each phase, the first is `queue`.
         seconds: seconds spent waiting (`queue`), being worked on (`run`), and in all (`total`).
     """
@@ -238,6 +252,11 @@ class Job:
                     yield False
 
     @property
+    def interrupted(self) -> bool:
+        """Whether the job was cancelled because the server stopped."""
+        return self.state == CANCELLED and self.cancelled_by == SHUTDOWN
+
+    @property
     def kept_bytes(self) -> int:
         """The bytes of pictures that are kept."""
         return sum(map(len, self.images)) + sum(map(len, self.shown))
@@ -285,6 +304,8 @@ class Job:
         begun = now if self._begun is None else self._begun
         self.seconds = {"queue": begun - self._arrived, "run": now - begun, "total": now - self._arrived}
         self.state, self.error, self.work = state, error, None
+        if self.interrupted:
+            self.error = ServerStopped()
         if self.output is not None:
             self.output.images.clear()
         self._ended.set()

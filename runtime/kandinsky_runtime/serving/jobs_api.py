@@ -108,7 +108,11 @@ def _job(request: Request) -> Job:
     raise Refusal(404, f"there is no job {name[:80]!r}", code="job_not_found")
 
 
-def _file(job: Job, files: list[bytes], number: int, what: str) -> Response:
-    if number >= len(files):
-        raise Refusal(404, f"the job has {len(files)} {what}s, numbered from 0; there is no {number}", code="not_found")
-    return Response(files[number], media_type=_MEDIA[job.format.name], headers={"cache-control": "private, no-store"})
+def _file(job: Job, files: list[bytes], number: str, what: str) -> Response:
+    if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) < len(files)):
+        raise Refusal(
+            404, f"the job has {len(files)} {what}s, numbered from 0; there is no {number[:20]}", code="not_found"
+        )
+    return Response(
+        files[int(number)], media_type=_MEDIA[job.format.name], headers={"cache-control": "private, no-store"}
+    )

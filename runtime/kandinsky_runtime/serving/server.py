@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,7 +25,23 @@ from kandinsky_runtime.serving.service import LAST_SECONDS, Service
 from kandinsky_runtime.serving.settings import Settings
 from kandinsky_runtime.serving.tracing import set_up_tracing
 
+_ANSWER_SECONDS = 1.0  # after a second signal, for units of work in progress and for answers ...
+_CUT_SECONDS = 2.0  # ... and until the process ends, whatever it does
+
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def hangups_ignored() -> Iterator[None]:
+    """Ignore SIGHUP, which would end the process, while nothing can be read again yet."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency of the type check
@@ -33,22 +51,27 @@ class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency o
         super().__init__(config)
         self._service, self._keys = service, keys
         self._draining: asyncio.Task[None] | None = None
+        self._cutting: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGTERM, SIGINT and SIGHUP until the server has ended.
 
-        The first SIGTERM or SIGINT begins the end, the second one makes it short.
+        The first SIGTERM or SIGINT begins the end, the second one makes it short. The handlers only call the event
+        loop: a handler could wait for a lock that the code it interrupts holds.
         """
         loop = asyncio.get_running_loop()
 
         def end(sig: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._begin_end)
 
+        def reload(sig: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._reload)
+
         wanted = [signal.SIGTERM, signal.SIGINT]
         before = {number: signal.signal(number, end) for number in wanted}
         if hasattr(signal, "SIGHUP"):
-            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
         try:
             yield
         finally:
@@ -60,16 +83,34 @@ class DrainingServer(uvicorn.Server):  # type: ignore[misc] # not a dependency o
         self.should_exit = True
 
     def _begin_end(self) -> None:
-        if self._draining is not None:
-            self.should_exit = self.force_exit = True
-            return
-        self._draining = asyncio.ensure_future(self._drain())
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+        elif self._cutting is None:
+            self._cutting = asyncio.ensure_future(self._cut_short())
 
     async def _drain(self) -> None:
         await self._service.drain()
         self.should_exit = True
 
-    def _reload(self, sig: int, frame: FrameType | None) -> None:
+    async def _cut_short(self) -> None:
+        """Answer the requests that are there with 503, and end; no unit of work and no warm-up is waited for."""
+        _log.warning("stopping at once: %d requests are given up", self._service.admission.taken)
+        end = threading.Timer(_CUT_SECONDS, os._exit, (0,))
+        end.daemon = True
+        end.start()
+        self._service.cancel_all()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._answered(), _ANSWER_SECONDS)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        self.should_exit = True
+
+    async def _answered(self) -> None:
+        await self._service.drained()
+        while self.server_state.tasks:
+            await asyncio.sleep(0.02)
+
+    def _reload(self) -> None:
         try:
             self._keys.reload()
             _log.info("the keys were read again")

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.bundle.manifest import INPAINT, TEXT_TO_IMAGE
+from kandinsky_runtime.decoder.inpaint_inputs import InpaintRequest
 from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
+from kandinsky_runtime.decoder.request import Request
 from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.pictures.image import read_picture
@@ -22,7 +24,7 @@ from kandinsky_runtime.pictures.sizes import same_proportions
 from kandinsky_runtime.serving.admission import Admission, Place
 from kandinsky_runtime.serving.estimates import Estimates
 from kandinsky_runtime.serving.fields import EDITS, Asked, FieldError, option_fields
-from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, Job, new_id
+from kandinsky_runtime.serving.jobs import QUEUED, RUNNING, SHUTDOWN, Format, Job, ServerStopped, new_id
 from kandinsky_runtime.serving.journal import Journal
 from kandinsky_runtime.serving.metrics import Metrics
 from kandinsky_runtime.serving.models import Model, Models
@@ -31,6 +33,7 @@ from kandinsky_runtime.serving.step_loop import StepLoop
 from kandinsky_runtime.serving.store import Store
 
 LAST_SECONDS = 5  # for answers that are being sent when all jobs have ended
+_POLL_SECONDS = 0.02
 _WORKERS = 2  # threads that decode uploads and encode results
 _STUCK_SECONDS = 60.0  # a unit may always take this long ...
 _STUCK_TIMES = 20.0  # ... or so many times its estimate
@@ -46,6 +49,7 @@ class Service:
         replica: its name, if it is one of several replicas of a server; each keeps its own jobs. Otherwise empty.
         on_detached: called with each job that goes on after its request is answered.
         failure: why the warm-up failed, or None.
+        stopping: whether the jobs were cancelled because the server stops, and no request becomes one.
     """
 
     def __init__(self, settings: Settings, models: Models, replica: str = "") -> None:
@@ -58,6 +62,7 @@ class Service:
         self.store = Store(settings.keep_seconds, settings.keep_bytes, journal)
         self.metrics = Metrics(installed()[1], self._gauges(), models.share_steps, self.loop.shared)
         self.failure: BaseException | None = None
+        self.stopping = False
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pictures")
         self._jobs: set[Job] = set()
         self._watching: set[asyncio.Task[None]] = set()
@@ -112,28 +117,28 @@ class Service:
         await asyncio.to_thread(self.models.close)
 
     def cancel_all(self) -> None:
-        """Cancel every job, because the server stops."""
+        """Cancel every job, and let no request become one, because the server stops."""
+        self.stopping = True
         for job in self._jobs:
-            job.cancel("the server stopped", "shutdown")
+            job.cancel("the server stopped", SHUTDOWN)
 
     async def drain(self) -> None:
-        """Refuse new requests, and let the jobs end for `drain_seconds`; then cancel what is left."""
+        """Refuse new requests, and let the others end for `drain_seconds`; then cancel what is left."""
         self.admission.draining = True
         seconds = self.settings.drain_seconds
-        _log.info("stopping: %d jobs have %g s to end", self.running + self.waiting, seconds)
+        _log.info("stopping: %d requests have %g s to end", self.admission.taken, seconds)
         try:
             await asyncio.wait_for(self.drained(), seconds)
         except asyncio.TimeoutError:
-            _log.warning("stopping: %d jobs did not end in time; they are cancelled", self.running + self.waiting)
+            _log.warning("stopping: %d requests did not end in time; they are cancelled", self.admission.taken)
             self.cancel_all()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.drained(), LAST_SECONDS)
 
     async def drained(self) -> None:
-        """Wait until every job has ended."""
-        while self._jobs:
-            await asyncio.wait([asyncio.ensure_future(job.wait()) for job in self._jobs])
-            await asyncio.sleep(0)
+        """Wait until every request that has a place has ended, whether it is a job already or not."""
+        while self.admission.taken:
+            await asyncio.sleep(_POLL_SECONDS)
 
     def model(self, name: str | None, endpoint: str) -> Model:
         """The model of a request.
@@ -178,7 +183,10 @@ class Service:
 
         Raises:
             Busy: it would not be done in time.
+            ServerStopped: the server has cancelled its jobs.
         """
+        if self.stopping:
+            raise ServerStopped
         limits = [limit for limit in (asked.timeout, deadline) if limit is not None]
         seconds = sum(self.estimates.run(model.name, run) for run in work.runs)
         self.admission.check(seconds, min(limits) if limits else None)
@@ -232,8 +240,8 @@ class Service:
                 raise FieldError(
                     "mask", f"model {model.name} takes no mask; leave it out, or ask for one that repaints"
                 )
-            return model.plan(GenerateOptions(image=asked.image, **options))
-        return _checked(model.plan(_with_mask(options, asked)))
+            return _fitting(asked.format, model.plan(GenerateOptions(image=asked.image, **options)))
+        return _fitting(asked.format, _checked(model.plan(_with_mask(options, asked))))
 
 
 def _with_mask(options: dict[str, Any], asked: Asked) -> InpaintOptions:
@@ -273,6 +281,26 @@ def _checked(work: Work[Any]) -> Work[Any]:
         if run.request.keeps_everything:
             raise FieldError("mask", "; ".join(dict.fromkeys([*run.request.notes, *run.request.understood])))
     return work
+
+
+def _fitting(form: Format, work: Work[Any]) -> Work[Any]:
+    """The work, if the format can hold its results."""
+    width, height = _result_size(work.runs[0].request)
+    if form.largest_side is not None and max(width, height) > form.largest_side:
+        raise FieldError(
+            "output_format",
+            f"output_format is {form.name}, whose sides have at most {form.largest_side:,} pixels, and the result is"
+            f" {width}x{height}; choose png, or a smaller size",
+        )
+    return work
+
+
+def _result_size(request: Request) -> tuple[int, int]:
+    """Width and height of a run's results."""
+    if isinstance(request, InpaintRequest):  # with inpaint_area "mask", the request's own size is that of a crop
+        width, height = request.areas.areas[0].picture.size
+        return width, height
+    return request.width, request.height
 
 
 def _size(image: Any) -> str:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.checks import flag, memory_size, real_number, whole_number
+from kandinsky_runtime.checks import flag, memory_size, real_number, text, whole_number
 from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, from_text, option
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
 from kandinsky_runtime.decoder.option_values import one_of, whole
@@ -70,12 +70,13 @@ class Settings:
         "address to listen at; another than the machine's own needs --keys or --no-auth",
         spelling="--host",
         metavar="H",
+        check=text,
     )
     port: int = option(
         8000, "port to listen at; 0 for a free one", spelling="--port", metavar="N", parse=int, check=whole(0, 65535)
     )
     keys: str | None = option(
-        None, "file of API keys, one in each line, read again on SIGHUP", spelling="--keys", metavar="F"
+        None, "file of API keys, one in each line, read again on SIGHUP", spelling="--keys", metavar="F", check=text
     )
     no_auth: bool = option(False, "listen at any address without keys", spelling="--no-auth", check=flag)
     size: tuple[tuple[int, int], ...] = option(
@@ -171,6 +172,7 @@ class Settings:
         "folder of the list of unfinished jobs, which are reported as lost after a crash (default: none is kept)",
         spelling="--state",
         metavar="F",
+        check=text,
     )
     log_format: str = option(
         "text", "format of the log on stderr", spelling="--log-format", choices=LOG_FORMATS, check=one_of(LOG_FORMATS)
@@ -245,13 +247,24 @@ def _parsed(given: Mapping[str, Any], source: str, *kinds: type[Any]) -> dict[st
             raise UsageError(f"{source}there is no setting {name}; the settings are {', '.join(known)}")
         try:
             if name == "size":
-                texts = value.split(",") if isinstance(value, str) else value
-                values[name] = tuple(picture_size(text) for text in texts)
+                values[name] = _sizes(value)
             else:
                 values[name] = from_text(known[name], name, value)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{source}{name} is {value!r}: {error}") from error
     return values
+
+
+def _sizes(value: Any) -> tuple[tuple[int, int], ...]:
+    """Sizes from a text that commas divide, or from a list of texts.
+
+    Raises:
+        ValueError: it is neither, or has what is no size.
+    """
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(item, str) for item in texts):
+        raise ValueError('expected a text such as "768x512", or a list of them')
+    return tuple(picture_size(item) for item in texts)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from weakref import WeakValueDictionary
 
 from kandinsky_runtime.serving.jobs import CANCELLED, FAILED, Job
-from kandinsky_runtime.serving.journal import UNFINISHED, Journal
+from kandinsky_runtime.serving.journal import LOST, UNFINISHED, Journal
 
 _MOST_ENDED = 10_000  # ids that are remembered as expired
 
@@ -77,7 +77,7 @@ class Store:
             return
         self._ended[job.id] = time.monotonic()
         if self._journal is not None:
-            self._journal.write(job.id, job.owner, job.state)
+            self._journal.write(job.id, job.owner, LOST if job.interrupted else job.state)
         self.drop_old()
 
     def drop_old(self) -> None:

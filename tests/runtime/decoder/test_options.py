@@ -97,6 +97,18 @@ def test_numbers_of_numpy_become_pythons(given: dict[str, Any], kept: Any) -> No
         (InpaintOptions, {"output_type": "pt"}, UsageError, "output_type is 'pt'; choose from pil, np, latent"),
         (InpaintOptions, {"inpaint_area": "face"}, UsageError, "inpaint_area is 'face'; choose from picture, mask"),
         (InpaintOptions, {"composite": "none", "mask_blur": 3}, UsageError, "mask_blur softens a blend"),
+        (
+            GenerateOptions,
+            {"guidance_scale": 1e23},
+            InputError,
+            "guidance_scale is 1e+23; expected a number of at least",
+        ),
+        (
+            GenerateOptions,
+            {"prior_guidance_scale": 1001},
+            InputError,
+            "prior_guidance_scale is 1001; expected a number",
+        ),
         (InpaintOptions, {"mask_blur": -1}, InputError, "mask_blur is -1; expected a number of at least 0"),
         (InpaintOptions, {"expand": (0, 0, 0, 0)}, UsageError, "expand is (0, 0, 0, 0); expected four whole numbers"),
         (InpaintOptions, {"expand": (0, -1, 0, 9)}, UsageError, "expand is -1; expected a whole number from 0"),
