@@ -7,6 +7,7 @@ import json
 
 from kandinsky_runtime.cli.options import (
     add_bundle,
+    add_declared,
     add_engine_options,
     add_noise_options,
     add_prompt_options,
@@ -14,6 +15,7 @@ from kandinsky_runtime.cli.options import (
 )
 from kandinsky_runtime.cli.outputs import output_file
 from kandinsky_runtime.cli_support import Parser, add_common_options, print_done, print_output
+from kandinsky_runtime.decoder.options import DecoderOptions
 from kandinsky_runtime.limits import MAX_RESULTS
 
 
@@ -32,6 +34,7 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
     add_prompt_options(parser, embeds=False)
     files = parser.add_argument_group("output")
     files.add_argument("--out", type=output_file, required=True, metavar="F.npz", help="the file of embeddings")
+    add_declared(files, DecoderOptions, "max_pixels")
     add_noise_options(parser.add_argument_group("sampling"))
     add_engine_options(parser)
     add_common_options(parser)
@@ -39,7 +42,6 @@ def add_to(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _embed(args: argparse.Namespace) -> int:
-
     from kandinsky_runtime.checks import whole_number
     from kandinsky_runtime.cli.pictures import check_overwriting
     from kandinsky_runtime.cli.prompting import read_prompts
@@ -58,6 +60,7 @@ def _embed(args: argparse.Namespace) -> int:
             guidance_scale=args.prior_guidance_scale,
             seed=args.seed,
             noise=args.noise or "torch",
+            max_pixels=args.max_pixels,
             progress=not args.quiet,
         )
     write_embeds(args.out, output.image_embeds, output.negative_image_embeds)

@@ -160,6 +160,7 @@ class DecoderPipeline:
                 options.negative_prompt,
                 options.prior_num_inference_steps,
                 options.prior_guidance_scale,
+                options.max_pixels,
             )
         elif options.negative_image_embeds is None and self.bundle.manifest.prior is not None:
             options = replace(options, negative_image_embeds=self.prior.negative_image_embeds)

@@ -114,13 +114,16 @@ class ClipImageProcessor:
             tuple(settings["image_std"]),
         )
 
-    def __call__(self, pictures: Sequence[PictureSource], notes: list[str] | None = None) -> Array:
+    def __call__(
+        self, pictures: Sequence[PictureSource], notes: list[str] | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Array:
         """Pictures of any sizes as float32 (B, 3, S, S).
 
         Args:
             pictures: one or more sources that `image.read_image` takes. Transparent pictures are put on white, as in
                 transformers.
             notes: a list to which what had to be guessed is added, one sentence each; None logs it as warnings.
+            max_pixels: the most pixels of a picture that is read.
 
         Raises:
             InputError: there is no picture; or a picture cannot be read, or its sides differ too much.
@@ -129,7 +132,7 @@ class ClipImageProcessor:
             raise InputError(f"pictures are {type(pictures).__name__}; expected a list of one or more")
         guessed: list[str] = []
         pixels = np.stack(
-            [np.asarray(self._middle(_on_white(picture, guessed))) for picture in pictures]
+            [np.asarray(self._middle(_on_white(picture, guessed, max_pixels))) for picture in pictures]
         )  # (B, S, S, 3)
         if notes is not None:
             notes += guessed
@@ -154,13 +157,13 @@ class ClipImageProcessor:
         return scaled.crop((left, top, left + self.crop, top + self.crop))
 
 
-def _on_white(picture: PictureSource, notes: list[str]) -> Image.Image:
+def _on_white(picture: PictureSource, notes: list[str], max_pixels: int) -> Image.Image:
     """A picture as upright 8-bit RGB, with transparent pixels on white; what had to be guessed is added to `notes`."""
     if isinstance(picture, np.ndarray):
-        read = read_picture(picture)
+        read = read_picture(picture, max_pixels=max_pixels)
         notes += read.notes
         return without_alpha(read.image)
-    with open_picture(picture, "image") as opened:
+    with open_picture(picture, "image", max_pixels) as opened:
         notes += opened.notes
         if not opened.picture.has_transparency_data:
             return opened.picture.convert("RGB")

@@ -27,7 +27,7 @@ from kandinsky_runtime.checks import real_number, whole_number
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import AUTO
 from kandinsky_runtime.errors import BundleError, InputError
-from kandinsky_runtime.limits import MAX_RESULTS
+from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS
 from kandinsky_runtime.observers import Clock, RunObserver, StepCallback
 from kandinsky_runtime.prior.clip_image import ClipImageProcessor
 from kandinsky_runtime.prior.constants import read_constants
@@ -140,6 +140,7 @@ class PriorPipeline:
         guidance_scale: float | None = None,
         seed: int | Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
         noise: str | NoiseSource = "torch",
+        max_pixels: int = MAX_PIXELS,
         callback_on_step_end: StepCallback | None = None,
         cancel: threading.Event | None = None,
         progress: bool = False,
@@ -155,6 +156,7 @@ class PriorPipeline:
             guidance_scale: the weight of classifier-free guidance, which is off at 1 and below; None means 4.
             seed: the seed of the noise, as in `InpaintPipeline`.
             noise: "torch" for the numbers of `torch.Generator("cpu")`, "numpy", or a source to draw from.
+            max_pixels: the most pixels of a picture that is read.
             callback_on_step_end: a function that is called as (pipeline, step, timestep, {"latents": …}) after each
                 step.
             cancel: an event that stops the run between two steps.
@@ -171,7 +173,7 @@ class PriorPipeline:
         """
         observer = RunObserver(callback_on_step_end, cancel, progress, "prior")
         repeats = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_RESULTS)
-        plan = self.plan(prompt, negative_prompt, num_inference_steps, guidance_scale)
+        plan = self.plan(prompt, negative_prompt, num_inference_steps, guidance_scale, max_pixels)
         batch = whole_number("the number of results", len(plan.prompts) * repeats, 1, MAX_RESULTS)
         drawn = RunNoise(noise, seeds_for(seed, batch))
         clock = Clock()
@@ -188,6 +190,7 @@ class PriorPipeline:
         negative_prompt: str | Sequence[str] | None,
         num_inference_steps: int | None,
         guidance_scale: float | None,
+        max_pixels: int = MAX_PIXELS,
     ) -> PromptPlan:
         """Check all arguments and tokenize the texts; see `__call__`.
 
@@ -215,7 +218,7 @@ class PriorPipeline:
             texts.append("")
         used = list(dict.fromkeys(texts))
         tokens = self._text_encoder().tokens(used) if used else None
-        pixels, notes = self._pixels(pictures)
+        pixels, notes = self._pixels(pictures, max_pixels)
         if tokens is not None:
             notes += [*syntax_notes(texts), *truncation_notes(tokens)]
         return PromptPlan(
@@ -314,13 +317,13 @@ class PriorPipeline:
                 self._texts = Texts(self.graphs, self.entry)
             return self._texts
 
-    def _pixels(self, pictures: Sequence[Any]) -> tuple[tuple[Array, ...], list[str]]:
+    def _pixels(self, pictures: Sequence[Any], max_pixels: int) -> tuple[tuple[Array, ...], list[str]]:
         """The image encoder's inputs of pictures, and what had to be guessed of them."""
         notes: list[str] = []
         if not pictures:
             return (), notes
         processor = ClipImageProcessor.from_config(self.entry.image_processor)
-        return tuple(processor([picture], notes) for picture in pictures), notes
+        return tuple(processor([picture], notes, max_pixels) for picture in pictures), notes
 
     def _add_pictures(self, plan: PromptPlan, prompts: Sequence[Prompt], positive: Array) -> None:
         """Add the weighted embeddings of the prompts' pictures; each different picture is encoded once."""

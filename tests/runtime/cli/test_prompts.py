@@ -292,6 +292,7 @@ INSTEAD = {"prompt": None, "prior_num_inference_steps": None, "image_embeds": "h
         (command("embed", prompt="a" * 100_001), "prompt has 100,001 characters; expected at most 100,000"),
         (command("embed", prompt="\udcff"), "prompt has half a surrogate pair, '\\udcff', at character 1"),
         (command("embed", "--prompt-image", "nowhere.png"), "image nowhere.png does not exist"),
+        (command("embed", "--prompt-image", "cat.png", max_pixels=9), "expected at most 9 in all"),
         (command("embed", "--prompt-image", "prior-bundle"), "image prior-bundle is a directory"),
         # the prior's loop
         (command("inpaint", prior_num_inference_steps=1), "prior_num_inference_steps is 1; expected a whole"),
