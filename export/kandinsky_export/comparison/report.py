@@ -51,6 +51,10 @@ def to_text(comparison: Comparison, *, every_step: bool = False) -> str:
             f"Edges: mean absolute difference of pixels, of 255, in bands of {EDGE} px: inside against the baseline,"
             " outside against the input, before pasting."
         )
+    lines.append(
+        "Seconds: median time of one result, without loading graphs. The first result of each setting is left out,"
+        " because engines compile during it" + ("; there is no other." if count == 1 else ".")
+    )
     return "\n".join(lines)
 
 
