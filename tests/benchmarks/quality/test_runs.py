@@ -217,13 +217,15 @@ class TestCommand:
             (["--size", "65"], "--size is 65; expected a multiple of 16"),
             (["--baseline", "engine=nothing"], "cannot run here"),
             (["--count", "1"], "expected 2 or more"),
+            (["--judge", "nope.npz"], "--judge nope.npz cannot be read: No such file"),
         ],
     )
     def test_refused(
         self, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         bundle = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior())
-        usual = [str(bundle), "--out", str(tmp_path / "out"), "--without-judge", "--quiet"]
+        usual = [str(bundle), "--out", str(tmp_path / "out"), "--quiet"]
+        usual += ["--without-judge"] if "--judge" not in arguments else []
         try:
             status = main([*usual, *(["--count", "2"] if "--count" not in arguments else []), *arguments])
         except SystemExit as ended:
@@ -231,6 +233,7 @@ class TestCommand:
             status = ended.code
         assert status == 2
         assert message in capsys.readouterr().err
+        assert not FakeEngine.runs
 
     def test_revision_is_part_of_the_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made = plan(tmp_path)
