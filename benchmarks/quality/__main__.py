@@ -36,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         rows = _rows(args)
-        for text in {args.baseline, *(item.text for item in rows)}:
-            Setting.parse(",".join(filter(None, (text, args.common))))
+        if args.common:
+            Setting.parse(args.common)
+        for text in dict.fromkeys((args.baseline, *(item.text for item in rows))):
+            runs.setting_of(text, args.common)
         bundle = Bundle.open(args.bundle)
         bundle.require(PROMPT)
         multiple = Geometry.of(bundle.manifest).multiple
@@ -118,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     rows.add_argument("--settings", nargs="+", metavar="SPEC", help="other settings instead of those of grid.py")
     parser.add_argument(
-        "--common", default=COMMON, metavar="SPEC", help=f"added to every setting; may be empty (default: {COMMON})"
+        "--common",
+        default=COMMON,
+        metavar="SPEC",
+        help=f"values for settings that have none of their own; may be empty (default: {COMMON})",
     )
     judge = parser.add_mutually_exclusive_group()
     judge.add_argument("--judge", type=Path, metavar="F.npz", help="the judge's weights (default: the shipped ones)")

@@ -31,7 +31,7 @@ def markdown(plan: Plan, results: Mapping[str, Mapping[str, Any]], floors: Mappi
     baseline = next(iter(results.values()))
     machine, side = baseline["environment"], plan.tasks[0].picture.shape[0]
     seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
-    common = f", and `{plan.common}`" if plan.common else ""
+    common = f", and `{plan.common}` if it has no such value of its own" if plan.common else ""
     lines = [
         "# Quality",
         "",

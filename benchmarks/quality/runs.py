@@ -50,7 +50,7 @@ class Plan:
         seeds: results of each task.
         judge: reads the results; None for measures without a judge alone.
         baseline: the row that the others are compared with.
-        common: settings that are added to every row's.
+        common: settings that are added to every row's; a row's own values win.
         progress: whether to show bars.
     """
 
@@ -69,8 +69,8 @@ class Plan:
         return INPAINT in self.bundle.manifest.tasks
 
     def setting(self, item: Item) -> Setting:
-        """The row's setting with what all rows have."""
-        return Setting.parse(",".join(filter(None, (item.text, self.common))))
+        """The row's setting, and what all rows have of which it says nothing."""
+        return setting_of(item.text, self.common)
 
     def cases(self, item: Item) -> list[Case]:
         """The row's cases."""
@@ -102,6 +102,17 @@ class Plan:
     def file(self, item: Item) -> Path:
         """The row's result file."""
         return self.folder / f"{item.group}-{re.sub(r'[^a-z0-9.+]+', '-', item.label.lower())}.json"
+
+
+def setting_of(text: str, common: str) -> Setting:
+    """A setting, with values of `common` for keys of which it says nothing."""
+
+    def key(part: str) -> str:
+        return part.partition("=")[0].strip()
+
+    given = set(map(key, text.split(",")))
+    more = [part for part in common.split(",") if key(part) not in given]
+    return Setting.parse(",".join(filter(None, (text, *more))))
 
 
 def finished(plan: Plan, item: Item) -> dict[str, Any] | None:

@@ -132,6 +132,13 @@ class TestRuns:
         assert "failed" in results[f"steps: {FEWER.label}"]
         assert "| failed: " in markdown(made, results, best)
 
+    def test_a_row_wins_over_what_all_rows_have(self, tmp_path: Path) -> None:
+        made = plan(tmp_path, common="guidance_scale=3, prior_guidance_scale=4")
+        setting = made.setting(Item("settings", "engine=fake,guidance_scale=2,steps=2"))
+        assert setting.sampling == {"guidance_scale": 2, "num_inference_steps": 2, "prior_guidance_scale": 4}
+        assert made.setting(FEWER).sampling["guidance_scale"] == 3
+        assert replace(made, common="").setting(FEWER).text == FEWER.text
+
     def test_floors(self, tmp_path: Path) -> None:
         made = plan(tmp_path)
         found = floors(made)
@@ -207,6 +214,16 @@ class TestCommand:
         assert "No judge: " in (out / "quality.md").read_text()
         assert (out / "settings.png").exists()
         assert "## Settings" in capsys.readouterr().out
+
+    def test_a_setting_may_have_what_is_common_to_the_others(self, tmp_path: Path) -> None:
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        more = ["--baseline", FIRST.text, "--settings", "engine=fake,guidance_scale=2,steps=2"]
+        assert main([str(item) for item in [*arguments, *more]]) == 0
+        row = json.loads((out / "quality.json").read_text())["results"][
+            "settings: engine=fake,guidance_scale=2,steps=2"
+        ]
+        assert row["setting"] == "engine=fake,guidance_scale=2,steps=2,prior_guidance_scale=4"
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
