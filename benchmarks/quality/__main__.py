@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality import report, runs
+from benchmarks.quality.checking import check_settings
 from benchmarks.quality.grid import BASELINE, COMMON, GROUPS, Item, grid
 from benchmarks.quality.judging import Judge, open_judge
 from benchmarks.quality.tasks import SIZE, make_task
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace, bundle: Bundle, rows: Sequence[Item], judge: J
     tasks = [make_task(number, args.size) for number in range(args.count)]
     baseline = Item("baseline", args.baseline)
     plan = runs.Plan(bundle, args.out, tasks, args.seeds, judge, baseline, args.common, not args.quiet)
+    # A row of grid.py may have a solver or an interval that this bundle or baseline does not: it is left out.
+    check_settings(plan, [baseline, *(rows if args.settings else ())])
     results = runs.run_grid(plan, rows)
     shown = list(dict.fromkeys([*grid(args.baseline), *rows]))  # with what earlier runs have finished
     results = runs.with_finished(plan, shown, results)

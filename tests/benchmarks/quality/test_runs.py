@@ -232,7 +232,17 @@ class TestCommand:
             (["--settings", "stepz=3"], "unknown key 'stepz'"),
             (["--common", "x=1"], "unknown key 'x'"),
             (["--size", "65"], "--size is 65; expected a multiple of 16"),
-            (["--baseline", "engine=nothing"], "cannot run here"),
+            (["--baseline", "engine=nothing"], "there is no engine 'nothing'; choose from auto,"),
+            (
+                ["--settings", "scheduler=foo,steps=2"],
+                "scheduler=foo,steps=2,guidance_scale=4,prior_guidance_scale=4: sch",
+            ),
+            (["--settings", "steps=2", "steps=0"], "num_inference_steps is 0"),
+            (["--settings", "engine=fale,steps=2"], "there is no engine 'fale'"),
+            (["--settings", "engine=fake,device=gpux"], "engine fake runs on cpu, fake:1; got device 'gpux'"),
+            (["--settings", "precision=fp61"], "precision is 'fp61'; choose from"),
+            (["--settings", "threads=0"], "threads is 0"),
+            (["--common", "scheduler=foo"], "scheduler 'foo' is not supported"),
             (["--count", "1"], "expected 2 or more"),
             (["--judge", "nope.npz"], "--judge nope.npz cannot be read: No such file"),
         ],
@@ -242,6 +252,7 @@ class TestCommand:
     ) -> None:
         bundle = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior())
         usual = [str(bundle), "--out", str(tmp_path / "out"), "--quiet"]
+        usual += ["--baseline", FIRST.text] if "--baseline" not in arguments else []
         usual += ["--without-judge"] if "--judge" not in arguments else []
         try:
             status = main([*usual, *(["--count", "2"] if "--count" not in arguments else []), *arguments])
@@ -251,6 +262,14 @@ class TestCommand:
         assert status == 2
         assert message in capsys.readouterr().err
         assert not FakeEngine.runs
+
+    def test_what_this_machine_lacks_is_left_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        lacking = ["engine=fake,precision=fp16", "engine=tensorrt,device=cuda", "engine=onnxruntime"]
+        assert main([str(i) for i in [*arguments, "--baseline", FIRST.text, "--settings", *lacking]]) == 0
+        assert list(json.loads((out / "quality.json").read_text())["results"]) == [FIRST.label]
+        assert capsys.readouterr().out.count("left out: ") == 3
 
     def test_revision_is_part_of_the_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made = plan(tmp_path)
