@@ -28,6 +28,7 @@ from kandinsky_export.comparison.settings import Setting
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import PROMPT
+from kandinsky_runtime.cli_support import INTERRUPTED
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.files import write_whole
 
@@ -51,6 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Kandinsky22Error, OSError) as error:
         sys.stderr.write(f"benchmarks.quality: error: {error}\n")
         return getattr(error, "exit_status", 1)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"benchmarks.quality: interrupted; finished rows are kept in {args.out}, and the same command goes on from"
+            " there\n"
+        )
+        return INTERRUPTED
     return 0
 
 

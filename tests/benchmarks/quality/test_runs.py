@@ -102,6 +102,56 @@ class TestRuns:
         run_grid(made, [FEWER, SAME])
         assert sum(name == "unet" for name, _ in FakeEngine.runs) == 3 * 4  # SAME alone
 
+    @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 damaged", b"other"])
+    def test_rows_whose_pictures_are_gone_or_damaged_are_made_again(
+        self, content: bytes | None, tmp_path: Path
+    ) -> None:
+        made = plan(tmp_path)
+        first = run_grid(made, [FEWER])
+        kept = made.file(FEWER).with_suffix(".npz")
+        whole = kept.read_bytes()
+        kept.unlink()
+        if content is not None:
+            kept.write_bytes(content)
+        assert finished(made, FEWER) is None
+        again = run_grid(made, [FEWER])
+        assert again.keys() == first.keys()
+        assert kept.read_bytes() == whole
+        assert write_sheets(made, [FEWER])
+
+    def test_a_damaged_byte_of_the_pictures(self, tmp_path: Path) -> None:
+        made = plan(tmp_path)
+        run_grid(made, [FEWER])
+        kept = made.file(FEWER).with_suffix(".npz")
+        content = bytearray(kept.read_bytes())
+        content[len(content) // 2] ^= 1
+        kept.write_bytes(content)
+        assert finished(made, FEWER) is None
+
+    def test_a_baseline_whose_pictures_are_gone_is_made_again(self, tmp_path: Path) -> None:
+        made = plan(tmp_path)
+        run_grid(made, [FEWER])
+        made.file(FIRST).with_suffix(".npz").unlink()
+        (made.folder / "reference.npz").write_bytes(b"")
+        run_grid(made, [FEWER])
+        assert finished(made, FIRST) is not None
+        assert finished(made, FEWER) is not None
+
+    def test_long_settings_have_short_names_of_their_own(self, tmp_path: Path) -> None:
+        made = plan(tmp_path)
+        longer = [Item("settings", ",".join(["engine=fake", *["steps=2"] * 60, f"threads={n}"])) for n in (1, 2)]
+        names = [made.file(item).name for item in longer]
+        assert len(set(names)) == 2
+        assert {len(name) for name in names} == {255}
+        made.file(longer[0]).with_suffix(".npz").touch()
+
+    def test_names_that_are_short_enough_stay(self, tmp_path: Path) -> None:
+        """So that rows of older runs are found."""
+        made = plan(tmp_path)
+        assert made.file(FEWER).name == "steps-engine-fake-steps-2.json"
+        longest = Item("steps", "x" * (255 - len("steps-.json")))
+        assert made.file(longest).name == f"steps-{longest.text}.json"
+
     def test_earlier_results_are_shown_again(self, tmp_path: Path) -> None:
         made = plan(tmp_path)
         run_grid(made, [FEWER])
@@ -270,6 +320,31 @@ class TestCommand:
         assert main([str(i) for i in [*arguments, "--baseline", FIRST.text, "--settings", *lacking]]) == 0
         assert list(json.loads((out / "quality.json").read_text())["results"]) == [FIRST.label]
         assert capsys.readouterr().out.count("left out: ") == 3
+
+    def test_an_interrupted_run_reports_what_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupt(component: str, run: int, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            if component == "unet" and run == 2 * 3 + 1:
+                raise KeyboardInterrupt
+            return outputs
+
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        more = ["--baseline", FIRST.text, "--settings", FEWER.text]
+        monkeypatch.setattr(FakeEngine, "alter", staticmethod(interrupt))
+        assert main([str(item) for item in [*arguments, *more]]) == 130
+        err = capsys.readouterr().err
+        assert err.startswith(f"benchmarks.quality: interrupted; finished rows are kept in {out}")
+        assert err.count("\n") == 1
+        assert main([str(item) for item in [*arguments, *more]]) == 0
+        assert "baseline: " not in capsys.readouterr().out.split("#")[0]
+
+    def test_a_long_setting(self, tmp_path: Path) -> None:
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        text = f"{FEWER.text},threads={'0' * 250}1"
+        assert main([str(item) for item in [*arguments, "--baseline", FIRST.text, "--settings", text]]) == 0
 
     def test_revision_is_part_of_the_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made = plan(tmp_path)
