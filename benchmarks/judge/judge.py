@@ -31,7 +31,8 @@ class Judge:
         Raises:
             FileNotFoundError: the file is not there; `scripts/train judge` makes it.
         """
-        with np.load(path) as arrays:
+        # numpy leaves a file that it opened itself open after some errors
+        with path.open("rb") as file, np.load(file) as arrays:
             return cls(dict(arrays))
 
     def read(self, pictures: np.ndarray) -> list[Reading]:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality import report, runs
+from benchmarks.quality.checking import check_settings
 from benchmarks.quality.grid import BASELINE, COMMON, GROUPS, Item, grid
 from benchmarks.quality.judging import Judge, open_judge
 from benchmarks.quality.tasks import SIZE, make_task
@@ -27,6 +28,7 @@ from kandinsky_export.comparison.settings import Setting
 from kandinsky_runtime.bundle.bundle import Bundle
 from kandinsky_runtime.bundle.geometry import Geometry
 from kandinsky_runtime.bundle.manifest import PROMPT
+from kandinsky_runtime.cli_support import INTERRUPTED
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.files import write_whole
 
@@ -36,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         rows = _rows(args)
-        for text in {args.baseline, *(item.text for item in rows)}:
-            Setting.parse(",".join(filter(None, (text, args.common))))
+        if args.common:
+            Setting.parse(args.common)
+        for text in dict.fromkeys((args.baseline, *(item.text for item in rows))):
+            runs.setting_of(text, args.common)
         bundle = Bundle.open(args.bundle)
         bundle.require(PROMPT)
         multiple = Geometry.of(bundle.manifest).multiple
@@ -48,6 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Kandinsky22Error, OSError) as error:
         sys.stderr.write(f"benchmarks.quality: error: {error}\n")
         return getattr(error, "exit_status", 1)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"benchmarks.quality: interrupted; finished rows are kept in {args.out}, and the same command goes on from"
+            " there\n"
+        )
+        return INTERRUPTED
     return 0
 
 
@@ -57,6 +67,8 @@ def run(args: argparse.Namespace, bundle: Bundle, rows: Sequence[Item], judge: J
     tasks = [make_task(number, args.size) for number in range(args.count)]
     baseline = Item("baseline", args.baseline)
     plan = runs.Plan(bundle, args.out, tasks, args.seeds, judge, baseline, args.common, not args.quiet)
+    # A row of grid.py may have a solver or an interval that this bundle or baseline does not: it is left out.
+    check_settings(plan, [baseline, *(rows if args.settings else ())])
     results = runs.run_grid(plan, rows)
     shown = list(dict.fromkeys([*grid(args.baseline), *rows]))  # with what earlier runs have finished
     results = runs.with_finished(plan, shown, results)
@@ -118,7 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     rows.add_argument("--settings", nargs="+", metavar="SPEC", help="other settings instead of those of grid.py")
     parser.add_argument(
-        "--common", default=COMMON, metavar="SPEC", help=f"added to every setting; may be empty (default: {COMMON})"
+        "--common",
+        default=COMMON,
+        metavar="SPEC",
+        help=f"values for settings that have none of their own; may be empty (default: {COMMON})",
     )
     judge = parser.add_mutually_exclusive_group()
     judge.add_argument("--judge", type=Path, metavar="F.npz", help="the judge's weights (default: the shipped ones)")

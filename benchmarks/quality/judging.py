@@ -6,6 +6,8 @@ Legend: N pictures · H, W height and width in pixels · D features
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from benchmarks.quality.tasks import Task
+from benchmarks.quality.tasks import SIZE, Task
+from kandinsky_runtime.errors import UsageError
 
 _AT_ONCE = 32  # pictures, so that the judge needs little memory
 
@@ -71,9 +74,15 @@ class DrawnWorldJudge:
 
 
 def open_judge(path: Path | None = None) -> DrawnWorldJudge | None:
-    """The judge, or None with a message on stdout if its weights are not there."""
+    """The judge at `path`, or the shipped one; None with a message on stdout if the shipped weights are not there.
+
+    Raises:
+        UsageError: the file at `path` cannot be read, or is not a judge's weights.
+    """
+    if path is not None:
+        return _named_judge(path)
     try:
-        return DrawnWorldJudge(path)
+        return DrawnWorldJudge()
     except (FileNotFoundError, ModuleNotFoundError) as error:
         print(
             f"There is no judge ({error}): prompt accuracy and Fréchet distances are left out. They need the judge's"
@@ -81,6 +90,27 @@ def open_judge(path: Path | None = None) -> DrawnWorldJudge | None:
             flush=True,
         )
         return None
+
+
+def _named_judge(path: Path) -> DrawnWorldJudge:
+    """The judge at `path`, after it has looked at a picture."""
+    try:
+        judge = DrawnWorldJudge(path)
+        _, features = judge.look(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+        if not np.isfinite(features).all():
+            raise ValueError("its features are not finite")
+    except OSError as error:
+        raise UsageError(f"--judge {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(
+            f"--judge {path} is not a judge's weights ({_reason(error)}); expected an .npz that scripts/train judge"
+            " wrote"
+        ) from error
+    return judge
+
+
+def _reason(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
 
 
 def look_at(judge: Judge, pictures: np.ndarray) -> tuple[list[Reading], np.ndarray]:

@@ -65,11 +65,19 @@ def opener(item: Item, scratch: Path) -> OpenPipeline:
     return opened
 
 
+def pipeline_for_checks(bundle: Bundle) -> Pipeline:
+    """A pipeline that checks options of runs, and needs no engine of this machine for that; it cannot run."""
+    return _rounding_engine(bundle)
+
+
 def _rounding_pipeline(bundle: Bundle, rounding: str, scratch: Path) -> Pipeline:
-    mixed = _rounding_bundle(bundle, rounding, scratch)
-    graphs = Graphs(mixed, Selection(_RoundingEngine, Precision.FP32, _ROUNDED, "cpu"))
+    return _rounding_engine(_rounding_bundle(bundle, rounding, scratch))
+
+
+def _rounding_engine(bundle: Bundle) -> Pipeline:
+    graphs = Graphs(bundle, Selection(_RoundingEngine, Precision.FP32, _ROUNDED, "cpu"))
     kind = InpaintPipeline if INPAINT in bundle.manifest.tasks else GeneratePipeline
-    return kind(graphs, Geometry.of(mixed.manifest), PriorPipeline(graphs))
+    return kind(graphs, Geometry.of(bundle.manifest), PriorPipeline(graphs))
 
 
 def _rounding_bundle(bundle: Bundle, rounding: str, scratch: Path) -> Bundle:

@@ -6,6 +6,7 @@ Legend: N results · T steps · C latent channels · h, w latent height and widt
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,18 @@ class Reference:
     @classmethod
     def load(cls, path: Path, name: str) -> Reference | None:
         """Read it; None if it is not there, or another one is."""
-        try:
-            # numpy leaves a file that it opened itself open after some errors
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile):
-            return None
-        return cls(name, arrays) if str(arrays.pop("name", "")) == name else None
+        arrays = read_arrays(path)
+        return cls(name, arrays) if arrays is not None and str(arrays.pop("name", "")) == name else None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an .npz; None if it is not there or damaged."""
+    try:
+        # numpy leaves a file that it opened itself open after some errors
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def reference_of(name: str, outcomes: Sequence[Outcome]) -> Reference:

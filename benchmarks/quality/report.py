@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.grid import Item
-from benchmarks.quality.runs import SHEET_ROWS, Plan, finished
+from benchmarks.quality.runs import SHEET_ROWS, Plan, finished, kept_pictures
 from benchmarks.quality.tasks import shuffled_prompts
 from kandinsky_export.comparison.measures import EDGE
 from kandinsky_export.comparison.sheet import contact_sheet, input_shown
@@ -31,7 +31,7 @@ def markdown(plan: Plan, results: Mapping[str, Mapping[str, Any]], floors: Mappi
     baseline = next(iter(results.values()))
     machine, side = baseline["environment"], plan.tasks[0].picture.shape[0]
     seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
-    common = f", and `{plan.common}`" if plan.common else ""
+    common = f", and `{plan.common}` if it has no such value of its own" if plan.common else ""
     lines = [
         "# Quality",
         "",
@@ -86,11 +86,7 @@ def _write_sheet(plan: Plan, columns: Sequence[tuple[Item, np.ndarray]], path: P
 
 def _kept(plan: Plan, item: Item) -> np.ndarray | None:
     """The first results' pictures of a finished row, (n, H, W, 3) uint8."""
-    if finished(plan, item) is None:
-        return None
-    with np.load(plan.file(item).with_suffix(".npz")) as archive:
-        pictures: np.ndarray = archive["pictures"]
-        return pictures
+    return None if finished(plan, item) is None else kept_pictures(plan, item)
 
 
 def _floor_lines(plan: Plan, floors: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:

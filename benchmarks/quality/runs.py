@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from benchmarks.quality.frechet import Gaussian, frechet_distance
 from benchmarks.quality.grid import BASELINE, COMMON, Item
 from benchmarks.quality.judging import Judge, Verdict, accuracy, look_at
 from benchmarks.quality.opening import opener
-from benchmarks.quality.reference import Reference, reference_of, shortened
+from benchmarks.quality.reference import Reference, read_arrays, reference_of, shortened
 from kandinsky_export.comparison.cases import Case
 from kandinsky_export.comparison.figures import Figures, Summary, shown
 from kandinsky_export.comparison.runs import Outcome, run_case
@@ -37,6 +38,9 @@ REVISION = 2
 """Raised when a measure changes, so that older results are made again."""
 SHEET_ROWS = 8
 """Results whose pictures are kept for contact sheets."""
+_FLOOR = "floor"
+_SUFFIX = ".json"
+_LONGEST_NAME = 255  # bytes, of a file on Linux, macOS and Windows
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Plan:
         seeds: results of each task.
         judge: reads the results; None for measures without a judge alone.
         baseline: the row that the others are compared with.
-        common: settings that are added to every row's.
+        common: settings that are added to every row's; a row's own values win.
         progress: whether to show bars.
     """
 
@@ -69,8 +73,8 @@ class Plan:
         return INPAINT in self.bundle.manifest.tasks
 
     def setting(self, item: Item) -> Setting:
-        """The row's setting with what all rows have."""
-        return Setting.parse(",".join(filter(None, (item.text, self.common))))
+        """The row's setting, and what all rows have of which it says nothing."""
+        return setting_of(item.text, self.common)
 
     def cases(self, item: Item) -> list[Case]:
         """The row's cases."""
@@ -100,18 +104,47 @@ class Plan:
         )
 
     def file(self, item: Item) -> Path:
-        """The row's result file."""
-        return self.folder / f"{item.group}-{re.sub(r'[^a-z0-9.+]+', '-', item.label.lower())}.json"
+        """The row's result file; the end of a name that is too long for a file is a digest."""
+        name = f"{item.group}-{re.sub(r'[^a-z0-9.+]+', '-', item.label.lower())}"
+        if len(name) + len(_SUFFIX) > _LONGEST_NAME:
+            digest = hashlib.sha256(item.label.encode()).hexdigest()[:16]
+            name = f"{name[: _LONGEST_NAME - len(_SUFFIX) - 1 - len(digest)]}-{digest}"
+        return self.folder / (name + _SUFFIX)
+
+
+def setting_of(text: str, common: str) -> Setting:
+    """A setting, with values of `common` for keys of which it says nothing."""
+
+    def key(part: str) -> str:
+        return part.partition("=")[0].strip()
+
+    given = set(map(key, text.split(",")))
+    more = [part for part in common.split(",") if key(part) not in given]
+    return Setting.parse(",".join(filter(None, (text, *more))))
 
 
 def finished(plan: Plan, item: Item) -> dict[str, Any] | None:
-    """The row's result, if it was made of the same bundle, tasks and judge; a row that failed is tried again."""
+    """The row's result, if it was made of the same bundle, tasks and judge, and has its pictures.
+
+    A row that failed is tried again.
+    """
     try:
         data = json.loads(plan.file(item).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     made = isinstance(data, dict) and data.get("name") == plan.name(item) and "failed" not in data
-    return data if made else None
+    return data if made and (item.group == _FLOOR or kept_pictures(plan, item) is not None) else None
+
+
+def kept_pictures(plan: Plan, item: Item) -> np.ndarray | None:
+    """The pictures that are kept of a row's first results, (n, H, W, 3) uint8; None if they are gone or damaged."""
+    pictures = (read_arrays(_pictures_file(plan, item)) or {}).get("pictures")
+    whole = pictures is not None and pictures.dtype == np.uint8 and pictures.ndim == 4
+    return pictures if whole and len(pictures) == min(len(plan.tasks), SHEET_ROWS) else None
+
+
+def _pictures_file(plan: Plan, item: Item) -> Path:
+    return plan.file(item).with_suffix(".npz")
 
 
 def run_grid(plan: Plan, rows: Sequence[Item]) -> dict[str, dict[str, Any]]:
@@ -146,7 +179,7 @@ def floors(plan: Plan) -> dict[str, Any]:
     """What no setting can beat: the right drawings, and the same with the repainted part through MoVQ and back."""
     if plan.judge is None:
         return {}
-    item = Item("floor", plan.baseline.text)
+    item = Item(_FLOOR, plan.baseline.text)
     if (known := finished(plan, item)) is not None:
         return known
     targets = np.stack([task.target for task in plan.tasks])
@@ -226,7 +259,7 @@ def _measured(plan: Plan, item: Item, reference: Reference | None) -> dict[str, 
     data |= {"figures": Summary.of(figures).to_dict(), "latents_by_step": _by_step(figures)}
     data |= _judged(plan, np.stack(pictures), plan.seeds) | {"environment": environment()}
     kept = np.stack(pictures[:: max(1, plan.seeds)][:SHEET_ROWS])
-    write_whole(plan.file(item).with_suffix(".npz"), lambda stream: np.savez(stream, pictures=kept))
+    write_whole(_pictures_file(plan, item), lambda stream: np.savez(stream, pictures=kept))
     write_whole(plan.file(item), json.dumps(data, indent=1) + "\n")  # last: it says that the row is finished
     return data
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kandinsky_export.cli.options import write_report
 from kandinsky_runtime.cli_support import Parser, add_common_options, path_argument
-from kandinsky_runtime.errors import UsageError
+from kandinsky_runtime.errors import FaultList, UsageError
 
 if TYPE_CHECKING:
     from kandinsky_export.comparison.cases import Pictures
@@ -131,6 +132,13 @@ def _compare(args: argparse.Namespace) -> int:
 
         save_image(sheet_of(comparison), args.sheet)
     write_report(args, to_dict(comparison), to_text(comparison, every_step=args.trajectory))
+    if failed := [
+        f"{name} ({item.setting.text}): {item.failed}"
+        for name, item in zip(comparison.names, comparison.results, strict=True)
+        if item.failed is not None
+    ]:
+        sys.stdout.flush()
+        raise FaultList(f"{len(failed)} of {len(candidates)} candidates failed", failed)
     return 0
 
 

@@ -21,6 +21,7 @@ from kandinsky_export.comparison.runs import (
 )
 from kandinsky_export.comparison.settings import Setting
 from kandinsky_runtime.bundle.bundle import Bundle
+from kandinsky_runtime.errors import Kandinsky22Error
 from kandinsky_runtime.pictures.opening import float_to_eight_bit
 from kandinsky_runtime.progress import ProgressBar
 
@@ -29,24 +30,31 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SettingResult:
-    """A setting's figures and pictures, one of each for every case.
+    """A setting's figures and pictures, one of each for every case; of a setting that failed, those before that.
 
     Attributes:
         setting: what was run.
         runs_on: the engine, the precision that it computed in, and the variant that it read.
         figures: the figures.
         pictures: (H, W, 3), what a user sees; empty if they were not asked for.
+        failed: the reason why there are no more of them; None for a setting that has all.
     """
 
     setting: Setting
     runs_on: tuple[str, str, str]
     figures: tuple[Figures, ...]
     pictures: tuple[Pixels, ...] = ()
+    failed: str | None = None
 
     @property
     def summary(self) -> Summary:
-        """What the figures come to."""
+        """What the figures come to; there must be all of them."""
         return Summary.of(self.figures)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed, for a table, in one line; None if it did not."""
+        return None if self.failed is None else "failed: " + self.failed.partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ def compare(
 ) -> Comparison:
     """Run every case with the baseline, then with each candidate. Everything is checked before the first run.
 
+    A candidate that fails, such as one that overflows in fp16, is a result, and the next one follows.
+
     Args:
         bundle: the bundle.
         baseline: the setting that the others are compared with.
@@ -91,7 +101,7 @@ def compare(
         opened: opens the pipeline of a setting.
 
     Raises:
-        EngineError, NonFiniteError: a graph could not be loaded or run, or returned no finite numbers.
+        EngineError, NonFiniteError: the baseline's graph could not be loaded or run, or returned no finite numbers.
         InputError, UsageError: an input or a setting cannot be used.
     """
     steps = check_settings(bundle, [baseline, *candidates], cases, opened)
@@ -135,6 +145,8 @@ def run_setting(
 ) -> SettingResult:
     """Run every case with one setting and measure the results.
 
+    A candidate's failure is in the result; the baseline's is raised.
+
     Args:
         bundle, setting, cases, pictures, opened: see `compare`.
         wanted: the baseline's outcomes, one for each case; None for the baseline itself.
@@ -143,15 +155,21 @@ def run_setting(
     """
     figures: list[Figures] = []
     seen: list[Pixels] = []
+    failed = None
     with setting.named_in_errors(), opened(bundle, setting) as pipeline:
-        for number, case in enumerate(cases):
-            outcome = run_case(pipeline, setting, case, bar.update)
-            figures.append(Figures.of(case, outcome, None if wanted is None else wanted[number]))
-            if pictures:
-                seen.append(float_to_eight_bit(shown(case, outcome.picture)))
-            if keep is not None:
-                keep.append(outcome)
-        return SettingResult(setting, _runs_on(pipeline), tuple(figures), tuple(seen))
+        try:
+            for number, case in enumerate(cases):
+                outcome = run_case(pipeline, setting, case, bar.update)
+                figures.append(Figures.of(case, outcome, None if wanted is None else wanted[number]))
+                if pictures:
+                    seen.append(float_to_eight_bit(shown(case, outcome.picture)))
+                if keep is not None:
+                    keep.append(outcome)
+        except (Kandinsky22Error, MemoryError) as error:
+            if wanted is None:
+                raise
+            failed = str(error) if isinstance(error, Kandinsky22Error) else f"out of memory ({error})"
+        return SettingResult(setting, _runs_on(pipeline), tuple(figures), tuple(seen), failed)
 
 
 def _runs_on(pipeline: Pipeline) -> tuple[str, str, str]:

@@ -82,10 +82,10 @@ class Figures:
 class Summary:
     """The figures of a setting: medians over its results, and the lowest PSNR of a picture.
 
-    The first result's time counts only if it is the only one: engines compile while they make it.
+    The first result's time does not count, since engines compile while they make it; a single result has no time.
     """
 
-    seconds: float
+    seconds: float | None
     latents: float | None
     picture: float | None
     lowest_picture: float | None
@@ -98,7 +98,7 @@ class Summary:
         """Sum up at least one result's figures."""
         pictures = [item.picture for item in figures if item.picture is not None]
         return cls(
-            median(item.seconds for item in figures[1:] or figures),
+            _median(item.seconds for item in figures[1:]),
             _median(item.latents[-1] for item in figures if item.latents),
             _median(pictures),
             min(pictures, default=None),

@@ -37,8 +37,7 @@ def to_text(comparison: Comparison, *, every_step: bool = False) -> str:
         f"{name}: {item.setting.text} ({', '.join(item.runs_on)})"
         for name, item in zip(names, comparison.results, strict=True)
     ]
-    rows = [_row(name, item) for name, item in zip(names, comparison.results, strict=True)]
-    lines += ["", *aligned([_COLUMNS, *rows]), ""]
+    lines += ["", *_table(comparison), ""]
     if every_step:
         lines += [*_steps(names[1:], comparison.candidates), ""]
     count = len(comparison.cases)
@@ -52,6 +51,10 @@ def to_text(comparison: Comparison, *, every_step: bool = False) -> str:
             f"Edges: mean absolute difference of pixels, of 255, in bands of {EDGE} px: inside against the baseline,"
             " outside against the input, before pasting."
         )
+    lines.append(
+        "Seconds: median time of one result, without loading graphs. The first result of each setting is left out,"
+        " because engines compile during it" + ("; there is no other." if count == 1 else ".")
+    )
     return "\n".join(lines)
 
 
@@ -62,6 +65,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
+
+
+def _table(comparison: Comparison) -> list[str]:
+    """The figures of every setting, and the reason of one that failed in their place."""
+    width = max(map(len, comparison.names))
+    named = [(name.ljust(width), item) for name, item in zip(comparison.names, comparison.results, strict=True)]
+    heading, *lines = aligned([_COLUMNS, *(_row(name, item) for name, item in named if item.failed is None)])
+    done = iter(lines)
+    return [heading, *(next(done) if item.failed is None else f"{name}  {item.failure}" for name, item in named)]
 
 
 def _row(name: str, item: SettingResult) -> tuple[str, ...]:
@@ -80,7 +92,7 @@ def _row(name: str, item: SettingResult) -> tuple[str, ...]:
 
 def _steps(names: Sequence[str], candidates: Sequence[SettingResult]) -> list[str]:
     """The PSNR of the first case's latents after every step."""
-    series = [item.figures[0].latents or () for item in candidates]
+    series = [item.figures[0].latents or () if item.figures else () for item in candidates]
     longest = max(map(len, series))
     # A candidate with another number of steps has one figure, that of the last latents.
     padded = [(*[None] * (longest - len(values)), *values) for values in series]
@@ -95,6 +107,6 @@ def _result(item: SettingResult) -> dict[str, Any]:
         "engine": engine,
         "precision": precision,
         "variant": variant,
-        "summary": item.summary.to_dict(),
+        **({"summary": item.summary.to_dict()} if item.failed is None else {"failed": item.failed}),
         "results": [figures.to_dict() for figures in item.figures],
     }

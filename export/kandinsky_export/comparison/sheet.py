@@ -27,13 +27,17 @@ _INK, _PAPER, _MASK = (32, 32, 36), (255, 255, 255), (255, 0, 255)
 def sheet_of(comparison: Comparison) -> Image.Image:
     """The comparison's pictures: a row for each case; input, baseline and candidates side by side.
 
-    The input shows the mask in magenta. A comparison without pictures to begin with has no column for them.
+    The input shows the mask in magenta. A comparison without pictures to begin with has no column for them. A candidate
+    that failed has gaps, and the reason above its column.
     """
-    columns = [f"{name}: {item.setting.text}" for name, item in zip(comparison.names, comparison.results, strict=True)]
+    columns = [
+        f"{name}: {item.setting.text}" + ("" if item.failed is None else f"\n{item.failure}")
+        for name, item in zip(comparison.names, comparison.results, strict=True)
+    ]
     rows = []
     inputs = [input_shown(case) for case in comparison.cases]
     for number, case in enumerate(comparison.cases):
-        pictures = [result.pictures[number] for result in comparison.results]
+        pictures = [result.pictures[number] if number < len(result.pictures) else None for result in comparison.results]
         first = [inputs[number]] if any(item is not None for item in inputs) else []
         rows.append((f"{case.label}\nseed {case.seed}", [*first, *pictures]))
     return contact_sheet(["input", *columns] if len(rows[0][1]) > len(columns) else columns, rows)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import benchmarks.judge
 from benchmarks.drawings.scene import make_thing
 from benchmarks.quality.judging import Verdict, accuracy, look_at, open_judge
 from benchmarks.quality.tasks import Task
+from kandinsky_runtime.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,18 @@ class Seen:
 @dataclass(frozen=True)
 class Reading:
     things: dict[str, Seen] = field(default_factory=dict)
+
+
+def saved(**arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def array_file() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.ones(3))
+    return stream.getvalue()
 
 
 def task(kind: str = "top hat", name: str = "hat", side: str | None = None) -> Task:
@@ -80,10 +96,49 @@ def test_shares() -> None:
     assert accuracy(verdicts)["gone"] is None
 
 
-def test_missing_weights_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert open_judge(tmp_path / "none.npz") is None
+def test_missing_shipped_weights_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarks.judge, "__path__", [str(tmp_path)])
+    assert open_judge() is None
     out = capsys.readouterr().out
     assert "They need the judge's weights; scripts/train judge makes them." in out
+
+
+def test_a_judge_that_is_named(tmp_path: Path) -> None:
+    weights = Path(benchmarks.judge.__path__[0]) / "weights.npz"
+    (tmp_path / "copy.npz").write_bytes(weights.read_bytes())
+    named, shipped = open_judge(tmp_path / "copy.npz"), open_judge()
+    assert named is not None
+    assert shipped is not None
+    assert named.name == shipped.name
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"# A text\n", "is not a judge's weights (Cannot load file"),
+        (b"", "is not a judge's weights (No data left in file)"),
+        (b"PK\x03\x04 damaged", "is not a judge's weights (File is not a zip file)"),
+        (saved(image_embeds=np.ones(3)), "is not a judge's weights (it has no 'conv0.weight')"),
+        (saved(**{"conv0.weight": np.ones((75, 16)), "conv0.bias": np.ones(7)}), "is not a judge's weights ("),
+        (saved(**{"conv0.weight": np.array(["text"])}), "is not a judge's weights ("),
+        (array_file(), "is not a judge's weights ("),
+    ],
+    ids=["missing", "text", "empty", "damaged", "other arrays", "other shapes", "texts", "npy"],
+)
+def test_a_named_judge_that_cannot_be_used_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "judge.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=re.escape(f"--judge {path} {message}")):
+        open_judge(path)
+
+
+def test_a_folder_is_no_judge(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        open_judge(tmp_path)
 
 
 def test_many_pictures_are_looked_at_in_parts() -> None:

@@ -102,6 +102,56 @@ class TestRuns:
         run_grid(made, [FEWER, SAME])
         assert sum(name == "unet" for name, _ in FakeEngine.runs) == 3 * 4  # SAME alone
 
+    @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 damaged", b"other"])
+    def test_rows_whose_pictures_are_gone_or_damaged_are_made_again(
+        self, content: bytes | None, tmp_path: Path
+    ) -> None:
+        made = plan(tmp_path)
+        first = run_grid(made, [FEWER])
+        kept = made.file(FEWER).with_suffix(".npz")
+        whole = kept.read_bytes()
+        kept.unlink()
+        if content is not None:
+            kept.write_bytes(content)
+        assert finished(made, FEWER) is None
+        again = run_grid(made, [FEWER])
+        assert again.keys() == first.keys()
+        assert kept.read_bytes() == whole
+        assert write_sheets(made, [FEWER])
+
+    def test_a_damaged_byte_of_the_pictures(self, tmp_path: Path) -> None:
+        made = plan(tmp_path)
+        run_grid(made, [FEWER])
+        kept = made.file(FEWER).with_suffix(".npz")
+        content = bytearray(kept.read_bytes())
+        content[len(content) // 2] ^= 1
+        kept.write_bytes(content)
+        assert finished(made, FEWER) is None
+
+    def test_a_baseline_whose_pictures_are_gone_is_made_again(self, tmp_path: Path) -> None:
+        made = plan(tmp_path)
+        run_grid(made, [FEWER])
+        made.file(FIRST).with_suffix(".npz").unlink()
+        (made.folder / "reference.npz").write_bytes(b"")
+        run_grid(made, [FEWER])
+        assert finished(made, FIRST) is not None
+        assert finished(made, FEWER) is not None
+
+    def test_long_settings_have_short_names_of_their_own(self, tmp_path: Path) -> None:
+        made = plan(tmp_path)
+        longer = [Item("settings", ",".join(["engine=fake", *["steps=2"] * 60, f"threads={n}"])) for n in (1, 2)]
+        names = [made.file(item).name for item in longer]
+        assert len(set(names)) == 2
+        assert {len(name) for name in names} == {255}
+        made.file(longer[0]).with_suffix(".npz").touch()
+
+    def test_names_that_are_short_enough_stay(self, tmp_path: Path) -> None:
+        """So that rows of older runs are found."""
+        made = plan(tmp_path)
+        assert made.file(FEWER).name == "steps-engine-fake-steps-2.json"
+        longest = Item("steps", "x" * (255 - len("steps-.json")))
+        assert made.file(longest).name == f"steps-{longest.text}.json"
+
     def test_earlier_results_are_shown_again(self, tmp_path: Path) -> None:
         made = plan(tmp_path)
         run_grid(made, [FEWER])
@@ -131,6 +181,13 @@ class TestRuns:
         results = run_grid(made, [FEWER])
         assert "failed" in results[f"steps: {FEWER.label}"]
         assert "| failed: " in markdown(made, results, best)
+
+    def test_a_row_wins_over_what_all_rows_have(self, tmp_path: Path) -> None:
+        made = plan(tmp_path, common="guidance_scale=3, prior_guidance_scale=4")
+        setting = made.setting(Item("settings", "engine=fake,guidance_scale=2,steps=2"))
+        assert setting.sampling == {"guidance_scale": 2, "num_inference_steps": 2, "prior_guidance_scale": 4}
+        assert made.setting(FEWER).sampling["guidance_scale"] == 3
+        assert replace(made, common="").setting(FEWER).text == FEWER.text
 
     def test_floors(self, tmp_path: Path) -> None:
         made = plan(tmp_path)
@@ -208,6 +265,16 @@ class TestCommand:
         assert (out / "settings.png").exists()
         assert "## Settings" in capsys.readouterr().out
 
+    def test_a_setting_may_have_what_is_common_to_the_others(self, tmp_path: Path) -> None:
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        more = ["--baseline", FIRST.text, "--settings", "engine=fake,guidance_scale=2,steps=2"]
+        assert main([str(item) for item in [*arguments, *more]]) == 0
+        row = json.loads((out / "quality.json").read_text())["results"][
+            "settings: engine=fake,guidance_scale=2,steps=2"
+        ]
+        assert row["setting"] == "engine=fake,guidance_scale=2,steps=2,prior_guidance_scale=4"
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -215,15 +282,28 @@ class TestCommand:
             (["--settings", "stepz=3"], "unknown key 'stepz'"),
             (["--common", "x=1"], "unknown key 'x'"),
             (["--size", "65"], "--size is 65; expected a multiple of 16"),
-            (["--baseline", "engine=nothing"], "cannot run here"),
+            (["--baseline", "engine=nothing"], "there is no engine 'nothing'; choose from auto,"),
+            (
+                ["--settings", "scheduler=foo,steps=2"],
+                "scheduler=foo,steps=2,guidance_scale=4,prior_guidance_scale=4: sch",
+            ),
+            (["--settings", "steps=2", "steps=0"], "num_inference_steps is 0"),
+            (["--settings", "engine=fale,steps=2"], "there is no engine 'fale'"),
+            (["--settings", "engine=fake,device=gpux"], "engine fake runs on cpu, fake:1; got device 'gpux'"),
+            (["--settings", "precision=fp61"], "precision is 'fp61'; choose from"),
+            (["--settings", "threads=0"], "threads is 0"),
+            (["--common", "scheduler=foo"], "scheduler 'foo' is not supported"),
             (["--count", "1"], "expected 2 or more"),
+            (["--judge", "nope.npz"], "--judge nope.npz cannot be read: No such file"),
         ],
     )
     def test_refused(
         self, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         bundle = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior())
-        usual = [str(bundle), "--out", str(tmp_path / "out"), "--without-judge", "--quiet"]
+        usual = [str(bundle), "--out", str(tmp_path / "out"), "--quiet"]
+        usual += ["--baseline", FIRST.text] if "--baseline" not in arguments else []
+        usual += ["--without-judge"] if "--judge" not in arguments else []
         try:
             status = main([*usual, *(["--count", "2"] if "--count" not in arguments else []), *arguments])
         except SystemExit as ended:
@@ -231,6 +311,40 @@ class TestCommand:
             status = ended.code
         assert status == 2
         assert message in capsys.readouterr().err
+        assert not FakeEngine.runs
+
+    def test_what_this_machine_lacks_is_left_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        lacking = ["engine=fake,precision=fp16", "engine=tensorrt,device=cuda", "engine=onnxruntime"]
+        assert main([str(i) for i in [*arguments, "--baseline", FIRST.text, "--settings", *lacking]]) == 0
+        assert list(json.loads((out / "quality.json").read_text())["results"]) == [FIRST.label]
+        assert capsys.readouterr().out.count("left out: ") == 3
+
+    def test_an_interrupted_run_reports_what_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupt(component: str, run: int, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            if component == "unet" and run == 2 * 3 + 1:
+                raise KeyboardInterrupt
+            return outputs
+
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        more = ["--baseline", FIRST.text, "--settings", FEWER.text]
+        monkeypatch.setattr(FakeEngine, "alter", staticmethod(interrupt))
+        assert main([str(item) for item in [*arguments, *more]]) == 130
+        err = capsys.readouterr().err
+        assert err.startswith(f"benchmarks.quality: interrupted; finished rows are kept in {out}")
+        assert err.count("\n") == 1
+        assert main([str(item) for item in [*arguments, *more]]) == 0
+        assert "baseline: " not in capsys.readouterr().out.split("#")[0]
+
+    def test_a_long_setting(self, tmp_path: Path) -> None:
+        bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"
+        arguments = [bundle, "--out", out, "--count", 2, "--size", 64, "--without-judge", "--quiet"]
+        text = f"{FEWER.text},threads={'0' * 250}1"
+        assert main([str(item) for item in [*arguments, "--baseline", FIRST.text, "--settings", text]]) == 0
 
     def test_revision_is_part_of_the_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made = plan(tmp_path)

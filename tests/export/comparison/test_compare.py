@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from kandinsky_export.comparison.sheet import CELL, contact_sheet, input_shown, 
 from kandinsky_export.random_weights.sample_picture import sample_picture
 from kandinsky_runtime import InpaintPipeline
 from kandinsky_runtime.bundle.bundle import Bundle
-from kandinsky_runtime.errors import InputError, UsageError
-from tests.runtime.fake_bundle import FakeEngine
+from kandinsky_runtime.errors import InputError, NonFiniteError, UsageError
+from tests.runtime.fake_bundle import FakeEngine, Outputs
 from tests.tolerances import FLOAT64_SUM, ROUNDED_LEVELS
 
 HEIGHT, WIDTH = 64, 96
@@ -29,6 +31,16 @@ HEIGHT, WIDTH = 64, 96
 
 def pictures() -> Pictures:
     return inpainted(*sample_picture(WIDTH, HEIGHT))
+
+
+def nan_in_unet_run(number: int) -> Callable[[str, int, Outputs], Outputs]:
+    """Makes the UNet overflow in one of its runs."""
+
+    def alter(component: str, run: int, outputs: Outputs) -> Outputs:
+        wrong = component == "unet" and run == number
+        return {name: value * np.float32(np.nan) for name, value in outputs.items()} if wrong else outputs
+
+    return alter
 
 
 def compared(bundle: Bundle, baseline: str, *candidates: str, begin: Pictures | None = None, **more: Any) -> Comparison:
@@ -100,6 +112,52 @@ class TestInpainting:
             compared(inpainting, "steps=2", "scheduler=heun")
         assert not FakeEngine.runs
 
+    def test_seconds_leave_the_first_result_out(self, inpainting: Bundle) -> None:
+        """Engines compile during it; the footnote says so."""
+        text = to_text(compared(inpainting, "steps=2", "steps=2"))
+        assert re.search(r"^baseline .* \d+\.\d\d$", text, re.MULTILINE)
+        assert "The first result of each setting is left out, because engines compile during it." in text
+        single = cases_of([("a hat", {"prompt": "a hat"})], 1, pictures())
+        setting = Setting.parse("engine=fake,steps=2")
+        comparison = compare(inpainting, setting, [setting], single)
+        assert re.search(r"^candidate 1 +equal .* -$", to_text(comparison), re.MULTILINE)
+        assert "engines compile during it; there is no other." in to_text(comparison)
+        assert to_dict(comparison)["baseline"]["results"][0]["seconds"] > 0
+
+    def test_a_candidate_that_fails_is_a_result(self, inpainting: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The other candidates are run, and what it had before the failure is kept."""
+        monkeypatch.setattr(FakeEngine, "alter", staticmethod(nan_in_unet_run(2 * 4 + 3)))
+        comparison = compared(inpainting, "steps=2", "steps=3", "steps=2", pictures=True)
+        failed, equal = comparison.candidates
+        assert failed.failed is not None
+        assert "unet" in failed.failed
+        assert (len(failed.figures), len(failed.pictures)) == (1, 1)
+        assert equal.failed is None
+        data = json.loads(json.dumps(to_dict(comparison), allow_nan=False))
+        assert data["candidates"][0]["failed"] == failed.failed
+        assert "summary" not in data["candidates"][0]
+        assert data["candidates"][1]["summary"]["picture_db"] is None
+        text = to_text(comparison, every_step=True)
+        assert f"\ncandidate 1  failed: {failed.failed}\n" in text
+        assert re.search(r"^candidate 2 +equal +equal", text, re.MULTILINE)
+        whole = compared(inpainting, "steps=2", "steps=3", "steps=2", pictures=True)
+        assert sheet_of(comparison).width == sheet_of(whole).width
+
+    def test_a_candidate_without_any_result(self, inpainting: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FakeEngine, "alter", staticmethod(nan_in_unet_run(2 * 4)))
+        comparison = compared(inpainting, "steps=2", "steps=3", pictures=True)
+        assert comparison.candidates[0].figures == ()
+        assert "candidate 1  failed: " in to_text(comparison, every_step=True)
+        assert sheet_of(comparison).size[1] > 4 * HEIGHT
+
+    def test_a_baseline_that_fails_ends_the_comparison(
+        self, inpainting: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FakeEngine, "alter", staticmethod(nan_in_unet_run(3)))
+        with pytest.raises(NonFiniteError, match=r"^engine=fake,steps=2: "):
+            compared(inpainting, "steps=2", "steps=3")
+        assert sum(name == "unet" for name, _ in FakeEngine.runs) == 4
+
     def test_a_mask_without_anything_to_repaint(self) -> None:
         with pytest.raises(InputError, match="the mask has nothing to repaint"):
             inpainted(sample_picture(64, 64)[0], Image.new("L", (64, 64)))
@@ -133,8 +191,10 @@ class TestSummary:
         assert (summary.seconds, summary.picture, summary.lowest_picture) == (2, 27.5, 20)
         assert (summary.latents, summary.edge_inside, summary.edge_outside) == (27.5, None, 2)
 
-    def test_the_first_time_counts_if_it_is_the_only_one(self) -> None:
-        assert Summary.of([Figures(9, None, None, None, None, None)]).seconds == 9
+    def test_a_single_result_has_no_time(self) -> None:
+        summary = Summary.of([Figures(9, None, None, None, None, None)])
+        assert summary.seconds is None
+        assert "seconds" not in summary.to_dict()
 
 
 class TestPrompts:

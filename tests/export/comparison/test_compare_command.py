@@ -139,6 +139,26 @@ def test_failed_work_writes_nothing(
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_failed_candidate_is_shown_and_is_the_exit_status(
+    inpainting: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def nan_in_candidate_1(component: str, run: int, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return _nan(component, run, outputs) if component == "unet" and run == 6 else outputs
+
+    monkeypatch.setattr(FakeEngine, "alter", staticmethod(nan_in_candidate_1))
+    more = ["--candidate", "engine=fake,steps=2", "--prompts", "prompts.txt", *SIZE, "--sheet", "s.png", "--quiet"]
+    status, out, err = run("compare", inpainting.root, *BOTH, *more, capsys=capsys)
+    assert status == 1
+    assert re.search(r"^candidate 1  failed: .*unet", out, re.MULTILINE)
+    assert re.search(r"^candidate 2 +equal", out, re.MULTILINE)
+    assert err.startswith("k22-export: error: 1 of 2 candidates failed: candidate 1 (engine=fake,steps=3): ")
+    assert Path("s.png").exists()
+    FakeEngine.runs.clear()
+    status, out, err = run("compare", inpainting.root, *BOTH, *more, "--json", capsys=capsys)
+    assert status == 1
+    assert json.loads(out)["candidates"][0]["failed"] in err
+
+
 def test_help_shows_examples_that_can_be_typed(capsys: Captured) -> None:
     status, out, _ = run("compare", "--help", capsys=capsys)
     assert status == 0
