@@ -21,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVision
 from benchmarks.drawings import caption_of, facts_of_caption, facts_of_scene
 from benchmarks.drawings.captions import all_facts
 from scripts.training.attributes import ABSENT, ATTRIBUTES, attributes_of
+from scripts.training.command import run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, read_shard, scenes_of_shard, shard_numbers
@@ -281,4 +282,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -21,6 +21,7 @@ from transformers import CLIPImageProcessor
 
 from scripts.training import prior, unet
 from scripts.training.clip import PROCESSOR, open_clip
+from scripts.training.command import run_stage
 from scripts.training.folding import fill_codebook
 from scripts.training.latents import latents_path, open_movq
 from scripts.training.loop import load_average
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

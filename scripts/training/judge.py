@@ -18,6 +18,7 @@ from benchmarks.drawings.canvas import Box
 from benchmarks.judge.judge import CONVOLUTIONS, FEATURES, NARROW, SIDE, Judge
 from benchmarks.judge.reading import COLOURS, KINDS, LAYOUT, OUTPUTS
 from benchmarks.judge.world import JUDGE_STYLE
+from scripts.training.command import run_stage
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.settings import ROOT, add_minutes, add_threads, parser
 
@@ -170,10 +171,10 @@ def main() -> None:
         judge = Judge(training.average.arrays())
         return {f"{name}_{key}": float(v) for name, data in tests.items() for key, v in accuracy(judge, *data).items()}
 
-    if training.run(losses_of, evaluate, evaluate_every=900):
-        np.savez_compressed(args.out, **load_average(folder, Network()).arrays())
-        print(f"{args.out}: {args.out.stat().st_size:,} bytes")
+    training.run(losses_of, evaluate, evaluate_every=900)
+    np.savez_compressed(args.out, **load_average(folder, Network()).arrays())
+    print(f"{args.out}: {args.out.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import VQModel
 
+from scripts.training.command import run_stage
 from scripts.training.folding import fold_scale
 from scripts.training.loop import load_average
 from scripts.training.movq import CONFIG, to_model
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scripts.training.command import UnfinishedError
 from scripts.training.optimizer import MuonAndAdamW
 from scripts.training.settings import SEED
 
@@ -62,7 +63,7 @@ class Training:
         folder: the folder of the state `state.pt` and the log `log.jsonl`.
         stage: a number of the stage's own, part of every step's seed.
         threads: processor threads.
-        minutes: the time after which `run` saves and returns; None for no limit.
+        minutes: the time after which `run` saves and stops; None for no limit.
         decay: the share of the average that a step keeps.
     """
 
@@ -108,12 +109,15 @@ class Training:
         losses_of: Callable[[Step], dict[str, torch.Tensor]],
         evaluate: Callable[[], dict[str, float]] | None = None,
         evaluate_every: float = 600.0,
-    ) -> bool:
-        """Train until the schedule's end or the time limit. Return whether the schedule is finished.
+    ) -> None:
+        """Train until the schedule's end.
 
         Args:
             losses_of: a step's losses by name; their sum is minimised.
             evaluate: measures of `average`, which go into the log every `evaluate_every` seconds and at the end.
+
+        Raises:
+            UnfinishedError: a signal or the time limit stopped it; the state is saved.
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
@@ -151,7 +155,8 @@ class Training:
                 break
         if self.step > first:
             self.save()
-        return self.finished
+        if not self.finished:
+            raise UnfinishedError(f"{self.folder.name}: stopped at step {self.step} of {self.schedule.steps}")
 
     def save(self) -> None:
         """Write the state; a reader sees the old one or the new one."""

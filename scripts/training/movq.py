@@ -16,6 +16,7 @@ import torch
 from diffusers import VQModel
 from diffusers.models.attention_processor import SpatialNorm
 
+from scripts.training.command import run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
@@ -165,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

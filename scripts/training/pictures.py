@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.drawings import THINGS, Scene, draw, facts_of_scene, random_scene
 from benchmarks.drawings.scene import OUTDOORS, SIDES, random_thing
+from scripts.training.command import run_stage
 from scripts.training.settings import PAIRS_PER_SHARD, PICTURE, SEED, parser
 
 # The chance that a pair differs in this thing.
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

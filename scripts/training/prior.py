@@ -15,6 +15,7 @@ from diffusers import PriorTransformer, UnCLIPScheduler
 from torch.nn import functional
 
 from scripts.training.clip import CAPTIONS, Clip, Library, open_clip
+from scripts.training.command import run_stage
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, shard_numbers
 from scripts.training.settings import EMBEDDING, add_minutes, add_start, add_threads, parser
@@ -138,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

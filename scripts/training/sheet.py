@@ -13,6 +13,7 @@ from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from benchmarks.drawings import Scene, box_above_eyes, draw, random_scene
+from scripts.training.command import run_stage
 from scripts.training.export import open_inpaint, open_prior_pipeline
 from scripts.training.latents import open_movq
 from scripts.training.movq import psnr, reconstruct, to_model
@@ -79,4 +80,4 @@ def _to_pixels(pictures: torch.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -17,6 +17,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from scripts.training.clip import image_embeds, open_clip, reduced_pictures
+from scripts.training.command import run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.latents import latents_path
 from scripts.training.loop import Schedule, Step, Training
@@ -235,4 +236,4 @@ def zero_embeds(work: Path) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)
