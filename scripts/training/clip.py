@@ -26,6 +26,7 @@ from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, read_shard, scenes_of_shard, shard_numbers
 from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, add_minutes, add_start, add_threads, parser
+from scripts.training.sources import digest_of
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, open_tokenizer, tokenize
 
@@ -183,6 +184,11 @@ def open_clip(work: Path) -> Clip:
     clip = Clip(len(open_tokenizer(work)), len(all_facts()))
     load_average(work / "clip", clip)
     return clip
+
+
+def image_source(clip: Clip) -> str:
+    """Return the digest of the image encoder, from which embeddings are made."""
+    return digest_of(clip.state_dict(), ("image_encoder.",))
 
 
 @torch.no_grad()

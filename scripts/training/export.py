@@ -23,7 +23,7 @@ from scripts.training import prior, unet
 from scripts.training.clip import PROCESSOR, open_clip
 from scripts.training.command import run_stage
 from scripts.training.folding import fill_codebook
-from scripts.training.latents import latents_path, open_movq
+from scripts.training.latents import encoder_source, open_movq, read_latents
 from scripts.training.loop import load_average
 from scripts.training.pictures import HELD_OUT
 from scripts.training.settings import SEED, parser
@@ -35,7 +35,7 @@ LIMIT = 25_000_000  # bytes of all files together
 def open_inpaint(work: Path) -> KandinskyV22InpaintPipeline:
     """Return diffusers' inpainting pipeline with the trained models, float32."""
     movq = open_movq(work)
-    latents = torch.from_numpy(np.load(latents_path(work, HELD_OUT))[:100].astype(np.float32))
+    latents = torch.from_numpy(read_latents(work, HELD_OUT, encoder_source(work))[:100].astype(np.float32))
     fill_codebook(movq, latents.movedim(2, -1).reshape(-1, 4)[::3], SEED)
     model = UNet2DConditionModel(**unet.CONFIG)
     load_average(work / "unet", model)

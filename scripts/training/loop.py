@@ -9,7 +9,7 @@ import copy
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Training:
         threads: processor threads.
         minutes: the time after which `run` saves and stops; None for no limit.
         decay: the share of the average that a step keeps.
+        sources: digests of the other stages' models that this one is trained on, by name. A change is printed.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Training:
         minutes: float | None = None,
         decay: float = 0.999,
         weight_decay: float = 0.01,
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self.folder, self.stage, self.model, self.schedule, self.decay = folder, stage, model, schedule, decay
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = MuonAndAdamW(model, weight_decay)
         self.step, self.seconds = 0, 0.0
+        self._sources = dict(sources or {})
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._stopped = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +97,10 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
             print(f"{folder.name}: goes on at step {self.step} of {schedule.steps}", flush=True)
+            before = state.get("sources", {})
+            for name in (name for name, digest in self._sources.items() if before.get(name, digest) != digest):
+                advice = "; raise --steps to train it on these" if self.finished else ""
+                print(f"{folder.name}: its steps so far were on another {name}{advice}", flush=True)
 
     @property
     def _path(self) -> Path:
@@ -166,6 +173,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "sources": self._sources,
         }
         partial = self._path.with_suffix(".partial")
         torch.save(state, partial)

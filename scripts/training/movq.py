@@ -141,6 +141,13 @@ def main() -> None:
     training = Training(
         args.work / "movq", STAGE, model, Schedule(args.steps, args.rate), threads=args.threads, minutes=args.minutes
     )
+    if args.decoder_only:
+        # Latents are made with the averaged encoder, so that one stays. Averaged with itself, it does not change.
+        for own, averaged in (
+            (model.encoder, training.average.encoder),
+            (model.quant_conv, training.average.quant_conv),
+        ):
+            own.load_state_dict(averaged.state_dict())
     shards = [read_shard(args.work / "pictures", n).pictures for n in shard_numbers(args.work / "pictures")]
     pictures = held_out(args.work, 24)
 

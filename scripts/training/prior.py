@@ -19,6 +19,7 @@ from scripts.training.command import run_stage
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, shard_numbers
 from scripts.training.settings import EMBEDDING, add_minutes, add_start, add_threads, parser
+from scripts.training.sources import digest_of
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, TRAINED_LENGTH, open_tokenizer, tokenize
 from scripts.training.unet import embeds_of
@@ -90,13 +91,19 @@ def main() -> None:
     torch.manual_seed(STAGE)
     model = make_prior(TRAINED_LENGTH)
     start_from(model, args.start, f"{PRIOR}/prior")
+    clip = open_clip(args.work)
     training = Training(
-        args.work / "prior", STAGE, model, Schedule(args.steps, args.rate), threads=args.threads, minutes=args.minutes
+        args.work / "prior",
+        STAGE,
+        model,
+        Schedule(args.steps, args.rate),
+        threads=args.threads,
+        minutes=args.minutes,
+        sources={"CLIP": digest_of(clip.state_dict(), ("text_encoder.", "image_encoder."))},
     )
     numbers = shard_numbers(args.work / "pictures")
     library, embeds = Library.of(args.work, numbers), embeds_of(args.work, numbers)
     test, test_embeds = Library.of(args.work, [HELD_OUT]), embeds_of(args.work, [HELD_OUT])
-    clip = open_clip(args.work)
     deviation, mean = torch.std_mean(embeds, dim=0, keepdim=True)
     for prior in (model, training.average):
         for parameter, value in ((prior.clip_mean, mean), (prior.clip_std, deviation)):
