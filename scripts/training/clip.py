@@ -214,7 +214,7 @@ def main() -> None:
     torch.manual_seed(STAGE)
     model = Clip(len(open_tokenizer(args.work)), len(all_facts()))
     for part in ("text_encoder", "image_encoder"):
-        start_from(model, args.start, f"{PRIOR}/{part}", f"{part}.")
+        start_from(model, args.start, args.work / "clip", f"{PRIOR}/{part}", f"{part}.")
     training = Training(
         args.work / "clip",
         STAGE,

@@ -32,6 +32,19 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(UNFINISHED)
 
 
+def refuse_state(folder: Path) -> None:
+    """Refuse to begin a stage from other weights if its folder has a state already.
+
+    Raises:
+        StageError: it has one.
+    """
+    if (folder / "state.pt").exists():
+        raise StageError(
+            f"{folder} has a state already, from which the stage goes on: delete the folder to begin from --start, or"
+            " leave --start out"
+        )
+
+
 def require(path: Path, stage: str) -> Path:
     """Return the path of a file that a stage makes.
 

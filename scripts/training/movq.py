@@ -131,7 +131,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = VQModel(**CONFIG).to(memory_format=torch.channels_last)
-    start_from(model, args.start, f"{DECODER}/movq")
+    start_from(model, args.start, args.work / "movq", f"{DECODER}/movq")
     if args.decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)

@@ -90,7 +90,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = make_prior(TRAINED_LENGTH)
-    start_from(model, args.start, f"{PRIOR}/prior")
+    start_from(model, args.start, args.work / "prior", f"{PRIOR}/prior")
     clip = open_clip(args.work)
     training = Training(
         args.work / "prior",

@@ -39,5 +39,8 @@ def add_minutes(options: argparse.ArgumentParser) -> None:
 def add_start(options: argparse.ArgumentParser) -> None:
     """Add the option of stages that train a model of the export."""
     options.add_argument(
-        "--start", type=Path, default=None, help="folder of an export to begin from; None: random weights"
+        "--start",
+        type=Path,
+        default=None,
+        help="folder of an export to begin from, for a stage without a state; None: random weights",
     )

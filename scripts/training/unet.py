@@ -147,7 +147,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
-    start_from(model, args.start, f"{DECODER}/unet")
+    start_from(model, args.start, args.work / "unet", f"{DECODER}/unet")
     schedule = Schedule(args.steps, args.rate)
     training = Training(
         args.work / "unet",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.training.command import UNFINISHED, StageError, UnfinishedError, require, run_stage
+from scripts.training.command import UNFINISHED, StageError, UnfinishedError, refuse_state, require, run_stage
 from scripts.training.settings import ROOT
 
 ENVIRONMENT = """root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -75,6 +75,13 @@ def test_a_missing_file_names_the_stage_that_makes_it(tmp_path: Path) -> None:
     assert require(tmp_path, "movq") == tmp_path
     with pytest.raises(StageError, match=r"state\.pt is not there; run scripts/train movq first"):
         require(tmp_path / "state.pt", "movq")
+
+
+def test_a_start_over_a_state_is_refused(tmp_path: Path) -> None:
+    refuse_state(tmp_path)
+    (tmp_path / "state.pt").touch()
+    with pytest.raises(StageError, match="delete the folder to begin from --start, or leave --start out"):
+        refuse_state(tmp_path)
 
 
 @pytest.fixture
