@@ -25,7 +25,7 @@ from scripts.training.command import run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, read_shard, scenes_of_shard, shard_numbers
-from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, add_minutes, add_start, add_threads, count, parser
 from scripts.training.sources import digest_of
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, open_tokenizer, tokenize
@@ -179,7 +179,7 @@ def open_clip(work: Path) -> Clip:
     """Return the trained encoders.
 
     Raises:
-        FileNotFoundError: they have not been trained yet.
+        StageError: they have not been trained yet.
     """
     clip = Clip(len(open_tokenizer(work)), len(all_facts()))
     load_average(work / "clip", clip)
@@ -207,7 +207,7 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=5_000, help=f"steps of {2 * PAIRS} pictures")
+    options.add_argument("--steps", type=count, default=5_000, help=f"steps of {2 * PAIRS} pictures")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the model")
     args = options.parse_args()

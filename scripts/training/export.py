@@ -76,8 +76,9 @@ def main() -> None:
     args = options.parse_args()
     out = args.out or args.work / "export"
     decoder, text = out / "decoder-inpaint", out / "prior"
-    write(open_inpaint(args.work), decoder)
-    write(open_prior_pipeline(args.work), text)
+    pipelines = open_inpaint(args.work), open_prior_pipeline(args.work)
+    for pipeline, folder in zip(pipelines, (decoder, text), strict=True):
+        write(pipeline, folder)
     # transformers 5 writes one tokenizer.json; the checkpoints' readers know CLIP's two files.
     shutil.rmtree(text / "tokenizer")
     write_tokenizer(text / "tokenizer")

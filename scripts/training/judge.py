@@ -20,7 +20,7 @@ from benchmarks.judge.reading import COLOURS, KINDS, LAYOUT, OUTPUTS
 from benchmarks.judge.world import JUDGE_STYLE
 from scripts.training.command import run_stage
 from scripts.training.loop import Schedule, Step, Training, load_average
-from scripts.training.settings import ROOT, add_minutes, add_threads, parser
+from scripts.training.settings import ROOT, add_minutes, add_threads, count, parser
 
 STAGE = 8
 _SEED = 8_017  # other drawings than those of the checkpoint
@@ -148,8 +148,8 @@ def main() -> None:
     options = parser(__doc__)
     add_minutes(options)
     add_threads(options)
-    options.add_argument("--shards", type=int, default=16, help=f"shards of {_SHARD} drawings")
-    options.add_argument("--steps", type=int, default=4_000, help="steps of 128 drawings")
+    options.add_argument("--shards", type=count, default=16, help=f"shards of {_SHARD} drawings")
+    options.add_argument("--steps", type=count, default=4_000, help="steps of 128 drawings")
     options.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "judge" / "weights.npz", help="the weights")
     args = options.parse_args()

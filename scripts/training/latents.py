@@ -27,7 +27,7 @@ def open_movq(work: Path) -> VQModel:
     """Return the trained MoVQ with latents of mean 0 and deviation 1.
 
     Raises:
-        FileNotFoundError: it has not been trained yet.
+        StageError: it has not been trained yet.
     """
     model = VQModel(**CONFIG)
     load_average(work / "movq", model)

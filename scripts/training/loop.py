@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts.training.command import UnfinishedError
+from scripts.training.command import UnfinishedError, require
 from scripts.training.optimizer import MuonAndAdamW
 from scripts.training.settings import SEED
 
@@ -128,10 +128,16 @@ class Training:
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
-        begun = saved = logged = evaluated = time.monotonic()
+        begun = saved = logged = evaluated = now = time.monotonic()
         before = self.seconds
         recent: dict[str, list[float]] = {}
-        first = self.step
+        first, rate = self.step, 0.0
+
+        def log_losses() -> None:
+            means = {name: float(np.mean(values)) for name, values in recent.items()}
+            self._log({**means, "rate": rate, "steps_per_second": len(recent["gradient"]) / (now - logged)})
+            recent.clear()
+
         while not self.finished and not self._stopped:
             seed = [SEED, self.stage, self.step]
             rng = np.random.default_rng(seed)
@@ -149,9 +155,8 @@ class Training:
             now = time.monotonic()
             self.seconds = before + now - begun
             if now - logged > LOG_EVERY or self.finished:
-                means = {name: float(np.mean(values)) for name, values in recent.items()}
-                self._log({**means, "rate": rate, "steps_per_second": len(recent["gradient"]) / (now - logged)})
-                recent, logged = {}, now
+                log_losses()
+                logged = now
             if evaluate is not None and (now - evaluated > evaluate_every or self.finished):
                 self._log(evaluate())
                 evaluated = time.monotonic()
@@ -160,6 +165,8 @@ class Training:
                 saved = time.monotonic()
             if self._deadline is not None and now > self._deadline:
                 break
+        if recent:
+            log_losses()
         if self.step > first:
             self.save()
         if not self.finished:
@@ -209,7 +216,7 @@ def load_average(folder: Path, model: nn.Module) -> nn.Module:
     """Load a stage's averaged weights into `model` and return it, ready to be used.
 
     Raises:
-        FileNotFoundError: the stage has saved nothing yet.
+        StageError: the stage has saved nothing yet.
     """
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["average"])
+    model.load_state_dict(torch.load(require(folder / "state.pt", folder.name), weights_only=True)["average"])
     return model.requires_grad_(False).eval()

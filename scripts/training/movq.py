@@ -20,7 +20,7 @@ from scripts.training.command import run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
-from scripts.training.settings import PICTURE, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import PICTURE, add_minutes, add_start, add_threads, count, parser
 from scripts.training.starting import DECODER, start_from
 
 STAGE = 2
@@ -121,7 +121,7 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=6_000, help="steps of 16 crops")
+    options.add_argument("--steps", type=count, default=6_000, help="steps of 16 crops")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument(
         "--decoder-only", action="store_true", help="leave the encoder as it is: latents and a UNet on them stay valid"

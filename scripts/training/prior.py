@@ -18,7 +18,7 @@ from scripts.training.clip import CAPTIONS, Clip, Library, open_clip
 from scripts.training.command import run_stage
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, shard_numbers
-from scripts.training.settings import EMBEDDING, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import EMBEDDING, add_minutes, add_start, add_threads, count, parser
 from scripts.training.sources import digest_of
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, TRAINED_LENGTH, open_tokenizer, tokenize
@@ -66,7 +66,7 @@ def open_prior(work: Path) -> PriorTransformer:
     """Return the trained prior, for texts of 77 tokens.
 
     Raises:
-        FileNotFoundError: it has not been trained yet.
+        StageError: it has not been trained yet.
     """
     trained = make_prior(TRAINED_LENGTH)
     load_average(work / "prior", trained)
@@ -85,7 +85,7 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=4_000, help=f"steps of {BATCH} captions")
+    options.add_argument("--steps", type=count, default=4_000, help=f"steps of {BATCH} captions")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     args = options.parse_args()
     torch.manual_seed(STAGE)

@@ -18,13 +18,22 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from scripts.training.clip import image_embeds, image_source, open_clip, reduced_pictures
-from scripts.training.command import run_stage
+from scripts.training.command import StageError, run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.latents import encoder_source, latents_path, read_latents
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.masks import kept_cells, mask_around, random_mask
 from scripts.training.pictures import HELD_OUT, Shard, read_shard, shard_numbers
-from scripts.training.settings import CLIP_PICTURE, EMBEDDING, LATENT, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import (
+    CLIP_PICTURE,
+    EMBEDDING,
+    LATENT,
+    add_minutes,
+    add_start,
+    add_threads,
+    count,
+    parser,
+)
 from scripts.training.sources import is_from, make_from
 from scripts.training.starting import DECODER, start_from
 
@@ -139,8 +148,8 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=6_000, help="steps of --batch examples")
-    options.add_argument("--batch", type=int, default=32, help="examples in a step")
+    options.add_argument("--steps", type=count, default=6_000, help="steps of --batch examples")
+    options.add_argument("--batch", type=count, default=32, help="examples in a step")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the model")
     options.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="products in bfloat16")
@@ -160,6 +169,10 @@ def main() -> None:
         sources={"MoVQ encoder": encoder_source(args.work), "image encoder": image_source(open_clip(args.work))},
     )
     numbers = [n for n in shard_numbers(args.work / "pictures") if latents_path(args.work, n).exists()]
+    if not numbers:
+        raise StageError(
+            f"{args.work / 'latents'} has no latents of training pictures; run scripts/train latents first"
+        )
     examples, latents, embeds = _inputs(args.work, numbers)
     tests, test_latents, test_embeds = _inputs(args.work, [HELD_OUT])
     nothing = zero_embeds(args.work)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from scripts.training.command import UNFINISHED, StageError, UnfinishedError, refuse_state, require, run_stage
-from scripts.training.settings import ROOT
+from scripts.training.pictures import read_shard, shard_numbers
+from scripts.training.settings import ROOT, add_minutes, add_threads, parser
 
 ENVIRONMENT = """root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 environment() { python=$root/python; }
@@ -125,3 +126,38 @@ def test_one_stage_gets_the_options(checkout: Path) -> None:
     run, calls = train(checkout, "movq", "--steps", "9", stopped="movq")
     assert run.returncode == UNFINISHED
     assert calls == ["-m scripts.training.movq --steps 9"]
+
+
+@pytest.mark.parametrize("argument", ["foo", "--minutes", ""])
+def test_an_unknown_stage_lists_the_stages(checkout: Path, argument: str) -> None:
+    run, calls = train(checkout, argument, "0.3")
+    assert run.returncode == 2
+    assert run.stderr == (
+        f"scripts/train: no stage '{argument}'; stages: pictures movq clip latents unet prior export sheet judge"
+        " (options come after the stage)\n"
+    )
+    assert calls == []
+
+
+def test_options_refuse_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parser("A stage.")
+    add_threads(options)
+    add_minutes(options)
+    for arguments in (
+        ["--threads", "0"],
+        ["--threads", "1.5"],
+        ["--minutes", "0"],
+        ["--minutes", "nan"],
+        ["--min", "1"],
+    ):
+        with pytest.raises(SystemExit):
+            options.parse_args(arguments)
+    assert "argument --threads: '0' is no whole number from 1" in capsys.readouterr().err
+    assert options.parse_args(["--threads", "2", "--minutes", "0.5"]).minutes == 0.5
+
+
+def test_pictures_that_are_not_there_name_their_stage(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no training pictures; run scripts/train pictures first"):
+        shard_numbers(tmp_path)
+    with pytest.raises(StageError, match=r"pictures-00003\.json is not there; run scripts/train pictures first"):
+        read_shard(tmp_path, 3)
