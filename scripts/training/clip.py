@@ -21,10 +21,12 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVision
 from benchmarks.drawings import caption_of, facts_of_caption, facts_of_scene
 from benchmarks.drawings.captions import all_facts
 from scripts.training.attributes import ABSENT, ATTRIBUTES, attributes_of
+from scripts.training.command import run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, read_shard, scenes_of_shard, shard_numbers
-from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import CLIP_PICTURE, EMBEDDING, SEED, add_minutes, add_start, add_threads, count, parser
+from scripts.training.sources import digest_of
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, open_tokenizer, tokenize
 
@@ -177,11 +179,16 @@ def open_clip(work: Path) -> Clip:
     """Return the trained encoders.
 
     Raises:
-        FileNotFoundError: they have not been trained yet.
+        StageError: they have not been trained yet.
     """
     clip = Clip(len(open_tokenizer(work)), len(all_facts()))
     load_average(work / "clip", clip)
     return clip
+
+
+def image_source(clip: Clip) -> str:
+    """Return the digest of the image encoder, from which embeddings are made."""
+    return digest_of(clip.state_dict(), ("image_encoder.",))
 
 
 @torch.no_grad()
@@ -200,14 +207,14 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=5_000, help=f"steps of {2 * PAIRS} pictures")
+    options.add_argument("--steps", type=count, default=5_000, help=f"steps of {2 * PAIRS} pictures")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the model")
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = Clip(len(open_tokenizer(args.work)), len(all_facts()))
     for part in ("text_encoder", "image_encoder"):
-        start_from(model, args.start, f"{PRIOR}/{part}", f"{part}.")
+        start_from(model, args.start, args.work / "clip", f"{PRIOR}/{part}", f"{part}.")
     training = Training(
         args.work / "clip",
         STAGE,
@@ -281,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -21,8 +21,9 @@ from transformers import CLIPImageProcessor
 
 from scripts.training import prior, unet
 from scripts.training.clip import PROCESSOR, open_clip
+from scripts.training.command import run_stage
 from scripts.training.folding import fill_codebook
-from scripts.training.latents import latents_path, open_movq
+from scripts.training.latents import encoder_source, open_movq, read_latents
 from scripts.training.loop import load_average
 from scripts.training.pictures import HELD_OUT
 from scripts.training.settings import SEED, parser
@@ -34,7 +35,7 @@ LIMIT = 25_000_000  # bytes of all files together
 def open_inpaint(work: Path) -> KandinskyV22InpaintPipeline:
     """Return diffusers' inpainting pipeline with the trained models, float32."""
     movq = open_movq(work)
-    latents = torch.from_numpy(np.load(latents_path(work, HELD_OUT))[:100].astype(np.float32))
+    latents = torch.from_numpy(read_latents(work, HELD_OUT, encoder_source(work))[:100].astype(np.float32))
     fill_codebook(movq, latents.movedim(2, -1).reshape(-1, 4)[::3], SEED)
     model = UNet2DConditionModel(**unet.CONFIG)
     load_average(work / "unet", model)
@@ -75,8 +76,9 @@ def main() -> None:
     args = options.parse_args()
     out = args.out or args.work / "export"
     decoder, text = out / "decoder-inpaint", out / "prior"
-    write(open_inpaint(args.work), decoder)
-    write(open_prior_pipeline(args.work), text)
+    pipelines = open_inpaint(args.work), open_prior_pipeline(args.work)
+    for pipeline, folder in zip(pipelines, (decoder, text), strict=True):
+        write(pipeline, folder)
     # transformers 5 writes one tokenizer.json; the checkpoints' readers know CLIP's two files.
     shutil.rmtree(text / "tokenizer")
     write_tokenizer(text / "tokenizer")
@@ -95,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -18,8 +18,9 @@ from benchmarks.drawings.canvas import Box
 from benchmarks.judge.judge import CONVOLUTIONS, FEATURES, NARROW, SIDE, Judge
 from benchmarks.judge.reading import COLOURS, KINDS, LAYOUT, OUTPUTS
 from benchmarks.judge.world import JUDGE_STYLE
+from scripts.training.command import run_stage
 from scripts.training.loop import Schedule, Step, Training, load_average
-from scripts.training.settings import ROOT, add_minutes, add_threads, parser
+from scripts.training.settings import ROOT, add_minutes, add_threads, count, parser
 
 STAGE = 8
 _SEED = 8_017  # other drawings than those of the checkpoint
@@ -147,8 +148,8 @@ def main() -> None:
     options = parser(__doc__)
     add_minutes(options)
     add_threads(options)
-    options.add_argument("--shards", type=int, default=16, help=f"shards of {_SHARD} drawings")
-    options.add_argument("--steps", type=int, default=4_000, help="steps of 128 drawings")
+    options.add_argument("--shards", type=count, default=16, help=f"shards of {_SHARD} drawings")
+    options.add_argument("--steps", type=count, default=4_000, help="steps of 128 drawings")
     options.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "judge" / "weights.npz", help="the weights")
     args = options.parse_args()
@@ -170,10 +171,10 @@ def main() -> None:
         judge = Judge(training.average.arrays())
         return {f"{name}_{key}": float(v) for name, data in tests.items() for key, v in accuracy(judge, *data).items()}
 
-    if training.run(losses_of, evaluate, evaluate_every=900):
-        np.savez_compressed(args.out, **load_average(folder, Network()).arrays())
-        print(f"{args.out}: {args.out.stat().st_size:,} bytes")
+    training.run(losses_of, evaluate, evaluate_every=900)
+    np.savez_compressed(args.out, **load_average(folder, Network()).arrays())
+    print(f"{args.out}: {args.out.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

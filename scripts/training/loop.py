@@ -9,7 +9,7 @@ import copy
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scripts.training.command import UnfinishedError, require
 from scripts.training.optimizer import MuonAndAdamW
 from scripts.training.settings import SEED
 
@@ -62,8 +63,9 @@ class Training:
         folder: the folder of the state `state.pt` and the log `log.jsonl`.
         stage: a number of the stage's own, part of every step's seed.
         threads: processor threads.
-        minutes: the time after which `run` saves and returns; None for no limit.
+        minutes: the time after which `run` saves and stops; None for no limit.
         decay: the share of the average that a step keeps.
+        sources: digests of the other stages' models that this one is trained on, by name. A change is printed.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class Training:
         minutes: float | None = None,
         decay: float = 0.999,
         weight_decay: float = 0.01,
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self.folder, self.stage, self.model, self.schedule, self.decay = folder, stage, model, schedule, decay
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = MuonAndAdamW(model, weight_decay)
         self.step, self.seconds = 0, 0.0
+        self._sources = dict(sources or {})
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._stopped = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +97,10 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
             print(f"{folder.name}: goes on at step {self.step} of {schedule.steps}", flush=True)
+            before = state.get("sources", {})
+            for name in (name for name, digest in self._sources.items() if before.get(name, digest) != digest):
+                advice = "; raise --steps to train it on these" if self.finished else ""
+                print(f"{folder.name}: its steps so far were on another {name}{advice}", flush=True)
 
     @property
     def _path(self) -> Path:
@@ -108,19 +116,28 @@ class Training:
         losses_of: Callable[[Step], dict[str, torch.Tensor]],
         evaluate: Callable[[], dict[str, float]] | None = None,
         evaluate_every: float = 600.0,
-    ) -> bool:
-        """Train until the schedule's end or the time limit. Return whether the schedule is finished.
+    ) -> None:
+        """Train until the schedule's end.
 
         Args:
             losses_of: a step's losses by name; their sum is minimised.
             evaluate: measures of `average`, which go into the log every `evaluate_every` seconds and at the end.
+
+        Raises:
+            UnfinishedError: a signal or the time limit stopped it; the state is saved.
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
-        begun = saved = logged = evaluated = time.monotonic()
+        begun = saved = logged = evaluated = now = time.monotonic()
         before = self.seconds
         recent: dict[str, list[float]] = {}
-        first = self.step
+        first, rate = self.step, 0.0
+
+        def log_losses() -> None:
+            means = {name: float(np.mean(values)) for name, values in recent.items()}
+            self._log({**means, "rate": rate, "steps_per_second": len(recent["gradient"]) / (now - logged)})
+            recent.clear()
+
         while not self.finished and not self._stopped:
             seed = [SEED, self.stage, self.step]
             rng = np.random.default_rng(seed)
@@ -138,9 +155,8 @@ class Training:
             now = time.monotonic()
             self.seconds = before + now - begun
             if now - logged > LOG_EVERY or self.finished:
-                means = {name: float(np.mean(values)) for name, values in recent.items()}
-                self._log({**means, "rate": rate, "steps_per_second": len(recent["gradient"]) / (now - logged)})
-                recent, logged = {}, now
+                log_losses()
+                logged = now
             if evaluate is not None and (now - evaluated > evaluate_every or self.finished):
                 self._log(evaluate())
                 evaluated = time.monotonic()
@@ -149,9 +165,12 @@ class Training:
                 saved = time.monotonic()
             if self._deadline is not None and now > self._deadline:
                 break
+        if recent:
+            log_losses()
         if self.step > first:
             self.save()
-        return self.finished
+        if not self.finished:
+            raise UnfinishedError(f"{self.folder.name}: stopped at step {self.step} of {self.schedule.steps}")
 
     def save(self) -> None:
         """Write the state; a reader sees the old one or the new one."""
@@ -161,6 +180,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "sources": self._sources,
         }
         partial = self._path.with_suffix(".partial")
         torch.save(state, partial)
@@ -196,7 +216,7 @@ def load_average(folder: Path, model: nn.Module) -> nn.Module:
     """Load a stage's averaged weights into `model` and return it, ready to be used.
 
     Raises:
-        FileNotFoundError: the stage has saved nothing yet.
+        StageError: the stage has saved nothing yet.
     """
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["average"])
+    model.load_state_dict(torch.load(require(folder / "state.pt", folder.name), weights_only=True)["average"])
     return model.requires_grad_(False).eval()

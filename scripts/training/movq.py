@@ -16,10 +16,11 @@ import torch
 from diffusers import VQModel
 from diffusers.models.attention_processor import SpatialNorm
 
+from scripts.training.command import run_stage
 from scripts.training.compiling import CheckedCompile
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.pictures import HELD_OUT, read_shard, shard_numbers
-from scripts.training.settings import PICTURE, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import PICTURE, add_minutes, add_start, add_threads, count, parser
 from scripts.training.starting import DECODER, start_from
 
 STAGE = 2
@@ -120,7 +121,7 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=6_000, help="steps of 16 crops")
+    options.add_argument("--steps", type=count, default=6_000, help="steps of 16 crops")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument(
         "--decoder-only", action="store_true", help="leave the encoder as it is: latents and a UNet on them stay valid"
@@ -130,7 +131,7 @@ def main() -> None:
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = VQModel(**CONFIG).to(memory_format=torch.channels_last)
-    start_from(model, args.start, f"{DECODER}/movq")
+    start_from(model, args.start, args.work / "movq", f"{DECODER}/movq")
     if args.decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
@@ -140,6 +141,13 @@ def main() -> None:
     training = Training(
         args.work / "movq", STAGE, model, Schedule(args.steps, args.rate), threads=args.threads, minutes=args.minutes
     )
+    if args.decoder_only:
+        # Latents are made with the averaged encoder, so that one stays. Averaged with itself, it does not change.
+        for own, averaged in (
+            (model.encoder, training.average.encoder),
+            (model.quant_conv, training.average.quant_conv),
+        ):
+            own.load_state_dict(averaged.state_dict())
     shards = [read_shard(args.work / "pictures", n).pictures for n in shard_numbers(args.work / "pictures")]
     pictures = held_out(args.work, 24)
 
@@ -165,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

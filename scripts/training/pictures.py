@@ -15,7 +15,8 @@ import numpy as np
 
 from benchmarks.drawings import THINGS, Scene, draw, facts_of_scene, random_scene
 from benchmarks.drawings.scene import OUTDOORS, SIDES, random_thing
-from scripts.training.settings import PAIRS_PER_SHARD, PICTURE, SEED, parser
+from scripts.training.command import StageError, require, run_stage
+from scripts.training.settings import PAIRS_PER_SHARD, PICTURE, SEED, count, parser
 
 # The chance that a pair differs in this thing.
 _CHANGED = {"hat": 0.5, "glasses": 0.1, "bow tie": 0.12, "balloon": 0.1, "flower": 0.1, "moon": 0.08}
@@ -83,21 +84,31 @@ def scenes_of_shard(number: int, pairs: int = PAIRS_PER_SHARD) -> list[Scene]:
 
 
 def read_shard(folder: Path, number: int) -> Shard:
-    """Open a shard; its pictures stay on disk until they are read."""
-    about = json.loads((folder / f"pictures-{number:05d}.json").read_text(encoding="utf-8"))
+    """Open a shard; its pictures stay on disk until they are read.
+
+    Raises:
+        StageError: it has not been drawn yet.
+    """
+    about = json.loads(require(folder / f"pictures-{number:05d}.json", "pictures").read_text(encoding="utf-8"))
     pictures = np.load(folder / f"pictures-{number:05d}.npy", mmap_mode="r")
     return Shard(pictures, about["notes"], about["changed"])
 
 
 def shard_numbers(folder: Path) -> list[int]:
-    """Return the numbers of the training shards that are there."""
+    """Return the numbers of the training shards that are there.
+
+    Raises:
+        StageError: there is none.
+    """
     numbers = [int(path.stem.split("-")[1]) for path in folder.glob("pictures-*.json")]
-    return sorted(n for n in numbers if n < HELD_OUT)
+    if not (found := sorted(n for n in numbers if n < HELD_OUT)):
+        raise StageError(f"{folder} has no training pictures; run scripts/train pictures first")
+    return found
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--shards", type=int, default=48, help=f"training shards of {PAIRS_PER_SHARD} pairs")
+    options.add_argument("--shards", type=count, default=48, help=f"training shards of {PAIRS_PER_SHARD} pairs")
     args = options.parse_args()
     folder = args.work / "pictures"
     for number in (HELD_OUT, *range(args.shards)):
@@ -106,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

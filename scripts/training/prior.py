@@ -15,9 +15,11 @@ from diffusers import PriorTransformer, UnCLIPScheduler
 from torch.nn import functional
 
 from scripts.training.clip import CAPTIONS, Clip, Library, open_clip
+from scripts.training.command import run_stage
 from scripts.training.loop import Schedule, Step, Training, load_average
 from scripts.training.pictures import HELD_OUT, shard_numbers
-from scripts.training.settings import EMBEDDING, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import EMBEDDING, add_minutes, add_start, add_threads, count, parser
+from scripts.training.sources import digest_of
 from scripts.training.starting import PRIOR, start_from
 from scripts.training.tokenizer import MAX_LENGTH, TRAINED_LENGTH, open_tokenizer, tokenize
 from scripts.training.unet import embeds_of
@@ -64,7 +66,7 @@ def open_prior(work: Path) -> PriorTransformer:
     """Return the trained prior, for texts of 77 tokens.
 
     Raises:
-        FileNotFoundError: it has not been trained yet.
+        StageError: it has not been trained yet.
     """
     trained = make_prior(TRAINED_LENGTH)
     load_average(work / "prior", trained)
@@ -83,19 +85,25 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=4_000, help=f"steps of {BATCH} captions")
+    options.add_argument("--steps", type=count, default=4_000, help=f"steps of {BATCH} captions")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = make_prior(TRAINED_LENGTH)
-    start_from(model, args.start, f"{PRIOR}/prior")
+    start_from(model, args.start, args.work / "prior", f"{PRIOR}/prior")
+    clip = open_clip(args.work)
     training = Training(
-        args.work / "prior", STAGE, model, Schedule(args.steps, args.rate), threads=args.threads, minutes=args.minutes
+        args.work / "prior",
+        STAGE,
+        model,
+        Schedule(args.steps, args.rate),
+        threads=args.threads,
+        minutes=args.minutes,
+        sources={"CLIP": digest_of(clip.state_dict(), ("text_encoder.", "image_encoder."))},
     )
     numbers = shard_numbers(args.work / "pictures")
     library, embeds = Library.of(args.work, numbers), embeds_of(args.work, numbers)
     test, test_embeds = Library.of(args.work, [HELD_OUT]), embeds_of(args.work, [HELD_OUT])
-    clip = open_clip(args.work)
     deviation, mean = torch.std_mean(embeds, dim=0, keepdim=True)
     for prior in (model, training.average):
         for parameter, value in ((prior.clip_mean, mean), (prior.clip_std, deviation)):
@@ -138,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

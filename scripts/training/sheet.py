@@ -13,11 +13,12 @@ from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from benchmarks.drawings import Scene, box_above_eyes, draw, random_scene
+from scripts.training.command import run_stage
 from scripts.training.export import open_inpaint, open_prior_pipeline
 from scripts.training.latents import open_movq
 from scripts.training.movq import psnr, reconstruct, to_model
 from scripts.training.pictures import HELD_OUT
-from scripts.training.settings import PICTURE, SEED, add_threads, parser
+from scripts.training.settings import PICTURE, SEED, add_threads, count, parser
 
 PROMPTS = ("a hat", "a red top hat", "a blue party hat", "a cat with a green beanie", "a yellow crown", "no hat")
 
@@ -31,9 +32,9 @@ def main() -> None:
     options = parser(__doc__)
     add_threads(options)
     options.add_argument("--out", type=Path, default=None, help="the picture; None: WORK/sheet.png")
-    options.add_argument("--cats", type=int, default=10, help="columns")
+    options.add_argument("--cats", type=count, default=10, help="columns")
     options.add_argument("--first", type=int, default=0, help="seed of the first cat")
-    options.add_argument("--steps", type=int, default=25, help="steps of DPM-Solver++")
+    options.add_argument("--steps", type=count, default=25, help="steps of DPM-Solver++")
     options.add_argument("--guidance", type=float, default=4.0, help="guidance scale of the decoder")
     options.add_argument("--prior-guidance", type=float, default=4.0, help="guidance scale of the prior")
     options.add_argument("--prompts", nargs="+", default=PROMPTS, help="one row each")
@@ -79,4 +80,4 @@ def _to_pixels(pictures: torch.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

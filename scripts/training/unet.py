@@ -10,19 +10,31 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from scripts.training.clip import image_embeds, open_clip, reduced_pictures
+from scripts.training.clip import image_embeds, image_source, open_clip, reduced_pictures
+from scripts.training.command import StageError, run_stage
 from scripts.training.compiling import CheckedCompile
-from scripts.training.latents import latents_path
+from scripts.training.latents import encoder_source, latents_path, read_latents
 from scripts.training.loop import Schedule, Step, Training
 from scripts.training.masks import kept_cells, mask_around, random_mask
 from scripts.training.pictures import HELD_OUT, Shard, read_shard, shard_numbers
-from scripts.training.settings import CLIP_PICTURE, EMBEDDING, LATENT, add_minutes, add_start, add_threads, parser
+from scripts.training.settings import (
+    CLIP_PICTURE,
+    EMBEDDING,
+    LATENT,
+    add_minutes,
+    add_start,
+    add_threads,
+    count,
+    parser,
+)
+from scripts.training.sources import is_from, make_from
 from scripts.training.starting import DECODER, start_from
 
 STAGE = 5
@@ -136,20 +148,31 @@ def main() -> None:
     add_minutes(options)
     add_start(options)
     add_threads(options)
-    options.add_argument("--steps", type=int, default=6_000, help="steps of --batch examples")
-    options.add_argument("--batch", type=int, default=32, help="examples in a step")
+    options.add_argument("--steps", type=count, default=6_000, help="steps of --batch examples")
+    options.add_argument("--batch", type=count, default=32, help="examples in a step")
     options.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     options.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the model")
     options.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="products in bfloat16")
     args = options.parse_args()
     torch.manual_seed(STAGE)
     model = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
-    start_from(model, args.start, f"{DECODER}/unet")
+    start_from(model, args.start, args.work / "unet", f"{DECODER}/unet")
     schedule = Schedule(args.steps, args.rate)
     training = Training(
-        args.work / "unet", STAGE, model, schedule, threads=args.threads, minutes=args.minutes, decay=0.9995
+        args.work / "unet",
+        STAGE,
+        model,
+        schedule,
+        threads=args.threads,
+        minutes=args.minutes,
+        decay=0.9995,
+        sources={"MoVQ encoder": encoder_source(args.work), "image encoder": image_source(open_clip(args.work))},
     )
     numbers = [n for n in shard_numbers(args.work / "pictures") if latents_path(args.work, n).exists()]
+    if not numbers:
+        raise StageError(
+            f"{args.work / 'latents'} has no latents of training pictures; run scripts/train latents first"
+        )
     examples, latents, embeds = _inputs(args.work, numbers)
     tests, test_latents, test_embeds = _inputs(args.work, [HELD_OUT])
     nothing = zero_embeds(args.work)
@@ -209,20 +232,21 @@ def main() -> None:
 
 def _inputs(work: Path, numbers: list[int]) -> tuple[Examples, torch.Tensor, torch.Tensor]:
     """Return examples, latents (n, 4, side, side) float16 and image embeddings (n, EMBEDDING) of shards."""
-    latents = np.concatenate([np.load(latents_path(work, number)) for number in numbers])
+    source = encoder_source(work)
+    latents = np.concatenate([read_latents(work, number, source) for number in numbers])
     examples = Examples([read_shard(work / "pictures", number) for number in numbers])
     return examples, torch.from_numpy(latents.reshape(-1, *latents.shape[2:])), embeds_of(work, numbers)
 
 
 def embeds_of(work: Path, numbers: list[int]) -> torch.Tensor:
-    """Return CLIP's embeddings of the pictures of shards, (n, EMBEDDING), from a file once they are made."""
-    clip, parts = None, []
+    """Return CLIP's embeddings of the pictures of shards, (n, EMBEDDING), from files once this CLIP has made them."""
+    clip, parts = open_clip(work), []
+    source = image_source(clip)
     for number in numbers:
         path = work / "latents" / f"embeds-{number:05d}.pt"
-        if not path.exists():
-            clip = clip or open_clip(work)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(image_embeds(clip, reduced_pictures(work, number)), path)
+        if not is_from(path, source):
+            made = image_embeds(clip, reduced_pictures(work, number))
+            make_from(path, source, partial(torch.save, made))
         parts.append(torch.load(path, weights_only=True))
     return torch.cat(parts)
 
@@ -235,4 +259,4 @@ def zero_embeds(work: Path) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)
