@@ -71,7 +71,7 @@ async def infer(request: Request) -> Response:
         wanted = _wanted(head.get("outputs"), bool(parameters.get("binary_data_output")))
         most = service.settings.max_steps
         endpoint, asked = read_request(found.name, found.task, texts, files, parameters, most)
-        planned, work = await service.plan(endpoint, asked)
+        planned, work = await service.plan(endpoint, asked, place)
         job = service.submit(planned, work, asked, place, request.state.owner, None)
     except BaseException:
         place.release()
