@@ -114,14 +114,23 @@ def json_object(content: bytes) -> dict[str, Any]:
     """The object of a JSON text.
 
     Raises:
-        Refusal: it is no JSON, or no object.
+        Refusal: it is no JSON, or no object, or a name is there twice.
     """
     try:
-        found = json.loads(content, parse_constant=_refuse_constant)
+        found = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(found, dict):
         raise Refusal(400, f"the body is a JSON {type(found).__name__}; expected an object", code="invalid_json")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Refusal(400, f"{name[:80]} is there twice; give it once", param=name[:80])
+        found[name] = value
     return found
 
 

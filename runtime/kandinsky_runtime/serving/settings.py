@@ -117,7 +117,12 @@ class Settings:
         check=whole(MIN_SIZE**2),
     )
     max_steps: int = option(
-        250, "most denoising steps of a request", spelling="--max-steps", metavar="N", parse=int, check=whole(1, 1000)
+        250,
+        "most denoising steps of a request, and most steps of the prior that it may ask for",
+        spelling="--max-steps",
+        metavar="N",
+        parse=int,
+        check=whole(1, 1000),
     )
     body_seconds: float = option(
         60.0,
