@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.sampling.schedulers import SCHEDULERS
+from kandinsky_runtime.serving.estimates import Estimates
+from kandinsky_runtime.serving.metrics import size_class
 from kandinsky_runtime.serving.security import Keys
 from kandinsky_runtime.serving.settings import gather, picture_size
 from tests.serving.conftest import Bundles
@@ -55,9 +57,27 @@ def test_metrics_are_valid_and_count(server: Server) -> None:
     steps = {
         s.labels["size"]: s.value for s in families["k22_step_duration_seconds"].samples if s.name.endswith("_count")
     }
-    assert steps["96x64"] >= 4
+    assert steps["up to 0.1 MP"] >= 4
     stages = {sample.labels.get("stage") for sample in families["k22_stage_duration_seconds"].samples}
     assert {"prior", "encode", "decode"} <= stages
+
+
+def test_the_size_of_a_picture_is_one_of_a_few_classes() -> None:
+    sizes = [(width, height) for width in range(64, 4000, 64) for height in range(64, 4000, 64)]
+    assert len({size_class(*size) for size in sizes}) == 7
+    assert size_class(512, 512) == "up to 0.3 MP"
+    assert size_class(4000, 4000) == "above 4.2 MP"
+
+
+def test_a_bounded_number_of_sizes_is_learned() -> None:
+    estimates = Estimates()
+    for size in range(1, 1001):
+        estimates.learn("model", "denoise", 7, 7.0)
+        estimates.learn("model", "denoise", size * 1000, 1.0)
+    ((_, known),) = estimates._seconds.items()
+    assert len(known) == 64
+    assert estimates.unit("model", "denoise", 7) == 7.0  # what is still done is not forgotten
+    assert estimates.unit("model", "denoise", 1_000_000) == 1.0
 
 
 def test_models_report_their_limits(server: Server) -> None:
