@@ -48,8 +48,7 @@ async def read_body(request: Request, settings: Settings, *, forms: bool) -> Bod
         ClientDisconnect: the client has gone.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "compressed bodies are not taken; send the body as it is", code="unsupported_encoding")
+    _check_encoding(request)
     if kind != "application/json" and not (forms and kind == "multipart/form-data"):
         expected = "application/json or multipart/form-data" if forms else "application/json"
         raise Refusal(415, f"Content-Type is {kind[:80]!r}; expected {expected}", code="unsupported_media_type")
@@ -58,7 +57,13 @@ async def read_body(request: Request, settings: Settings, *, forms: bool) -> Bod
 
 async def read_bytes(request: Request, settings: Settings) -> bytes:
     """Read a body that is not understood here; errors are those of `read_body`."""
+    _check_encoding(request)
     return await _in_time(Request(request.scope, _limited(request, settings.max_body)).body(), settings)
+
+
+def _check_encoding(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "compressed bodies are not taken; send the body as it is", code="unsupported_encoding")
 
 
 async def _in_time(reading: Awaitable[Content], settings: Settings) -> Content:
