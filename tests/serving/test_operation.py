@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
@@ -163,8 +164,10 @@ def test_keys_are_compared_whole(tmp_path: Path) -> None:
     assert keys.owner({"authorization": f"bearer {KEY}"}) in owners
     assert keys.owner({}) is None
     assert Keys(None).owner({}) == ""
-    for content, message in (("", "no keys"), ("short", "less than 16")):
-        file.write_text(content)
+    file.write_text(KEY, encoding="utf-8-sig")  # as Windows' editors write it
+    assert Keys(file).owner({"authorization": f"Bearer {KEY}"}) in owners
+    for content, message in (("", "no keys"), ("short", "less than 16"), (f"{KEY}ä", "other characters than ASCII")):
+        file.write_text(content, encoding="utf-8")
         with pytest.raises(UsageError, match=message):
             Keys(file)
     with pytest.raises(UsageError, match="cannot be read"):
@@ -229,6 +232,15 @@ def test_prompts_are_logged_if_asked_for(bundles: Bundles, tmp_path: Path) -> No
         edit(server.url)
         server.stop()
         assert 'prompt="a secret hat"' in server.errors
+
+
+def test_a_text_log_has_no_control_characters(bundles: Bundles, tmp_path: Path) -> None:
+    with Server(bundles.inpaint, folder=tmp_path) as server:
+        assert server.status("/x%0d%1b[31m%c2%9b%00y") == 404
+        server.stop()
+        errors = server.errors_raw
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]", errors)
+    assert rb'path="/x\r\u001b[31m\u009b\u0000y"' in errors
 
 
 def test_settings_from_all_sources(tmp_path: Path) -> None:
