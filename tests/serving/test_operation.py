@@ -18,6 +18,7 @@ from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.sampling.schedulers import SCHEDULERS
 from kandinsky_runtime.serving.estimates import Estimates
 from kandinsky_runtime.serving.metrics import size_class
+from kandinsky_runtime.serving.models import named_bundles
 from kandinsky_runtime.serving.security import Keys
 from kandinsky_runtime.serving.settings import gather, picture_size
 from tests.serving.conftest import Bundles
@@ -258,6 +259,9 @@ def test_settings_from_all_sources(tmp_path: Path) -> None:
         ({"K22_SERVE_MAX_JOBS": "0"}, "max_jobs"),
         ({"K22_SERVE_THREADS": "0"}, "threads is 0"),
         ({"K22_SERVE_TILES": "maybe"}, "expected true or false"),
+        ({"K22_SERVE_STATE": ""}, "state is ''; expected a text that is not empty"),
+        ({"K22_SERVE_KEYS": ""}, "keys is ''; expected a text that is not empty"),
+        ({"K22_SERVE_HOST": " "}, "host is ' '; expected a text that is not empty"),
         ({"K22_SERVE_HOST": "0.0.0.0"}, "can be reached by other machines; give --keys"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -271,6 +275,16 @@ def test_settings_from_all_sources(tmp_path: Path) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="expected WIDTHxHEIGHT"):
         picture_size(text)
+
+
+def test_names_of_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dir=x" / "bundle").mkdir(parents=True)
+    assert named_bundles(["dir=x/bundle"]) == {"bundle": Path("dir=x/bundle")}
+    assert named_bundles(["a=dir=x/bundle", "b=c"]) == {"a": Path("dir=x/bundle"), "b": Path("c")}
+    for text in ("=bundle", "a/b=bundle", "..=bundle", "a\nb=bundle", "/"):
+        with pytest.raises(UsageError, match="cannot be a model's name"):
+            named_bundles([text])
 
 
 def test_a_port_that_is_taken(server: Server, bundles: Bundles, tmp_path: Path) -> None:

@@ -53,6 +53,12 @@ def _seconds(least: float = 0) -> Check:
     return partial(real_number, least=least)
 
 
+def _filled(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{name} is {value!r}; expected a text that is not empty, or leave it out")
+    return value
+
+
 def _share(name: str, value: Any) -> Any:
     return value if value == "auto" else whole_number(name, value, 1, 64)
 
@@ -70,12 +76,17 @@ class Settings:
         "address to listen at; another than the machine's own needs --keys or --no-auth",
         spelling="--host",
         metavar="H",
+        check=_filled,
     )
     port: int = option(
         8000, "port to listen at; 0 for a free one", spelling="--port", metavar="N", parse=int, check=whole(0, 65535)
     )
     keys: str | None = option(
-        None, "file of API keys, one in each line, read again on SIGHUP", spelling="--keys", metavar="F"
+        None,
+        "file of API keys, one in each line, read again on SIGHUP",
+        spelling="--keys",
+        metavar="F",
+        check=_filled,
     )
     no_auth: bool = option(False, "listen at any address without keys", spelling="--no-auth", check=flag)
     size: tuple[tuple[int, int], ...] = option(
@@ -176,6 +187,7 @@ class Settings:
         "folder of the list of unfinished jobs, which are reported as lost after a crash (default: none is kept)",
         spelling="--state",
         metavar="F",
+        check=_filled,
     )
     log_format: str = option(
         "text", "format of the log on stderr", spelling="--log-format", choices=LOG_FORMATS, check=one_of(LOG_FORMATS)
