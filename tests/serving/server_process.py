@@ -78,6 +78,11 @@ class Server:
         return self._errors.read_text()
 
     @property
+    def errors_raw(self) -> bytes:
+        """The same, byte for byte."""
+        return self._errors.read_bytes()
+
+    @property
     def memory(self) -> int:
         """Resident bytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])

@@ -212,6 +212,29 @@ def test_pictures_with_too_many_pixels(server: Server) -> None:
     assert large.status_code == 400
 
 
+def test_a_picture_that_is_read_slowly(bundles: Bundles, tmp_path: Path) -> None:
+    """The client gets its answer in time; the place is free again when the worker has ended."""
+    slow = b"P3\n2000 1000\n255\n" + b"1 2 3\n" * 2_000_000  # numbers as text: seconds of work for Pillow
+
+    def places() -> str:
+        figures = httpx.get(f"{server.url}/metrics").text
+        return next(line for line in figures.splitlines() if line.startswith("k22_places_taken"))
+
+    with Server(bundles.inpaint, folder=tmp_path) as server:
+        begun = time.monotonic()
+        fields = FIELDS | {"timeout": "0.5"}
+        answer = httpx.post(f"{server.url}/v1/images/edits", data=fields, files=files() | {"image": slow}, timeout=60)
+        seconds = time.monotonic() - begun
+        assert places() == "k22_places_taken 1.0"
+        assert answer.status_code == 504
+        assert "the time limit of 0.5 s has passed" in answer.json()["error"]["message"]
+        assert seconds < 5
+        while places() != "k22_places_taken 0.0":
+            assert time.monotonic() - begun < 60
+            time.sleep(0.05)
+        assert server.status("/livez") == 200
+
+
 @pytest.mark.parametrize("url", ["http://localhost/x.png", "https://example.com/x", "file:///etc/passwd", "ftp://a/b"])
 def test_urls_are_never_fetched(server: Server, url: str) -> None:
     for body in ({"image": url}, {"images": [{"image_url": url}]}, {"image": {"image_url": url}}):

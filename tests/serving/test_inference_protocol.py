@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import struct
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from kandinsky_runtime.decoder.inpaint import InpaintPipeline
+from tests.serving.conftest import Bundles
 from tests.serving.server_process import Server, mask, picture, pixels, png
 
 PARAMETERS: dict[str, Any] = {"seed": 7, "num_inference_steps": 4}
@@ -47,6 +50,55 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
     metadata = client.get_model_metadata("inpaint")
     assert [item["name"] for item in metadata["inputs"]] == ["PROMPT", "NEGATIVE_PROMPT", "IMAGE", "MASK"]
     assert metadata["outputs"][0] == {"name": "IMAGE", "datatype": "BYTES", "shape": [-1]}
+
+
+def test_the_only_version(server: Server, client: triton.InferenceServerClient) -> None:
+    metadata = client.get_model_metadata("inpaint")
+    assert metadata["versions"] == ["1"]
+    assert client.get_model_metadata("inpaint", model_version="1") == metadata
+    assert client.is_model_ready("inpaint", model_version="1")
+    result = client.infer("inpaint", inputs(), model_version="1", parameters=PARAMETERS)
+    np.testing.assert_array_equal(result.as_numpy("SEED"), [7])
+    assert not client.is_model_ready("inpaint", model_version="2")
+    with pytest.raises(InferenceServerException, match="model inpaint has no version '2'; its only one is 1"):
+        client.infer("inpaint", inputs(), model_version="2", parameters=PARAMETERS)
+
+
+def test_a_timeout_is_in_microseconds(client: triton.InferenceServerClient) -> None:
+    parameters = {"seed": 7, "num_inference_steps": 250}
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("inpaint", inputs(), parameters=parameters, timeout=1000)
+    assert caught.value.status() in ("503", "504")  # refused at once, or given up
+    client.infer("inpaint", inputs(), parameters=PARAMETERS, timeout=60_000_000)
+
+
+def test_errors_that_come_before_the_routes(bundles: Bundles, tmp_path: Path) -> None:
+    """Also these have the protocol's form, which the client shows."""
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-sixteen-letters")
+    with Server(bundles.inpaint, folder=tmp_path, flags=("--keys", str(keys))) as server:
+        client = triton.InferenceServerClient(server.url.removeprefix("http://"))
+        for headers, message in (
+            ({}, "a key is needed"),
+            ({"Origin": "http://evil.example"}, "a page of http://evil.example"),
+        ):
+            with pytest.raises(InferenceServerException) as caught:
+                client.infer("inpaint", inputs(), headers=headers)
+            assert message in str(caught.value)
+        assert httpx.get(f"{server.url}/v2").json() == {
+            "error": "a key is needed: send it as Authorization: Bearer KEY"
+        }
+        assert httpx.get(f"{server.url}/v1/models").json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_compressed_request(server: Server) -> None:
+    answer = httpx.post(
+        f"{server.url}/v2/models/inpaint/infer", content=gzip.compress(b"{}", mtime=0),
+        headers={"Content-Encoding": "gzip"},
+    )  # fmt: skip
+    assert (answer.status_code, answer.json()) == (
+        415, {"error": "compressed bodies are not taken; send the body as it is"}
+    )  # fmt: skip
 
 
 def test_infer_is_the_pipelines_picture(client: triton.InferenceServerClient, inpaint: InpaintPipeline) -> None:
@@ -98,6 +150,8 @@ def test_text_to_image(client: triton.InferenceServerClient) -> None:
         ([tensor("PROMPT", b"\xff")], {}, "PROMPT is not UTF-8"),
         ([tensor("PROMPT", b"a"), tensor("PROMPT", b"b")], {}, "PROMPT is there twice"),
         (inputs(), {"foo": 1}, "there is no field 'foo'"),
+        (inputs(), {"model": "plain"}, "the parameter model differs from the model of the request, inpaint"),
+        (inputs(), {"prompt": "a cat"}, "prompt is there twice, as an input and as a parameter"),
         (inputs(), {"stream": True}, "no streams"),
         (inputs(), {"seed": 2**63 - 1, "n": 2}, "the last seed is 9223372036854775808"),
         ([tensor("PROMPT", b"a"), tensor("IMAGE", b"no picture"), tensor("MASK", png(mask()))], {}, "is not a picture"),
@@ -129,6 +183,7 @@ def test_what_is_refused(
         ),
         (b'{"outputs": [{"name": "X"}]}', None, "there is no output 'X'"),
         (b'{"parameters": 3}', None, "parameters is a JSON int"),
+        (b'{"parameters": {"timeout": -1}}', None, "timeout is -1; expected a whole number from 0"),
     ],
 )
 def test_what_is_malformed(server: Server, content: bytes, length: str | None, message: str) -> None:

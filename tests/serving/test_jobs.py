@@ -116,6 +116,28 @@ def test_jobs_that_there_are_not(http: httpx.Client) -> None:
     assert refused.json()["error"]["param"] == "stream"
 
 
+def test_the_methods_and_queries_of_a_job(http: httpx.Client) -> None:
+    job = make(http, LONG)
+    path = f"/v1/jobs/{job['id']}"
+    begun = time.monotonic()
+    head = http.head(f"{path}/events", timeout=5)
+    assert time.monotonic() - begun < 5
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"].startswith("text/event-stream")
+    assert wait(http, job, "queued", "running")["steps_done"] < 250
+    refused = http.put(path)
+    assert refused.status_code == 405
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
+    http.delete(path)
+    done = make(http)
+    wait(http, done, "completed")
+    path = f"/v1/jobs/{done['id']}"
+    for text, sent in (("1", True), ("true", True), ("True", True), ("0", False), ("false", False)):
+        assert ("data" in http.get(path, params={"pictures": text}).json()) == sent
+    refused = http.get(path, params={"pictures": "maybe"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "pictures")
+
+
 def test_one_idempotency_key_is_one_job(http: httpx.Client) -> None:
     headers = {"Idempotency-Key": "key-1"}
     before = made(http)

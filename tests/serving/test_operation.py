@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
@@ -15,6 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.sampling.schedulers import SCHEDULERS
+from kandinsky_runtime.serving.estimates import Estimates
+from kandinsky_runtime.serving.metrics import size_class
+from kandinsky_runtime.serving.models import named_bundles
 from kandinsky_runtime.serving.security import Keys
 from kandinsky_runtime.serving.settings import gather, picture_size
 from tests.serving.conftest import Bundles
@@ -55,9 +59,27 @@ def test_metrics_are_valid_and_count(server: Server) -> None:
     steps = {
         s.labels["size"]: s.value for s in families["k22_step_duration_seconds"].samples if s.name.endswith("_count")
     }
-    assert steps["96x64"] >= 4
+    assert steps["up to 0.1 MP"] >= 4
     stages = {sample.labels.get("stage") for sample in families["k22_stage_duration_seconds"].samples}
     assert {"prior", "encode", "decode"} <= stages
+
+
+def test_the_size_of_a_picture_is_one_of_a_few_classes() -> None:
+    sizes = [(width, height) for width in range(64, 4000, 64) for height in range(64, 4000, 64)]
+    assert len({size_class(*size) for size in sizes}) == 7
+    assert size_class(512, 512) == "up to 0.3 MP"
+    assert size_class(4000, 4000) == "above 4.2 MP"
+
+
+def test_a_bounded_number_of_sizes_is_learned() -> None:
+    estimates = Estimates()
+    for size in range(1, 1001):
+        estimates.learn("model", "denoise", 7, 7.0)
+        estimates.learn("model", "denoise", size * 1000, 1.0)
+    ((_, known),) = estimates._seconds.items()
+    assert len(known) == 64
+    assert estimates.unit("model", "denoise", 7) == 7.0  # what is still done is not forgotten
+    assert estimates.unit("model", "denoise", 1_000_000) == 1.0
 
 
 def test_models_report_their_limits(server: Server) -> None:
@@ -143,8 +165,10 @@ def test_keys_are_compared_whole(tmp_path: Path) -> None:
     assert keys.owner({"authorization": f"bearer {KEY}"}) in owners
     assert keys.owner({}) is None
     assert Keys(None).owner({}) == ""
-    for content, message in (("", "no keys"), ("short", "less than 16")):
-        file.write_text(content)
+    file.write_text(KEY, encoding="utf-8-sig")  # as Windows' editors write it
+    assert Keys(file).owner({"authorization": f"Bearer {KEY}"}) in owners
+    for content, message in (("", "no keys"), ("short", "less than 16"), (f"{KEY}ä", "other characters than ASCII")):
+        file.write_text(content, encoding="utf-8")
         with pytest.raises(UsageError, match=message):
             Keys(file)
     with pytest.raises(UsageError, match="cannot be read"):
@@ -211,6 +235,15 @@ def test_prompts_are_logged_if_asked_for(bundles: Bundles, tmp_path: Path) -> No
         assert 'prompt="a secret hat"' in server.errors
 
 
+def test_a_text_log_has_no_control_characters(bundles: Bundles, tmp_path: Path) -> None:
+    with Server(bundles.inpaint, folder=tmp_path) as server:
+        assert server.status("/x%0d%1b[31m%c2%9b%00y") == 404
+        server.stop()
+        errors = server.errors_raw
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]", errors)
+    assert rb'path="/x\r\u001b[31m\u009b\u0000y"' in errors
+
+
 def test_settings_from_all_sources(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
     file.write_text('max_jobs = 4\nsize = ["768x512"]\nmax_body = "2M"\nport = 1\nlow_memory = true\nengine = "paddle"')
@@ -226,6 +259,9 @@ def test_settings_from_all_sources(tmp_path: Path) -> None:
         ({"K22_SERVE_MAX_JOBS": "0"}, "max_jobs"),
         ({"K22_SERVE_THREADS": "0"}, "threads is 0"),
         ({"K22_SERVE_TILES": "maybe"}, "expected true or false"),
+        ({"K22_SERVE_STATE": ""}, "state is ''; expected a text that is not empty"),
+        ({"K22_SERVE_KEYS": ""}, "keys is ''; expected a text that is not empty"),
+        ({"K22_SERVE_HOST": " "}, "host is ' '; expected a text that is not empty"),
         ({"K22_SERVE_HOST": "0.0.0.0"}, "can be reached by other machines; give --keys"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -239,6 +275,16 @@ def test_settings_from_all_sources(tmp_path: Path) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="expected WIDTHxHEIGHT"):
         picture_size(text)
+
+
+def test_names_of_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dir=x" / "bundle").mkdir(parents=True)
+    assert named_bundles(["dir=x/bundle"]) == {"bundle": Path("dir=x/bundle")}
+    assert named_bundles(["a=dir=x/bundle", "b=c"]) == {"a": Path("dir=x/bundle"), "b": Path("c")}
+    for text in ("=bundle", "a/b=bundle", "..=bundle", "a\nb=bundle", "/"):
+        with pytest.raises(UsageError, match="cannot be a model's name"):
+            named_bundles([text])
 
 
 def test_a_port_that_is_taken(server: Server, bundles: Bundles, tmp_path: Path) -> None:

@@ -208,6 +208,35 @@ def test_a_job_is_found_again_after_a_reload_and_cancelled(visitor: Visitor, ser
     assert "seed must be" in visitor.page.inner_text("#error-seed")
 
 
+def test_a_result_that_does_not_arrive_is_fetched_again(visitor: Visitor) -> None:
+    aborted: list[Any] = []
+
+    def answer(route: Any) -> None:
+        aborted.append(route)
+        route.abort() if len(aborted) == 1 else route.continue_()
+
+    visitor.page.route("**/images/0", answer)
+    visitor.page.click("label:has(input[value=text-to-image])")
+    visitor.generate(prompt="a cat", width=SIZE[0], height=SIZE[1], steps=3)
+    assert pixels(visitor.result()).shape == (SIZE[1], SIZE[0], 3)
+    assert len(aborted) == 2
+    visitor.problems = [problem for problem in visitor.problems if "ERR_FAILED" not in problem]
+
+
+def test_generate_works_after_a_result_that_is_gone(visitor: Visitor) -> None:
+    page = visitor.page
+    page.route("**/images/0", lambda route: route.fulfill(status=410, json={"error": {"message": "gone"}}))
+    page.click("label:has(input[value=text-to-image])")
+    visitor.generate(prompt="a cat", width=SIZE[0], height=SIZE[1], steps=3)
+    page.wait_for_selector("#error-general:not([hidden])")
+    assert "no longer has this job" in page.inner_text("#error-general")
+    assert not page.is_visible("#progress")
+    page.unroute("**/images/0")
+    page.click("#generate")
+    assert pixels(visitor.result()).shape == (SIZE[1], SIZE[0], 3)
+    visitor.problems = [problem for problem in visitor.problems if "410" not in problem]
+
+
 def test_a_picture_is_made_without_a_photo(visitor: Visitor, generate: GeneratePipeline) -> None:
     visitor.page.click("label:has(input[value=text-to-image])")
     seed = 2**64 - 2  # more than JavaScript's numbers hold

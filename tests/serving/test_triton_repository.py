@@ -77,6 +77,34 @@ def test_a_model_that_is_there_is_kept(bundles: Bundles, tmp_path: Path, capsys:
     assert not any((tmp_path / "inpaint").iterdir())
 
 
+def test_all_places_are_checked_before_the_first_model_is_written(
+    bundles: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b").mkdir()
+    command = ["triton", f"a={bundles.inpaint}", f"b={bundles.plain}", "--out", str(tmp_path)]
+    assert main(command) == 2
+    assert "is there already; remove it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    (tmp_path / "b").rmdir()
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize("out", ["file", "file/models"])
+def test_a_repository_that_is_a_file(
+    bundles: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    (tmp_path / "file").write_text("text")
+    assert main(["triton", str(bundles.inpaint), "--out", str(tmp_path / out)]) == 2
+    assert "is a file; choose a folder" in capsys.readouterr().err
+
+
+def test_control_characters_are_protobufs_escapes(bundles: Bundles, tmp_path: Path) -> None:
+    path = '/a\x01\n"\\é'
+    assert main(["triton", str(bundles.plain), "--out", str(tmp_path), "--bundle-path", path]) == 0
+    config = (tmp_path / "plain" / "config.pbtxt").read_text(encoding="utf-8")
+    assert r'string_value: "/a\001\012\"\\é"' in config
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

@@ -48,7 +48,7 @@ def _write(args: argparse.Namespace) -> int:
     from kandinsky_runtime.errors import UsageError
     from kandinsky_runtime.serving.models import named_bundles, served_task
     from kandinsky_runtime.serving.triton.parameters import SETTINGS, read_parameters, written
-    from kandinsky_runtime.serving.triton.repository import check_name, write_model
+    from kandinsky_runtime.serving.triton.repository import check_name, check_place, write_model
 
     if args.bundle_path and len(args.bundles) > 1:
         raise UsageError("--bundle-path is for one bundle; call k22 triton once for each")
@@ -56,6 +56,7 @@ def _write(args: argparse.Namespace) -> int:
     models = []
     for name, folder in named_bundles(args.bundles).items():
         check_name(name)
+        check_place(args.out, name)
         place = args.bundle_path or str(folder.resolve())
         parameters = written(place, load_arguments(args), settings)
         read_parameters(parameters)

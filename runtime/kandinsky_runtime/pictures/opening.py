@@ -46,10 +46,19 @@ _BYTES_OF_A_PIXEL = 8
 _BYTES_OF_METADATA = 1 << 26
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _WITH_A_PLUG_IN = frozenset({".heic", ".heif", ".avif"})
-_NO_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # recognised by Pillow alone, but not decoded
+# What Pillow and its plug-ins decode themselves. EPS runs Ghostscript, WMF the system's own code, and IPTC opens what is in
+# it as any format.
+_FORMATS = frozenset(
+    (
+        "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO", "IM",
+        "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI",
+        "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+    )
+)  # fmt: skip
 
 _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "does not exist; give the path of a PNG, JPEG or WebP file"),
@@ -130,7 +139,7 @@ def picture_suffixes() -> frozenset[str]:
     """The suffixes, such as ".png", of every kind of picture that can be read here, or with a plug-in."""
     Image.init()
     kinds = Image.registered_extensions()
-    return _WITH_A_PLUG_IN | {suffix for suffix, kind in kinds.items() if kind in Image.OPEN.keys() - _NO_PIXELS}
+    return _WITH_A_PLUG_IN | {suffix for suffix, kind in kinds.items() if kind in Image.OPEN.keys() & _FORMATS}
 
 
 def piped_picture(
@@ -160,7 +169,10 @@ def float_to_eight_bit(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    """Open a file as one of `_FORMATS`; no other program takes part."""
+    Image.init()
+    formats = [name for name in Image.OPEN if name in _FORMATS]
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 def _head(source: str | os.PathLike[str] | bytes) -> bytes:
@@ -175,8 +187,10 @@ def _prepare(head: bytes, name: str, max_pixels: int, reading: ExitStack) -> Non
     """Make Pillow ready for a file that begins with `head`, while `reading` lasts.
 
     Raises:
-        InputError: the file needs a plug-in that is not installed.
+        InputError: the file is of a format that is not read, or needs a plug-in that is not installed.
     """
+    if head[:4] in _EPS:
+        raise InputError(f"{name} is an EPS file, which is not read; convert it to PNG")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > MAX_PIXELS:
         reading.enter_context(no_pixel_limit)  # the caller's own limit applies
     if head[:4] in _TIFF:

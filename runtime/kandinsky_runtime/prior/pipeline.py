@@ -26,7 +26,7 @@ from kandinsky_runtime.bundle.manifest import PICTURE_PROMPT, PRIOR_COMPONENTS, 
 from kandinsky_runtime.checks import real_number, whole_number
 from kandinsky_runtime.engines.graphs import Graphs
 from kandinsky_runtime.engines.registry import AUTO
-from kandinsky_runtime.errors import BundleError, InputError
+from kandinsky_runtime.errors import BundleError, InputError, SchedulerError
 from kandinsky_runtime.limits import MAX_PIXELS, MAX_RESULTS
 from kandinsky_runtime.observers import Clock, RunObserver, StepCallback
 from kandinsky_runtime.prior.clip_image import ClipImageProcessor
@@ -213,7 +213,10 @@ class PriorPipeline:
         scheduler = schedulers.load(entry.scheduler)
         if scheduler.predicts_variance:
             raise BundleError(bundle.subject, ["the prior's scheduler has a learned variance, which no prior predicts"])
-        scheduler.draws(steps)  # refuses an invalid number of steps
+        try:
+            scheduler.draws(steps)  # refuses an invalid number of steps
+        except SchedulerError as error:
+            raise SchedulerError(f"the prior: {error}") from error
         if texts and guidance.is_guided(scale):
             texts.append("")
         used = list(dict.fromkeys(texts))

@@ -32,6 +32,11 @@ class Place:
     def __init__(self, release: Callable[[], None]) -> None:
         self._release: Callable[[], None] | None = release
 
+    def moved(self) -> Place:
+        """The same place for another holder; this one's `release` then does nothing."""
+        release, self._release = self._release, None
+        return Place(release or (lambda: None))
+
     def release(self) -> None:
         """Give the place to the next request; nothing happens the second time."""
         release, self._release = self._release, None

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from kandinsky_runtime.decoder.output import InpaintOutput
 from kandinsky_runtime.errors import Cancelled, UsageError
 from kandinsky_runtime.serving.admission import Busy
-from kandinsky_runtime.serving.fields import Asked, FieldError
+from kandinsky_runtime.serving.fields import FIELDS, Asked, FieldError
 from kandinsky_runtime.serving.jobs import CANCELLED, COMPLETED, FAILED, Job, ServerStopped
 
 _WORD = re.compile(r"[a-z_]+")
@@ -67,7 +67,8 @@ def refusal_of(error: BaseException) -> Refusal:
         return Refusal(400, str(error), param=error.param, code="invalid_value")
     if isinstance(error, UsageError):
         word = _WORD.match(str(error))
-        return Refusal(400, str(error), param=word.group() if word else None, code="invalid_value")
+        param = word.group() if word is not None and word.group() in FIELDS else None
+        return Refusal(400, str(error), param=param, code="invalid_value")
     again = {"x-should-retry": "false"}
     if isinstance(error, Cancelled):
         return Refusal(504, str(error), code="cancelled", headers=again)

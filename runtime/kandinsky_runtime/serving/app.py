@@ -98,8 +98,7 @@ def routes() -> list[Route]:
         get("/v1/jobs", jobs_api.every),
         post("/v1/jobs/edits", jobs_api.create),
         post("/v1/jobs/generations", jobs_api.create),
-        get("/v1/jobs/{job}", jobs_api.look),
-        Route("/v1/jobs/{job}", jobs_api.remove, methods=["DELETE"]),
+        Route("/v1/jobs/{job}", jobs_api.one, methods=["GET", "DELETE"]),
         get("/v1/jobs/{job}/events", jobs_api.watch),
         get("/v1/jobs/{job}/images/{number}", jobs_api.picture),
         get("/v1/jobs/{job}/previews/{number}", jobs_api.preview),
@@ -109,7 +108,16 @@ def routes() -> list[Route]:
         get("/v2/models/{model}", inference_api.model),
         get("/v2/models/{model}/ready", inference_api.model_ready),
         post("/v2/models/{model}/infer", inference_api.infer),
+        get("/v2/models/{model}/versions/{version}", inference_api.model),
+        get("/v2/models/{model}/versions/{version}/ready", inference_api.model_ready),
+        post("/v2/models/{model}/versions/{version}/infer", inference_api.infer),
     ]
+
+
+def _answer(path: str, refusal: Refusal) -> Response:
+    """An error in the form of the interface that a path belongs to."""
+    inference = path == "/v2" or path.startswith("/v2/")
+    return inference_api.error_answer(refusal) if inference else error_answer(refusal)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -117,9 +125,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     request.state.error = str(refusal)
     if isinstance(refusal.code, str) and refusal.status == 503:
         request.app.state.service.metrics.rejected.labels(refusal.code).inc()
-    if request.url.path.startswith("/v2/"):
-        return inference_api.error_answer(refusal)
-    return error_answer(refusal)
+    return _answer(request.url.path, refusal)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
@@ -172,7 +178,7 @@ class Entrance:
             refusal = self._check(scope, headers, state)
             if refusal is not None:
                 state["error"] = str(refusal)
-                await error_answer(refusal)(scope, receive, send_with_id)
+                await _answer(scope["path"], refusal)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:

@@ -53,8 +53,7 @@ async def read_body(request: Request, settings: Settings, *, forms: bool) -> Bod
         ClientDisconnect: the client has gone.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "compressed bodies are not taken; send the body as it is", code="unsupported_encoding")
+    _check_encoding(request)
     if kind != _JSON and not (forms and kind == _FORM):
         expected = f"{_JSON} or {_FORM}" if forms else _JSON
         raise Refusal(415, f"Content-Type is {kind[:80]!r}; expected {expected}", code="unsupported_media_type")
@@ -68,7 +67,13 @@ async def read_body(request: Request, settings: Settings, *, forms: bool) -> Bod
 
 async def read_bytes(request: Request, settings: Settings) -> bytes:
     """Read a body that is not understood here; errors are those of `read_body`."""
+    _check_encoding(request)
     return await _in_time(Request(request.scope, _limited(request, settings.max_body)).body(), settings)
+
+
+def _check_encoding(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "compressed bodies are not taken; send the body as it is", code="unsupported_encoding")
 
 
 async def _in_time(reading: Awaitable[Content], settings: Settings) -> Content:
@@ -131,7 +136,7 @@ def json_object(content: bytes) -> dict[str, Any]:
     """The object of a JSON text.
 
     Raises:
-        Refusal: it is no JSON, no object, or has more values than any request.
+        Refusal: it is no JSON, or no object, a name is there twice, or it has more values than any request.
     """
     if sum(map(content.count, _MARKS)) > _MOST_MARKS:
         raise Refusal(
@@ -139,11 +144,20 @@ def json_object(content: bytes) -> dict[str, Any]:
             code="invalid_json",
         )  # fmt: skip
     try:
-        found = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        found = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(found, dict):
         raise Refusal(400, f"the body is a JSON {type(found).__name__}; expected an object", code="invalid_json")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Refusal(400, f"{name[:80]} is there twice; give it once", param=name[:80])
+        found[name] = value
     return found
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from kandinsky_runtime.decoder.run import Run
 
 _LATEST = 9  # units that the median is of
+_MOST_SIZES = 64  # of a model and phase; clients choose sizes, and there is no end of them
 
 
 class Estimates:
@@ -28,7 +29,11 @@ class Estimates:
         """Take the time of a unit that was done."""
         with self._lock:
             known = self._seconds.setdefault((model, phase), {})
-            known.setdefault(size, deque(maxlen=_LATEST)).append(seconds)
+            times = known.pop(size, None) or deque(maxlen=_LATEST)
+            times.append(seconds)
+            known[size] = times  # the last one learned is at the end
+            if len(known) > _MOST_SIZES:
+                del known[next(iter(known))]
 
     def unit(self, model: str, phase: str, size: int) -> float:
         """The seconds that a unit will take; 0 if none of its model and phase was ever done."""

@@ -26,6 +26,8 @@ LONGEST_PROMPT = 32_000  # characters
 QUALITIES = {"low": 25, "medium": 50, "high": 100}  # denoising steps
 FORMATS = ("png", "jpeg", "webp")
 _BASE64_BLOCK = 1 << 20  # characters, a multiple of 4
+_PICTURES = ("image", "images", "mask")
+_LONGEST_TIMEOUT = 1_000_000_000  # seconds
 _NOT_FIELDS = ("max_pixels", "num_images_per_prompt")  # the server's, and OpenAI's `n`
 
 # OpenAI's fields that cannot be honoured, with the reason. Their defaults are accepted.
@@ -99,6 +101,9 @@ def read_fields(
     Raises:
         FieldError: a field is unknown, missing, or has a value that cannot be used.
     """
+    for name in given:
+        if name not in FIELDS or (name in _PICTURES and endpoint != EDITS):
+            raise FieldError(name, f"there is no field {_shown(name)}; see /openapi.json for those that there are")
     given = {name: value for name, value in given.items() if value is not None}
     options: dict[str, Any] = {}
     asked: dict[str, Any] = {}
@@ -112,8 +117,6 @@ def read_fields(
             allowed, reason = REFUSED[name]
             if value not in allowed:
                 raise FieldError(name, f"{name} is {_shown(value)}, which is not supported: {reason}")
-        elif not (endpoint == EDITS and name in ("image", "images", "mask")):
-            raise FieldError(name, f"there is no field {_shown(name)}; see /openapi.json for those that there are")
     if "prompt" not in options:
         raise FieldError("prompt", "prompt is missing; describe the picture")
     _check_sizes(given)
@@ -212,6 +215,11 @@ def _check_steps(given: Mapping[str, Any], options: dict[str, Any], asked: dict[
         raise FieldError(
             "num_inference_steps", f"num_inference_steps is {steps}{source}; this server takes at most {most}"
         )
+    steps = options.get("prior_num_inference_steps")
+    if isinstance(steps, int) and steps > most:
+        raise FieldError(
+            "prior_num_inference_steps", f"prior_num_inference_steps is {steps}; this server takes at most {most}"
+        )
 
 
 def _format(name: str, compression: int | None) -> Format:
@@ -280,8 +288,8 @@ def _shown(value: Any) -> str:
 
 
 def _text(name: str, value: Any, longest: int) -> str:
-    if not isinstance(value, str):
-        raise FieldError(name, f"{name} is {_shown(value)}; expected a text")
+    if not isinstance(value, str):  # the value may have a prompt in it, which is not for the log
+        raise FieldError(name, f"{name} is a JSON {type(value).__name__}; expected a text")
     if len(value) > longest:
         raise FieldError(name, f"{name} has {len(value):,} characters; at most {longest:,} are taken")
     return value
@@ -314,8 +322,10 @@ def _read_timeout(value: Any, options: dict[str, Any], asked: dict[str, Any]) ->
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
         seconds = 0.0
-    if isinstance(value, bool) or not 0 < seconds < 1e9:
-        raise FieldError("timeout", f"timeout is {_shown(value)}; expected a number of seconds above 0")
+    if isinstance(value, bool) or not 0 < seconds <= _LONGEST_TIMEOUT:
+        raise FieldError(
+            "timeout", f"timeout is {_shown(value)}; expected seconds above 0 and up to {_LONGEST_TIMEOUT:,}"
+        )
     asked["timeout"] = seconds
 
 
@@ -356,3 +366,6 @@ _FLAGS = tuple(
     for name, (item, _) in declarations(options).items()
     if isinstance(item.default, bool)
 )
+
+FIELDS = frozenset({*_READERS, *option_fields(InpaintOptions), *option_fields(GenerateOptions), *REFUSED, *_PICTURES})
+"""The names of all fields."""

@@ -80,7 +80,7 @@ async def accept(request: Request, service: Service, endpoint: str, *, job: bool
                     )  # fmt: skip
                 place.release()
                 return Accepted(known.job, asked, shared=True)
-            model, work = await service.plan(endpoint, asked)
+            model, work = await service.plan(endpoint, asked, place)
             patience = None if job or asked.stream else _patience(request)
             made = service.submit(model, work, asked, place, owner, patience)
             if job or key is not None:

@@ -28,6 +28,7 @@ from kandinsky_runtime.serving.models import Model
 from kandinsky_runtime.serving.service import Service
 from kandinsky_runtime.serving.tensors import FILES, OUTPUTS, TEXTS, inputs_of, read_request, seeds_of, utf8
 
+_VERSION = "1"  # the only one of each model
 _LENGTH = "inference-header-content-length"
 
 
@@ -46,7 +47,7 @@ async def model(request: Request) -> Response:
 
     return JSONResponse({
         "name": found.name,
-        "versions": ["1"],
+        "versions": [_VERSION],
         "platform": f"kandinsky22_{found.pipeline.selection.engine.name}",
         "inputs": [tensor(name, "BYTES", 1) for name in inputs_of(found.task)],
         "outputs": [tensor("IMAGE", "BYTES", -1), tensor("SEED", "INT64", -1)],
@@ -71,7 +72,7 @@ async def infer(request: Request) -> Response:
         wanted = _wanted(head.get("outputs"), bool(parameters.get("binary_data_output")))
         most = service.settings.max_steps
         endpoint, asked = await asyncio.to_thread(read_request, found.name, found.task, texts, files, parameters, most)
-        planned, work = await service.plan(endpoint, asked)
+        planned, work = await service.plan(endpoint, asked, place)
         job = service.submit(planned, work, asked, place, request.state.owner, None)
     except BaseException:
         place.release()
@@ -92,6 +93,9 @@ def _model(request: Request) -> Model:
     found = service.models.by_name.get(name)
     if found is None:
         raise Refusal(404, f"there is no model {name[:80]!r}; this server has {', '.join(service.models.by_name)}")
+    version = request.path_params.get("version", _VERSION)
+    if version != _VERSION:
+        raise Refusal(404, f"model {name} has no version {version[:80]!r}; its only one is {_VERSION}")
     return found
 
 
@@ -209,7 +213,7 @@ def _answer(job: Job, wanted: Mapping[str, bool], name: Any) -> Response:
         else:
             entry["data"] = [base64.b64encode(i).decode() for i in job.images] if output == "IMAGE" else seeds
         outputs.append(entry)
-    head: dict[str, Any] = {"model_name": job.model.name, "model_version": "1", "outputs": outputs}
+    head: dict[str, Any] = {"model_name": job.model.name, "model_version": _VERSION, "outputs": outputs}
     if isinstance(name, str):
         head["id"] = name
     content = json.dumps(head).encode()

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from kandinsky_runtime.checks import boolean
 from kandinsky_runtime.serving.answers import Refusal, event, event_stream, job_answer
+from kandinsky_runtime.serving.fields import FieldError
 from kandinsky_runtime.serving.images_api import COMMENT_SECONDS, accept
 from kandinsky_runtime.serving.jobs import COMPLETED, ENDED, Job, replica_of
 from kandinsky_runtime.serving.service import Service
@@ -38,16 +40,28 @@ async def every(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": [job_answer(job, service.position(job)) for job in jobs]})
 
 
+async def one(request: Request) -> Response:
+    """Look at a job, or remove it."""
+    return await (remove(request) if request.method == "DELETE" else look(request))
+
+
 async def look(request: Request) -> Response:
     """A job's state; `?pictures=true` sends the results with it."""
     service, job = request.app.state.service, _job(request)
-    pictures = request.query_params.get("pictures", "false").lower() == "true"
+    text = request.query_params.get("pictures", "false")
+    try:
+        pictures = boolean(text)
+    except ValueError as error:
+        raise FieldError("pictures", f"pictures is {text[:80]!r}; {error}") from None
     return JSONResponse(await asyncio.to_thread(job_answer, job, service.position(job), pictures=pictures))
 
 
 async def watch(request: Request) -> Response:
     """A job's events: `progress` after each change, `preview` with a picture's number, then the job's last state."""
-    return event_stream(_events(request.app.state.service, _job(request)))
+    job = _job(request)
+    if request.method == "HEAD":
+        return event_stream(_no_events())
+    return event_stream(_events(request.app.state.service, job))
 
 
 async def picture(request: Request) -> Response:
@@ -86,6 +100,12 @@ async def _events(service: Service, job: Job) -> AsyncIterator[str]:
             sent += 1
         name = job.state if job.state in ENDED else "progress"
         yield event(name, job_answer(job, service.position(job)))
+
+
+async def _no_events() -> AsyncIterator[str]:
+    """What HEAD gets: the headers alone, without waiting for the job."""
+    for nothing in ():
+        yield nothing
 
 
 def _job(request: Request) -> Job:

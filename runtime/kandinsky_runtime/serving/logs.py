@@ -79,4 +79,4 @@ def log_request(settings: Settings, scope: Scope, status: int, seconds: float) -
 
 def _shown(value: Any) -> str:
     text = str(value)
-    return json.dumps(text) if any(mark in text for mark in ' "\n') else text
+    return json.dumps(text) if not text.isprintable() or any(mark in text for mark in ' "') else text

@@ -14,6 +14,7 @@ from kandinsky_runtime.units import Unit
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 90, 120, 180, 300, 600, 900, 1200)
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+_MEGAPIXELS = (0.1, 0.3, 0.6, 1.1, 2.1, 4.2)  # 0.3: up to 512x512, 0.6: up to 768x768, 1.1: up to 1024x1024 …
 _STAGES = {"prior": "prior", "encode_text": "prior", "encode_pictures": "prior", "encode": "encode", "decode": "decode"}
 
 
@@ -57,7 +58,7 @@ class Metrics:
         )
         self._step_seconds = Histogram(
             "k22_step_duration_seconds",
-            "Time of a denoising step",
+            "Time of a denoising step, by the most megapixels of its picture",
             ["model", "size"],
             buckets=_STEP_SECONDS,
             registry=registry,
@@ -83,7 +84,7 @@ class Metrics:
         """Count a unit of work; called from the step loop's thread."""
         if unit.phase == "denoise":
             work = job.work
-            size = "" if work is None else f"{work.runs[0].request.width}x{work.runs[0].request.height}"
+            size = "" if work is None else size_class(work.runs[0].request.width, work.runs[0].request.height)
             self._step_seconds.labels(job.model.name, size).observe(seconds)
         elif unit.phase in _STAGES:
             self._stage_seconds.labels(job.model.name, _STAGES[unit.phase]).observe(seconds)
@@ -104,3 +105,10 @@ class Metrics:
             self._steps.labels(batch).set(count)
         text: bytes = generate_latest(self._registry)
         return text
+
+
+def size_class(width: int, height: int) -> str:
+    """One of a few names for all sizes, because clients choose sizes and each name costs many lines."""
+    megapixels = width * height / 1e6
+    most = next((most for most in _MEGAPIXELS if megapixels <= most), None)
+    return f"above {_MEGAPIXELS[-1]} MP" if most is None else f"up to {most} MP"

@@ -177,20 +177,30 @@ def _learn(model: Model, work: Work[Any], estimates: Estimates) -> None:
         unit = following
 
 
+def _is_path_part(name: str) -> bool:
+    """Whether a name can be one part of an address's path."""
+    return name not in ("", ".", "..") and "/" not in name and name.isprintable()
+
+
 def named_bundles(texts: Sequence[str]) -> dict[str, Path]:
     """The folders of bundles by name.
 
     Args:
-        texts: paths, or NAME=PATH; a path's name is that of its folder.
+        texts: paths, or NAME=PATH; a path's name is that of its folder. What exists as a path is one, with its `=`.
 
     Raises:
-        UsageError: two bundles have one name.
+        UsageError: two bundles have one name, or a name cannot be part of an address.
     """
     named: dict[str, Path] = {}
     for text in texts:
         name, equals, path = text.partition("=")
-        folder = Path(path if equals else text)
-        name = name if equals else folder.resolve().name
+        if not equals or Path(text).exists():
+            folder = Path(text)
+            name = folder.resolve().name
+        else:
+            folder = Path(path)
+        if not _is_path_part(name):
+            raise UsageError(f"{name!r} cannot be a model's name; take one without /, such as inpaint={folder}")
         if name in named:
             raise UsageError(f"two bundles are called {name}; name them: one={folder} two=…")
         named[name] = folder

@@ -22,7 +22,7 @@ class Keys:
         """Read the file; without one, everybody is let in.
 
         Raises:
-            UsageError: it cannot be read, or has no keys, or a key that is too short.
+            UsageError: it cannot be read, or has no keys, or a key that is too short or not in ASCII.
         """
         self._path = path
         self._digests: tuple[bytes, ...] = ()
@@ -38,12 +38,17 @@ class Keys:
         if self._path is None:
             return
         try:
-            lines = [line.strip() for line in self._path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in self._path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the file of keys {self._path} cannot be read: {error}") from error
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise UsageError(f"the file of keys {self._path} has no keys; write one in each line")
+        if not all(key.isascii() and key.isprintable() for key in keys):
+            raise UsageError(
+                f"the file of keys {self._path} has a key with other characters than ASCII, which clients send in"
+                " different encodings; use letters and digits"
+            )
         if any(len(key) < _LEAST_KEY for key in keys):
             raise UsageError(
                 f"the file of keys {self._path} has a key of less than {_LEAST_KEY} characters; use longer ones"

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from kandinsky_runtime.errors import Kandinsky22Error, UsageError
 from kandinsky_runtime.serving.announcement import announce
 from kandinsky_runtime.serving.app import make_app
+from kandinsky_runtime.serving.connections import BACKLOG, connections
 from kandinsky_runtime.serving.models import Models
 from kandinsky_runtime.serving.security import Keys
 from kandinsky_runtime.serving.service import LAST_SECONDS, Service
@@ -134,7 +135,8 @@ def serve(models: Models, settings: Settings) -> int:
     app: Starlette = make_app(service, keys, tracing=set_up_tracing(), on_failure=lambda: server.fail())
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=LAST_SECONDS, h11_max_incomplete_event_size=64 * 1024, http="h11", ws="none",
+        timeout_graceful_shutdown=LAST_SECONDS, h11_max_incomplete_event_size=64 * 1024, ws="none",
+        http=connections(settings.body_seconds), backlog=BACKLOG,
     )  # fmt: skip
     server = DrainingServer(config, service, keys)
     announce(models.by_name, host, port)

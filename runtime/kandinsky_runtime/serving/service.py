@@ -18,6 +18,7 @@ from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
 from kandinsky_runtime.decoder.request import Request
 from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.distribution import installed
+from kandinsky_runtime.errors import Cancelled
 from kandinsky_runtime.pictures.image import read_picture
 from kandinsky_runtime.pictures.mask import understand_mask
 from kandinsky_runtime.pictures.sizes import same_proportions
@@ -159,15 +160,33 @@ class Service:
             raise FieldError("model", f"model {name} repaints pictures; send it to /v1/images/edits with a picture")
         return model
 
-    async def plan(self, endpoint: str, asked: Asked) -> tuple[Model, Work[Any]]:
+    async def plan(self, endpoint: str, asked: Asked, place: Place) -> tuple[Model, Work[Any]]:
         """Check a request's options and decode its pictures, off the event loop.
 
+        A worker cannot be stopped: after the time limit it goes on, and keeps the place until it has ended.
+
+        Args:
+            endpoint, asked: the request.
+            place: its place.
+
         Raises:
+            Cancelled: the request's time limit has passed.
             FieldError, InputError, UsageError: something cannot be used.
         """
-        model = self.model(asked.model, endpoint)
-        planning = asyncio.get_running_loop().run_in_executor(self._workers, self._plan, model, asked)
-        return model, await planning
+        model, limit = self.model(asked.model, endpoint), self.settings.time_limit
+        if asked.timeout is not None:
+            limit = min(limit, asked.timeout)
+        planning = self._workers.submit(self._plan, model, asked)
+        try:
+            return model, await asyncio.wait_for(asyncio.wrap_future(planning), limit)
+        except asyncio.TimeoutError:
+            raise Cancelled(
+                f"the time limit of {limit:g} s has passed before the pictures were read; send smaller ones, or PNG"
+            ) from None
+        finally:
+            if not planning.done():
+                loop, held = asyncio.get_running_loop(), place.moved()
+                planning.add_done_callback(lambda _: _call_soon(loop, held.release))
 
     def submit(
         self, model: Model, work: Work[Any], asked: Asked, place: Place, owner: str, deadline: float | None
@@ -242,6 +261,12 @@ class Service:
                 )
             return _fitting(asked.format, model.plan(GenerateOptions(image=asked.image, **options)))
         return _fitting(asked.format, _checked(model.plan(_with_mask(options, asked))))
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    """Call a function in the event loop's thread, unless the loop has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)
 
 
 def _with_mask(options: dict[str, Any], asked: Asked) -> InpaintOptions:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.checks import flag, memory_size, real_number, text, whole_number
+from kandinsky_runtime.checks import flag, memory_size, real_number, whole_number
 from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, from_text, option
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
 from kandinsky_runtime.decoder.option_values import one_of, whole
@@ -53,6 +53,12 @@ def _seconds(least: float = 0) -> Check:
     return partial(real_number, least=least)
 
 
+def _filled(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{name} is {value!r}; expected a text that is not empty, or leave it out")
+    return value
+
+
 def _share(name: str, value: Any) -> Any:
     return value if value == "auto" else whole_number(name, value, 1, 64)
 
@@ -70,13 +76,17 @@ class Settings:
         "address to listen at; another than the machine's own needs --keys or --no-auth",
         spelling="--host",
         metavar="H",
-        check=text,
+        check=_filled,
     )
     port: int = option(
         8000, "port to listen at; 0 for a free one", spelling="--port", metavar="N", parse=int, check=whole(0, 65535)
     )
     keys: str | None = option(
-        None, "file of API keys, one in each line, read again on SIGHUP", spelling="--keys", metavar="F", check=text
+        None,
+        "file of API keys, one in each line, read again on SIGHUP",
+        spelling="--keys",
+        metavar="F",
+        check=_filled,
     )
     no_auth: bool = option(False, "listen at any address without keys", spelling="--no-auth", check=flag)
     size: tuple[tuple[int, int], ...] = option(
@@ -118,7 +128,12 @@ class Settings:
         check=whole(MIN_SIZE**2),
     )
     max_steps: int = option(
-        250, "most denoising steps of a request", spelling="--max-steps", metavar="N", parse=int, check=whole(1, 1000)
+        250,
+        "most denoising steps of a request, and most steps of the prior that it may ask for",
+        spelling="--max-steps",
+        metavar="N",
+        parse=int,
+        check=whole(1, 1000),
     )
     body_seconds: float = option(
         60.0,
@@ -172,7 +187,7 @@ class Settings:
         "folder of the list of unfinished jobs, which are reported as lost after a crash (default: none is kept)",
         spelling="--state",
         metavar="F",
-        check=text,
+        check=_filled,
     )
     log_format: str = option(
         "text", "format of the log on stderr", spelling="--log-format", choices=LOG_FORMATS, check=one_of(LOG_FORMATS)

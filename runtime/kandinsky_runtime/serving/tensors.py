@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from kandinsky_runtime.bundle.manifest import INPAINT
-from kandinsky_runtime.serving.fields import EDITS, GENERATIONS, Asked, FieldError, read_fields
+from kandinsky_runtime.serving.fields import EDITS, GENERATIONS, Asked, FieldError, read_fields, whole
 from kandinsky_runtime.serving.jobs import Job
 
 TEXTS, FILES = ("PROMPT", "NEGATIVE_PROMPT"), ("IMAGE", "MASK")
 OUTPUTS = ("IMAGE", "SEED")
 _LARGEST_SEED = 2**63 - 1
-_NO_FIELDS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
+_LONGEST_TIMEOUT = 10**15  # microseconds
+_NO_FIELDS = ("binary_data_output", "priority", "sequence_id", "sequence_start", "sequence_end")
 
 
 def inputs_of(task: str) -> tuple[str, ...]:
@@ -34,13 +35,22 @@ def read_request(
     Args:
         model, task: the model's name, and its task.
         texts, files: the inputs that were given, by name in lower case.
-        parameters: the request's parameters.
+        parameters: the request's parameters: fields, and `timeout` in microseconds.
         most_steps: the most denoising steps that are taken.
 
     Raises:
         FieldError: something cannot be used.
     """
     fields = {name: value for name, value in parameters.items() if name not in _NO_FIELDS}
+    if fields.get("model", model) != model:
+        raise FieldError("model", f"the parameter model differs from the model of the request, {model}; leave it out")
+    for name in texts:
+        if name in fields:
+            raise FieldError(name, f"{name} is there twice, as an input and as a parameter; give it once")
+    if "timeout" in fields:
+        microseconds = whole("timeout", fields.pop("timeout"), 0, _LONGEST_TIMEOUT)
+        if microseconds:  # 0 is none, as in Triton
+            fields["timeout"] = microseconds / 1e6
     endpoint = EDITS if files or task == INPAINT else GENERATIONS
     asked = read_fields(endpoint, fields | dict(texts) | {"model": model}, dict(files), most_steps=most_steps)
     if asked.stream:

@@ -128,7 +128,7 @@ def heic_picture(monkeypatch: pytest.MonkeyPatch) -> Image.Image:
     """What a stand-in of pillow-heif opens. Like the real one, it turns the picture upright by itself."""
     picture = Image.new("RGB", (8, 6), (1, 2, 3))
     module = types.ModuleType("pillow_heif")
-    module.register_heif_opener = lambda: monkeypatch.setattr(Image, "open", lambda *_: picture)  # type: ignore[attr-defined]
+    module.register_heif_opener = lambda: monkeypatch.setattr(Image, "open", lambda *_, **__: picture)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", module)
     return picture
 
@@ -159,6 +159,47 @@ def test_a_real_heic_file() -> None:
     upright.save(buffer, "HEIF", exif=exif.tobytes())
     read = read_picture(buffer.getvalue())
     assert (read.image.size, read.orientation) == ((48, 64), 6)
+
+
+# -- formats --
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n0 0 64 64 rectfill\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("content", [EPS, b"\xc5\xd0\xd3\xc6" + struct.pack("<2I", 12, len(EPS)) + EPS])
+@pytest.mark.parametrize("name", [None, "picture.png"])
+def test_no_program_is_started_for_an_eps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, name: str | None
+) -> None:
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    source: Path | bytes = content
+    if name is not None:
+        source = tmp_path / name
+        source.write_bytes(content)
+    for read in (read_picture, understand_mask):
+        with pytest.raises(InputError, match="is an EPS file, which is not read; convert it to PNG"):
+            read(source)
+
+
+def test_formats_that_are_left_to_other_programs_are_not_opened() -> None:
+    wmf = struct.pack("<IHhhhhHIH", 0x9AC6CDD7, 0, 0, 0, 64, 64, 1440, 0, 0) + b"\x01\0\x09\0\0\3"
+    with pytest.raises(InputError, match="is not a picture that Pillow knows"):
+        read_picture(wmf)
+    records = [(3, 20, b"\x40"), (3, 30, b"\x40"), (3, 60, b"\1\0"), (3, 120, b"\5"), (8, 10, EPS)]
+    iptc = b"".join(struct.pack(">BBBH", 0x1C, *tag, len(data)) + data for *tag, data in records)
+    assert Image.open(io.BytesIO(iptc)).format == "IPTC"  # and its pixels would be opened as any format
+    with pytest.raises(InputError, match="is not a picture that Pillow knows"):
+        read_picture(iptc)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "QOI"])
+def test_formats_that_are_read(kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(buffer, kind)
+    assert read_picture(buffer.getvalue()).image.size == (64, 64)
 
 
 # -- the C library's lines --

@@ -443,6 +443,7 @@ def test_the_prior_works_after_an_engine_failed(
         ({"prompt": b"no picture"}, "is not a picture that Pillow knows"),
         ({"prompt": np.zeros((4, 4, 7), np.uint8)}, "image"),
         ({"num_inference_steps": 1}, "num_inference_steps of the prior is 1; expected a whole number of at least 2"),
+        ({"num_inference_steps": 10**6}, "the prior: num_inference_steps is 1000000; expected"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001; expected an integer from 1 to 1000"),
         ({"guidance_scale": -1}, "guidance_scale is -1"),
         ({"guidance_scale": np.nan}, "guidance_scale is nan"),

@@ -126,7 +126,7 @@ class TritonModel:
             endpoint, asked = read_request(
                 self._model.name, self._model.task, texts, files, request.parameters, self._settings.max_steps
             )
-            model, work = await service.plan(endpoint, asked)
+            model, work = await service.plan(endpoint, asked, place)
             return service.submit(model, work, asked, place, "", request.timeout)
         except BaseException:
             place.release()

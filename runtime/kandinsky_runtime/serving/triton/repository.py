@@ -5,7 +5,6 @@ The format of both: https://github.com/triton-inference-server/python_backend
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -16,6 +15,8 @@ from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.serving.tensors import inputs_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _MODEL = '''\
 """Written by `k22 triton`. The step loop is that of `k22 serve`, in the package kandinsky22-deploy."""
@@ -56,6 +57,20 @@ def check_name(name: str) -> None:
         )
 
 
+def check_place(repository: Path, name: str) -> None:
+    """Refuse a model that cannot be written, before anything is.
+
+    Raises:
+        UsageError: the model's folder is there already, or the repository is no folder.
+    """
+    target = repository / name
+    if target.exists():
+        raise UsageError(f"{target} is there already; remove it, or choose another --out or name")
+    existing = next(path for path in (repository, *repository.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--out {repository}: {existing} is a file; choose a folder")
+
+
 def write_model(repository: Path, name: str, task: str, parameters: Mapping[str, str]) -> Path:
     """Write a model's folder, which is there whole or not at all; return it.
 
@@ -66,11 +81,10 @@ def write_model(repository: Path, name: str, task: str, parameters: Mapping[str,
         parameters: the texts of its parameters.
 
     Raises:
-        UsageError: the folder is there already.
+        UsageError: see `check_place`.
     """
+    check_place(repository, name)
     target = repository / name
-    if target.exists():
-        raise UsageError(f"{target} is there already; remove it, or choose another --out or name")
     repository.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{name}.partial-", dir=repository))
     try:
@@ -89,7 +103,8 @@ def _config(name: str, task: str, parameters: Mapping[str, str]) -> str:
     """The model's configuration in protobuf's text format."""
 
     def quoted(text: str) -> str:
-        return json.dumps(text, ensure_ascii=False)
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + _CONTROL.sub(lambda found: f"\\{ord(found.group()):03o}", escaped) + '"'
 
     def tensors(kind: str, entries: list[str]) -> str:
         return f"{kind} [\n" + ",\n".join(f"  {{ {entry} }}" for entry in entries) + "\n]\n"
