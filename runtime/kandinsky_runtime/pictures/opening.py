@@ -50,13 +50,13 @@ _EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _WITH_A_PLUG_IN = frozenset({".heic", ".heif", ".avif"})
-# What Pillow and its plug-ins decode themselves. EPS runs Ghostscript, WMF the system's own code, and IPTC opens what is in
-# it as any format.
+# What Pillow and its plug-ins decode themselves. EPS runs Ghostscript, WMF the system's own code, and IPTC opens its
+# content as any format.
 _FORMATS = frozenset(
     (
-        "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO", "IM",
-        "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI",
-        "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+        "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO",
+        "IM", "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
+        "QOI", "SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
     )
 )  # fmt: skip
 
