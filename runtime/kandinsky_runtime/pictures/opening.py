@@ -44,12 +44,13 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
-# What Pillow and its plug-ins decode themselves. EPS runs Ghostscript, WMF the system's own code, and IPTC opens what is
-# in it as any format.
-_FORMATS = frozenset(
-    "AVIF BLP BMP CUR DCX DDS DIB FITS FLI FTEX GBR GIF HEIF ICNS ICO IM IMT JPEG JPEG2000 JXL MCIDAS MPO MSP PCD PCX"
-    " PIXAR PNG PPM PSD QOI SGI SPIDER SUN TGA TIFF WEBP XBM XPM XVTHUMB".split()
-)
+# What Pillow and its plug-ins decode themselves. EPS runs Ghostscript, WMF runs the system's own code, and IPTC opens
+# what it holds as any format.
+_FORMATS = (
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO", "IM",
+    "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI",
+    "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+)  # fmt: skip
 
 _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "does not exist; give the path of a PNG, JPEG or WebP file"),

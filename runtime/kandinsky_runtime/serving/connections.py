@@ -80,7 +80,11 @@ def connections(body_seconds: float) -> type[Connection]:
     return type(
         "ServerConnection",
         (Connection,),
-        {"wait": min(body_seconds, _LONGEST_WAIT), "most": max(16, _most_files() - _TURNS * BACKLOG - _FILES), "waiting": {}},
+        {
+            "wait": min(body_seconds, _LONGEST_WAIT),
+            "most": max(16, _most_files() - _TURNS * BACKLOG - _FILES),
+            "waiting": {},
+        },
     )
 
 

@@ -354,7 +354,5 @@ _FLAGS = tuple(
     if isinstance(item.default, bool)
 )
 
-FIELDS = frozenset(
-    {*_READERS, *option_fields(InpaintOptions), *option_fields(GenerateOptions), *REFUSED, *_PICTURES}
-)
+FIELDS = frozenset({*_READERS, *option_fields(InpaintOptions), *option_fields(GenerateOptions), *REFUSED, *_PICTURES})
 """The names of all fields."""
