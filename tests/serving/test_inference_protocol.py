@@ -136,6 +136,18 @@ def test_only_the_outputs_that_are_asked_for(client: triton.InferenceServerClien
     np.testing.assert_array_equal(result.as_numpy("SEED"), [7])
 
 
+def test_a_list_of_seeds(server: Server) -> None:
+    def answer(seed: object) -> httpx.Response:
+        parameters = PARAMETERS | {"prompt": "a cat", "size": "64x64", "n": 2, "seed": seed}
+        return httpx.post(f"{server.url}/v2/models/plain/infer", json={"parameters": parameters}, timeout=60)
+
+    assert answer([9, 3]).json()["outputs"][1]["data"] == [9, 3]
+    for seed, message in (([3, 2**63], "the last seed is 9223372036854775808"), ({}, "seed"), ([1], "seed")):
+        refused = answer(seed)
+        assert refused.status_code == 400
+        assert message in refused.json()["error"]
+
+
 def test_text_to_image(client: triton.InferenceServerClient) -> None:
     result = client.infer("plain", [tensor("PROMPT", b"a cat")], parameters=PARAMETERS | {"size": "64x96"})
     assert pixels(result.as_numpy("IMAGE")[0]).shape == (96, 64, 3)

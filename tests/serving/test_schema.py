@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import httpx
+import jsonschema
 import pytest
 import schemathesis
 from schemathesis.checks import CHECKS  # noqa: F401 (registers them)
 
 from kandinsky_runtime.decoder.declarations import declarations
 from kandinsky_runtime.decoder.options import InpaintOptions
+from kandinsky_runtime.serving.app import routes
 from kandinsky_runtime.serving.fields import REFUSED
 from tests.serving.server_process import Server
 
@@ -27,6 +29,29 @@ def test_every_option_is_a_field(server: Server) -> None:
     assert {"scheduler", "negative_prompt", "prompt", "n", "size", "stream"} <= set(fields)
     assert all(field.get("description") or "enum" in field or "default" in field for field in fields.values())
     assert not set(fields) & {name for name, (allowed, _) in REFUSED.items() if not allowed}
+
+
+def test_the_document_has_all_forms_of_a_request_and_its_answers(server: Server) -> None:
+    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    edits, jobs = paths["/v1/images/edits"]["post"], paths["/v1/jobs/edits"]["post"]
+    schema = edits["requestBody"]["content"]["application/json"]["schema"]
+    fields = schema["properties"]
+    picture = {"image_url": "data:image/png;base64,AAAA"}
+    for body in (
+        {"image": picture},
+        {"images": [picture], "mask": picture},
+        {"image": "data:", "seed": [1, 2], "n": 2},
+    ):
+        jsonschema.validate({"prompt": "a", **body}, schema)
+    for body in ({}, {"image": "data:", "images": ["data:"]}, {"image": {"file_id": "x"}}, {"image": "", "seed": [-1]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"prompt": "a", **body}, schema)
+    assert {"500", "503", "504", "4XX"} <= set(edits["responses"])
+    for content in jobs["requestBody"]["content"].values():
+        assert set(content["schema"]["properties"]) <= set(fields) - {"stream"}
+    for route in routes():
+        path = route.path.replace(":int", "")
+        assert path in (*paths, "/", "/openapi.json", "/health", "/v2/health/live", "/v2/health/ready"), path
 
 
 @pytest.mark.filterwarnings("ignore")

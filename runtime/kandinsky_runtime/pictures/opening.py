@@ -50,14 +50,12 @@ _EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _WITH_A_PLUG_IN = frozenset({".heic", ".heif", ".avif"})
-# What Pillow and its plug-ins decode themselves. EPS runs Ghostscript, WMF the system's own code, and IPTC opens its
-# content as any format.
-_FORMATS = frozenset(
-    (
-        "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO",
-        "IM", "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
-        "QOI", "SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
-    )
+# What Pillow and its plug-ins decode themselves. EPS runs Ghostscript, WMF runs the system's own code, and IPTC opens
+# what it holds as any format.
+_FORMATS = (
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "HEIF", "ICNS", "ICO", "IM",
+    "IMT", "JPEG", "JPEG2000", "JXL", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI",
+    "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
 )  # fmt: skip
 
 _READ_FAILURES: tuple[tuple[type[Exception], str], ...] = (
@@ -139,7 +137,7 @@ def picture_suffixes() -> frozenset[str]:
     """The suffixes, such as ".png", of every kind of picture that can be read here, or with a plug-in."""
     Image.init()
     kinds = Image.registered_extensions()
-    return _WITH_A_PLUG_IN | {suffix for suffix, kind in kinds.items() if kind in Image.OPEN.keys() & _FORMATS}
+    return _WITH_A_PLUG_IN | {suffix for suffix, kind in kinds.items() if kind in Image.OPEN and kind in _FORMATS}
 
 
 def piped_picture(

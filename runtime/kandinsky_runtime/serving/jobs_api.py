@@ -104,8 +104,9 @@ async def _events(service: Service, job: Job) -> AsyncIterator[str]:
 
 async def _no_events() -> AsyncIterator[str]:
     """What HEAD gets: the headers alone, without waiting for the job."""
-    for nothing in ():
-        yield nothing
+    events: tuple[str, ...] = ()
+    for text in events:
+        yield text
 
 
 def _job(request: Request) -> Job:

@@ -27,7 +27,26 @@ _TYPES: dict[str, dict[str, Any]] = {
     "str": {"type": "string"},
 }
 _FILE = {"type": "string", "format": "binary", "description": "the content of a picture's file"}
-_DATA_URL = {"type": "string", "description": "a data URL such as data:image/png;base64,…"}
+_URL_TEXT = {"type": "string", "description": "a data URL such as data:image/png;base64,…"}
+_DATA_URL = {
+    "anyOf": [
+        _URL_TEXT,
+        {
+            "type": "object",
+            "required": ["image_url"],
+            "properties": {"image_url": _URL_TEXT},
+            "additionalProperties": False,
+        },
+    ],
+    "description": "a data URL, or an object with one",
+}
+_IMAGES_LIST = {
+    "type": "array",
+    "items": _DATA_URL,
+    "minItems": 1,
+    "maxItems": 1,
+    "description": "the picture as a list of one, instead of image",
+}
 
 
 def document(service: Service) -> dict[str, Any]:
@@ -43,13 +62,15 @@ def document(service: Service) -> dict[str, Any]:
     }
     text = {
         "type": "object",
-        "required": ["prompt", "image"],
-        "properties": edits | {"image": _DATA_URL, "mask": _DATA_URL},
+        "required": ["prompt"],
+        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
+        "properties": edits | {"image": _DATA_URL, "images": _IMAGES_LIST, "mask": _DATA_URL},
         "additionalProperties": False,
     }
     made = {"type": "object", "required": ["prompt"], "properties": generations, "additionalProperties": False}
-    edit_body = _body({"multipart/form-data": form, "application/json": text})
-    generation_body = _body({"application/json": made})
+    edit, generation = {"multipart/form-data": form, "application/json": text}, {"application/json": made}
+    edit_body, generation_body = _body(edit), _body(generation)
+    job_edit_body, job_generation_body = _body(_of_jobs(edit)), _body(_of_jobs(generation))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -68,9 +89,11 @@ def document(service: Service) -> dict[str, Any]:
             "/v1/images/generations": {
                 "post": _operation("Make a picture", "generate", "Images", body=generation_body)
             },
-            "/v1/jobs/edits": {"post": _operation("Repaint a picture in a job", "jobEdit", "Job", "202", edit_body)},
+            "/v1/jobs/edits": {
+                "post": _operation("Repaint a picture in a job", "jobEdit", "Job", "202", job_edit_body)
+            },
             "/v1/jobs/generations": {
-                "post": _operation("Make a picture in a job", "jobGenerate", "Job", "202", generation_body)
+                "post": _operation("Make a picture in a job", "jobGenerate", "Job", "202", job_generation_body)
             },
             "/v1/jobs": {"get": _operation("The caller's jobs", "jobs")},
             "/v1/jobs/{job}": {
@@ -97,6 +120,20 @@ def document(service: Service) -> dict[str, Any]:
                 "post": _operation(
                     "Make or repaint pictures, by the Open Inference Protocol", "v2Infer", parameters=[_PATH_MODEL],
                     body=_body({"application/json": _INFER}),
+                )
+            },
+            "/v2/models/{model}/versions/{version}": {
+                "get": _operation("A version's tensors", "v2Version", parameters=[_PATH_MODEL, _PATH_VERSION])
+            },
+            "/v2/models/{model}/versions/{version}/ready": {
+                "get": _operation(
+                    "Whether a version is ready", "v2VersionReady", parameters=[_PATH_MODEL, _PATH_VERSION]
+                )
+            },
+            "/v2/models/{model}/versions/{version}/infer": {
+                "post": _operation(
+                    "Make or repaint pictures with a version", "v2VersionInfer",
+                    parameters=[_PATH_MODEL, _PATH_VERSION], body=_body({"application/json": _INFER}),
                 )
             },
             "/livez": {"get": _operation("Whether the server works", "live")},
@@ -152,7 +189,8 @@ def _fields(options: type[DecoderOptions], models: list[str]) -> dict[str, Any]:
             **_limits_of(declared.check),
             "description": declared.text,
         }
-    found["seed"] |= {"minimum": 0, "maximum": MAX_SEED}
+    limits = {"minimum": 0, "maximum": MAX_SEED}
+    found["seed"] |= {**limits, "items": {"type": "integer", **limits}, "maxItems": MOST_RESULTS}
     for name, (allowed, reason) in REFUSED.items():
         if allowed:
             found[name] = {"enum": list(allowed), "description": reason}
@@ -162,6 +200,8 @@ def _fields(options: type[DecoderOptions], models: list[str]) -> dict[str, Any]:
 def _type_of(annotation: str, choices: tuple[str, ...] | None) -> dict[str, Any]:
     if choices is not None:
         return {"enum": list(choices)}
+    if annotation.startswith("int | Sequence[int]"):
+        return {"type": ["integer", "array"], "items": {"type": "integer"}}
     if "tuple[float" in annotation or annotation.startswith("Sequence[int]"):
         return {"type": ["array", "string"], "items": {"type": "number"}}
     return dict(next((kind for name, kind in _TYPES.items() if annotation.startswith(name)), {"type": "string"}))
@@ -175,6 +215,14 @@ def _limits_of(check: Check | None) -> dict[str, Any]:
     return {name: limit for name, limit in found.items() if limit is not None}
 
 
+def _of_jobs(schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The bodies of requests for jobs, which have events instead of streams."""
+    return {
+        kind: schema | {"properties": {name: item for name, item in schema["properties"].items() if name != "stream"}}
+        for kind, schema in schemas.items()
+    }
+
+
 def _body(schemas: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {kind: {"schema": schema} for kind, schema in schemas.items()}}
 
@@ -186,7 +234,10 @@ def _operation(
     good: dict[str, Any] = {"description": "done"}
     if schema:
         good["content"] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    refused = {"description": "refused", "content": {"application/json": {"schema": {}}}}
+    content: dict[str, Any] = {"application/json": {"schema": {}}}
+    refused = {"description": "refused", "content": content}
+    failed = {"description": "the work failed", "content": content}
+    late = {"description": "not done within the time limit, or cancelled", "content": content}
     found: dict[str, Any] = {
         "summary": summary,
         "operationId": name,
@@ -194,7 +245,9 @@ def _operation(
             status: good,
             **{other: {"description": "done"} for other in more},
             "4XX": refused,
+            **({"500": failed} if body else {}),
             "503": refused,
+            **({"504": late} if body else {}),
         },
     }
     if parameters:
@@ -211,6 +264,7 @@ def _parameter(name: str, where: str, kind: dict[str, Any]) -> dict[str, Any]:
 _PATH_JOB = _parameter("job", "path", {"type": "string"})
 _PATH_NUMBER = _parameter("number", "path", {"type": "integer", "minimum": 0})
 _PATH_MODEL = _parameter("model", "path", {"type": "string"})
+_PATH_VERSION = _parameter("version", "path", {"const": "1"})
 _QUERY_PICTURES = _parameter("pictures", "query", {"type": "boolean"})
 
 _ERROR = {

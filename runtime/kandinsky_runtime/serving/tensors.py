@@ -55,7 +55,9 @@ def read_request(
     asked = read_fields(endpoint, fields | dict(texts) | {"model": model}, dict(files), most_steps=most_steps)
     if asked.stream:
         raise FieldError("stream", "this interface has no streams; leave stream out")
-    last = asked.options.get("seed", 0) + asked.options.get("num_images_per_prompt", 1) - 1
+    seed, more = asked.options.get("seed"), asked.options.get("num_images_per_prompt", 1) - 1
+    seeds = seed if isinstance(seed, tuple) else [seed + more] if isinstance(seed, int) else []
+    last = max((item for item in seeds if isinstance(item, int)), default=0)
     if last > _LARGEST_SEED:
         raise FieldError("seed", f"the last seed is {last}; the output SEED, of 64-bit integers, holds {_LARGEST_SEED}")
     return endpoint, asked
