@@ -91,11 +91,12 @@ def read_prompts_file(path: Path) -> list[str]:
         InputError: the file cannot be read, or has no prompts.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of its encoding
+        # Every line break is "\n" by now. splitlines() would also split at U+2028 and others, within a prompt.
+        found = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
     except OSError as error:
         raise InputError(f"prompts {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON, or lists within lists without end
         raise InputError(f"prompts {path} cannot be read ({error}); expected UTF-8 text, or a JSON list") from error
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise InputError(f"prompts {path}: expected a JSON list of texts")

@@ -199,11 +199,24 @@ class TestSummary:
 
 class TestPrompts:
     @pytest.mark.parametrize(
-        ("name", "content"), [("p.txt", "a hat\n\n  a cat \n"), ("p.json", '["a hat", " a cat", ""]')]
+        ("name", "content"),
+        [
+            ("p.txt", "a hat\n\n  a cat \n"),
+            ("p.json", '["a hat", " a cat", ""]'),
+            ("P.JSON", '["a hat", "a cat"]'),
+            ("p.txt", "\ufeffa hat\r\na cat"),
+            ("p.txt", "a hat\ra cat\r"),
+            ("p.json", '\ufeff["a hat", "a cat"]'),
+        ],
     )
     def test_read(self, name: str, content: str, tmp_path: Path) -> None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode())
         assert read_prompts_file(tmp_path / name) == ["a hat", "a cat"]
+
+    @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+    def test_only_line_breaks_separate_prompts(self, mark: str, tmp_path: Path) -> None:
+        (tmp_path / "p.txt").write_bytes(f"a{mark}hat\nat".encode())
+        assert read_prompts_file(tmp_path / "p.txt") == [f"a{mark}hat", "at"]
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -211,6 +224,7 @@ class TestPrompts:
             ("p.txt", b"\n \n", "there is no prompt in it"),
             ("p.json", b"{}", "expected a JSON list of texts"),
             ("p.json", b"[1]", "expected a JSON list of texts"),
+            pytest.param("p.json", b"[" * 100_000, "expected UTF-8 text, or a JSON list", id="nested lists"),
             ("p.json", b"[", "expected UTF-8 text, or a JSON list"),
             ("p.txt", b"\xff\xfe\x00", "expected UTF-8 text"),
             ("missing.txt", None, "cannot be read: No such file"),
