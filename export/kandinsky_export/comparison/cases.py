@@ -15,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.pictures.image import fit
 from kandinsky_runtime.pictures.mask import fit_mask
 
 Array = npt.NDArray[np.float32]
+
+MAX_CASES = 100_000
+"""The most results of one setting."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,17 @@ def generated(
 
 
 def cases_of(conditionings: Sequence[tuple[str, Mapping[str, Any]]], seeds: int, pictures: Pictures) -> list[Case]:
-    """Every conditioning, given with its label, with every seed from 0."""
+    """Every conditioning, given with its label, with every seed from 0.
+
+    Raises:
+        UsageError: there would be more than `MAX_CASES`.
+    """
+    count = len(conditionings) * seeds
+    if count > MAX_CASES:
+        raise UsageError(
+            f"{seeds:,} seeds of {len(conditionings):,} prompts or embeddings are {count:,} results;"
+            f" expected at most {MAX_CASES:,}: give fewer seeds or prompts"
+        )
     return [Case(label, seed, conditioning, pictures) for label, conditioning in conditionings for seed in range(seeds)]
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky_export.comparison.cases import Pictures, cases_of, generated, inpainted, read_prompts_file
+from kandinsky_export.comparison import compare as compare_module
+from kandinsky_export.comparison.cases import Case, Pictures, cases_of, generated, inpainted, read_prompts_file
 from kandinsky_export.comparison.compare import Comparison, compare
 from kandinsky_export.comparison.figures import Figures, Summary
 from kandinsky_export.comparison.report import to_dict, to_text
+from kandinsky_export.comparison.runs import prepared
 from kandinsky_export.comparison.settings import Setting
 from kandinsky_export.comparison.sheet import CELL, contact_sheet, input_shown, sheet_of
 from kandinsky_export.random_weights.sample_picture import sample_picture
@@ -157,6 +159,22 @@ class TestInpainting:
         with pytest.raises(NonFiniteError, match=r"^engine=fake,steps=2: "):
             compared(inpainting, "steps=2", "steps=3")
         assert sum(name == "unet" for name, _ in FakeEngine.runs) == 4
+
+    def test_every_prompt_is_checked_and_not_every_seed(
+        self, inpainting: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Checks take milliseconds each, which many seeds would make minutes without a sign of life."""
+        checked = []
+
+        def record(pipeline: Any, setting: Setting, case: Case) -> Any:
+            checked.append(case.label)
+            return prepared(pipeline, setting, case)
+
+        monkeypatch.setattr(compare_module, "prepared", record)
+        cases = cases_of([("a hat", {"prompt": "a hat"}), ("at", {"prompt": "at"})], 3, pictures())
+        settings = [Setting.parse(f"engine=fake,steps={steps}") for steps in (2, 3)]
+        assert compare_module.check_settings(inpainting, settings, cases) == 6 * (2 + 3)
+        assert checked == ["a hat", "at", "a hat"]
 
     def test_a_mask_without_anything_to_repaint(self) -> None:
         with pytest.raises(InputError, match="the mask has nothing to repaint"):
