@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from kandinsky_export.comparison.cases import Pictures
     from kandinsky_runtime.bundle.bundle import Bundle
 
-# Repeated here, so that --help loads nothing; a test compares them.
+# Both are repeated here, so that --help loads nothing; tests compare them.
 KEYS = (
     "engine, precision, device, threads, tiles, low_memory, scheduler, steps, guidance_scale, guidance_interval,"
     " prior_steps, prior_guidance_scale"
 )
+MAX_CASES = 100_000
 _SAMPLE_SIDE = 512
 
 
@@ -106,9 +107,12 @@ def _add_inputs(parser: Parser) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
+    digits = text.lstrip("0")
+    if not digits or not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of 1 or more")
-    return int(text)
+    if len(digits) > len(str(MAX_CASES)) or int(digits) > MAX_CASES:
+        raise argparse.ArgumentTypeError(f"got {text}; expected at most {MAX_CASES}")
+    return int(digits)
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -15,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kandinsky_runtime.errors import InputError
+from kandinsky_runtime.errors import InputError, UsageError
 from kandinsky_runtime.pictures.image import fit
 from kandinsky_runtime.pictures.mask import fit_mask
 
 Array = npt.NDArray[np.float32]
+
+MAX_CASES = 100_000
+"""The most results of one setting."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,17 @@ def generated(
 
 
 def cases_of(conditionings: Sequence[tuple[str, Mapping[str, Any]]], seeds: int, pictures: Pictures) -> list[Case]:
-    """Every conditioning, given with its label, with every seed from 0."""
+    """Every conditioning, given with its label, with every seed from 0.
+
+    Raises:
+        UsageError: there would be more than `MAX_CASES`.
+    """
+    count = len(conditionings) * seeds
+    if count > MAX_CASES:
+        raise UsageError(
+            f"{seeds:,} seeds of {len(conditionings):,} prompts or embeddings are {count:,} results;"
+            f" expected at most {MAX_CASES:,}: give fewer seeds or prompts"
+        )
     return [Case(label, seed, conditioning, pictures) for label, conditioning in conditionings for seed in range(seeds)]
 
 
@@ -91,11 +104,12 @@ def read_prompts_file(path: Path) -> list[str]:
         InputError: the file cannot be read, or has no prompts.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of its encoding
+        # Every line break is "\n" by now. splitlines() would also split at U+2028 and others, within a prompt.
+        found = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
     except OSError as error:
         raise InputError(f"prompts {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON, or lists within lists without end
         raise InputError(f"prompts {path} cannot be read ({error}); expected UTF-8 text, or a JSON list") from error
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise InputError(f"prompts {path}: expected a JSON list of texts")

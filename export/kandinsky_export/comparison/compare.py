@@ -119,15 +119,16 @@ def compare(
 def check_settings(
     bundle: Bundle, settings: Sequence[Setting], cases: Sequence[Case], opened: OpenPipeline = open_pipeline
 ) -> int:
-    """Open every setting's engine and check its options, and every case with the first; no graph is loaded or run.
+    """Open every setting's engine and check its options, and every prompt with the first; no graph is loaded or run.
 
     Returns:
         The steps that all settings take with all cases.
     """
     steps = 0
+    prompts = list({id(case.conditioning): case for case in cases}.values())  # seeds cannot be wrong
     for number, setting in enumerate(settings):
         with setting.named_in_errors(), opened(bundle, setting) as pipeline:
-            runs = [prepared(pipeline, setting, case) for case in (cases if number == 0 else cases[:1])]
+            runs = [prepared(pipeline, setting, case) for case in (prompts if number == 0 else cases[:1])]
             steps += len(cases) * step_count(runs[0])
     return steps
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kandinsky_export.comparison.cases import Pictures, cases_of, generated, inpainted, read_prompts_file
+from kandinsky_export.comparison import compare as compare_module
+from kandinsky_export.comparison.cases import Case, Pictures, cases_of, generated, inpainted, read_prompts_file
 from kandinsky_export.comparison.compare import Comparison, compare
 from kandinsky_export.comparison.figures import Figures, Summary
 from kandinsky_export.comparison.report import to_dict, to_text
+from kandinsky_export.comparison.runs import prepared
 from kandinsky_export.comparison.settings import Setting
 from kandinsky_export.comparison.sheet import CELL, contact_sheet, input_shown, sheet_of
 from kandinsky_export.random_weights.sample_picture import sample_picture
@@ -158,6 +160,22 @@ class TestInpainting:
             compared(inpainting, "steps=2", "steps=3")
         assert sum(name == "unet" for name, _ in FakeEngine.runs) == 4
 
+    def test_every_prompt_is_checked_and_not_every_seed(
+        self, inpainting: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Checks take milliseconds each, which many seeds would make minutes without a sign of life."""
+        checked = []
+
+        def record(pipeline: Any, setting: Setting, case: Case) -> Any:
+            checked.append(case.label)
+            return prepared(pipeline, setting, case)
+
+        monkeypatch.setattr(compare_module, "prepared", record)
+        cases = cases_of([("a hat", {"prompt": "a hat"}), ("at", {"prompt": "at"})], 3, pictures())
+        settings = [Setting.parse(f"engine=fake,steps={steps}") for steps in (2, 3)]
+        assert compare_module.check_settings(inpainting, settings, cases) == 6 * (2 + 3)
+        assert checked == ["a hat", "at", "a hat"]
+
     def test_a_mask_without_anything_to_repaint(self) -> None:
         with pytest.raises(InputError, match="the mask has nothing to repaint"):
             inpainted(sample_picture(64, 64)[0], Image.new("L", (64, 64)))
@@ -199,11 +217,24 @@ class TestSummary:
 
 class TestPrompts:
     @pytest.mark.parametrize(
-        ("name", "content"), [("p.txt", "a hat\n\n  a cat \n"), ("p.json", '["a hat", " a cat", ""]')]
+        ("name", "content"),
+        [
+            ("p.txt", "a hat\n\n  a cat \n"),
+            ("p.json", '["a hat", " a cat", ""]'),
+            ("P.JSON", '["a hat", "a cat"]'),
+            ("p.txt", "\ufeffa hat\r\na cat"),
+            ("p.txt", "a hat\ra cat\r"),
+            ("p.json", '\ufeff["a hat", "a cat"]'),
+        ],
     )
     def test_read(self, name: str, content: str, tmp_path: Path) -> None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode())
         assert read_prompts_file(tmp_path / name) == ["a hat", "a cat"]
+
+    @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+    def test_only_line_breaks_separate_prompts(self, mark: str, tmp_path: Path) -> None:
+        (tmp_path / "p.txt").write_bytes(f"a{mark}hat\nat".encode())
+        assert read_prompts_file(tmp_path / "p.txt") == [f"a{mark}hat", "at"]
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -211,6 +242,7 @@ class TestPrompts:
             ("p.txt", b"\n \n", "there is no prompt in it"),
             ("p.json", b"{}", "expected a JSON list of texts"),
             ("p.json", b"[1]", "expected a JSON list of texts"),
+            pytest.param("p.json", b"[" * 100_000, "expected UTF-8 text, or a JSON list", id="nested lists"),
             ("p.json", b"[", "expected UTF-8 text, or a JSON list"),
             ("p.txt", b"\xff\xfe\x00", "expected UTF-8 text"),
             ("missing.txt", None, "cannot be read: No such file"),

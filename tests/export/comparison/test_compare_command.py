@@ -85,6 +85,13 @@ def test_plain_bundles(plain: Bundle, capsys: Captured) -> None:
         ([*BOTH], "one of the arguments --prompts --image-embeds is required"),
         ([*BOTH, "--prompts", "prompts.txt", "--image-embeds", "hat.npz"], "not allowed with"),
         ([*BOTH, "--prompts", "prompts.txt", "--seeds", "0"], "expected a whole number of 1 or more"),
+        ([*BOTH, "--prompts", "prompts.txt", "--seeds", "9" * 20], f"got {'9' * 20}; expected at most 100000"),
+        ([*BOTH, "--prompts", "prompts.txt", "--seeds", "9" * 5000], "expected at most 100000"),
+        ([*BOTH, "--prompts", "prompts.txt", "--seeds", "100001"], "expected at most 100000"),
+        (
+            [*BOTH, "--prompts", "prompts.txt", "--seeds", "50001"],
+            "50,001 seeds of 2 prompts or embeddings are 100,002 results; expected at most 100,000",
+        ),
         ([*BOTH, "--candidate", "stepz=1", "--prompts", "prompts.txt"], "unknown key 'stepz'; the keys are engine,"),
         (
             [*BOTH, "--candidate", "engine=fake,steps=0", "--prompts", "prompts.txt"],
@@ -104,7 +111,7 @@ def test_plain_bundles(plain: Bundle, capsys: Captured) -> None:
             "would replace the file of --mask",
         ),
     ],
-    ids=lambda item: " ".join(item[4:]) if isinstance(item, list) else "",
+    ids=lambda item: " ".join(item[4:])[:60] if isinstance(item, list) else "",
 )
 def test_refused(arguments: list[str], message: str, inpainting: Bundle, folder: Path, capsys: Captured) -> None:
     before = sorted(folder.iterdir())

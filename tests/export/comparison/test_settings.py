@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kandinsky_export.cli import compare as command
+from kandinsky_export.comparison.cases import MAX_CASES
 from kandinsky_export.comparison.settings import KEYS, Setting
 from kandinsky_runtime.errors import EngineError, InputError, UsageError
 
@@ -58,8 +59,9 @@ def test_refused(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_help_names_every_key() -> None:
+def test_the_command_repeats_what_it_does_not_load() -> None:
     assert command.KEYS.split(", ") == list(KEYS)
+    assert command.MAX_CASES == MAX_CASES
 
 
 @pytest.mark.parametrize("kind", [EngineError, InputError])
