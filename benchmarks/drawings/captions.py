@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from benchmarks.drawings.palette import COATS, MOON_COLOURS, THING_COLOURS
-from benchmarks.drawings.scene import HATS, PLACES, SIDES, THINGS, Scene
+from benchmarks.drawings.scene import HATS, PLACES, SIDES, THINGS, Scene, Style
 
 _WORN = ("hat", "glasses", "bow tie")
 # What captions call a kind of hat; "hat" alone is any of them.
@@ -30,6 +30,7 @@ _PLACE_WORDS = {
     "room": ("in a room", "at home", "indoors"),
     "plain": (),
 }
+# Other poses, such as the judge's own, have no word: another one would change the tokenizer of trained models.
 _POSE_WORDS = {"sitting": ("sitting",), "lying": ("lying", "lying down"), "standing": ("standing",)}
 _PATTERN_WORDS = {
     "tabby": ("tabby", "striped"),
@@ -106,8 +107,7 @@ def _article(phrase: str) -> str:
 def _cat_phrase(scene: Scene, rng: np.random.Generator) -> str:
     coat, parts = scene.coat, []
     if rng.uniform() < 0.15:
-        options = _POSE_WORDS[scene.pose]
-        parts.append(options[0])
+        parts += _POSE_WORDS.get(scene.pose, ())[:1]
     if rng.uniform() < 0.55:
         names_pattern = coat.pattern != "plain" and rng.uniform() < 0.75
         if not names_pattern or rng.uniform() < 0.5:
@@ -193,9 +193,10 @@ def facts_of_caption(caption: str) -> set[str]:
     return facts
 
 
-def all_facts() -> list[str]:
-    """Return every fact that a scene can have, sorted."""
-    facts = {"cat", *(f"pose {p}" for p in _POSE_WORDS), *(f"place {p}" for p in PLACES), *(f"no {t}" for t in THINGS)}
+def all_facts(style: Style | None = None) -> list[str]:
+    """Return every fact that a scene of a style can have, sorted; None is the style that models are trained on."""
+    poses = (Style() if style is None else style).poses
+    facts = {"cat", *(f"pose {p}" for p in poses), *(f"place {p}" for p in PLACES), *(f"no {t}" for t in THINGS)}
     for coat in COATS:
         facts |= {f"{coat.colour} cat", f"{coat.pattern} cat", f"{coat.colour} {coat.pattern} cat"}
     for name in (*THINGS, *HATS):

@@ -11,6 +11,7 @@ from benchmarks.drawings import (
     HATS,
     THINGS,
     Scene,
+    Style,
     caption_of,
     draw,
     facts_of_caption,
@@ -21,6 +22,7 @@ from benchmarks.drawings import (
 from benchmarks.drawings.captions import all_facts
 from benchmarks.drawings.palette import COATS, THING_COLOURS
 from benchmarks.drawings.scene import PLACES, POSES, make_thing
+from benchmarks.judge import JUDGE_STYLE
 
 SIZE = 96
 
@@ -105,11 +107,12 @@ def test_every_place_is_drawn(place: str) -> None:
     assert draw(replace(scene_of(2), place=place), SIZE).pixels.std() > 10
 
 
-def test_captions_are_true_and_parse_back() -> None:
-    known, spelled, met = set(all_facts()), set(words()), set()
+@pytest.mark.parametrize("style", [Style(), JUDGE_STYLE], ids=["checkpoint", "judge"])
+def test_captions_are_true_and_parse_back(style: Style) -> None:
+    known, spelled, met = set(all_facts(style)), set(words()), set()
     for seed in range(600):
         rng = np.random.default_rng(seed)
-        scene = random_scene(rng)
+        scene = random_scene(rng, style)
         caption = caption_of(scene, rng)
         stated = facts_of_caption(caption)
         assert stated
@@ -117,6 +120,12 @@ def test_captions_are_true_and_parse_back() -> None:
         assert set(caption.split()) <= spelled
         met |= stated
     assert {"hat", "no hat", "cat", "moon"} <= met
+
+
+def test_facts_of_training_are_those_of_its_style() -> None:
+    # A trained CLIP has an output for each, in this order.
+    assert all_facts() == all_facts(Style())
+    assert set(all_facts(JUDGE_STYLE)) - set(all_facts()) == {"pose upright"}
 
 
 @pytest.mark.parametrize(

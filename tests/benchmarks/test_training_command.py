@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,3 +162,17 @@ def test_pictures_that_are_not_there_name_their_stage(tmp_path: Path) -> None:
         shard_numbers(tmp_path)
     with pytest.raises(StageError, match=r"pictures-00003\.json is not there; run scripts/train pictures first"):
         read_shard(tmp_path, 3)
+
+
+def test_help_names_the_default_steps_of_the_stages(checkout: Path) -> None:
+    run, calls = train(checkout, "--help")
+    assert run.returncode == 0
+    assert calls == []
+    card = (ROOT / "export" / "kandinsky_export" / "drawn_cats" / "README.md").read_text(encoding="utf-8")
+    for stage in ("movq", "clip", "unet", "prior"):
+        code = (ROOT / "scripts" / "training" / f"{stage}.py").read_text(encoding="utf-8")
+        found = re.search(r'"--steps", type=count, default=([\d_]+)', code)
+        assert found
+        steps = f"{int(found[1]):,}"
+        assert re.search(rf"^ +{stage} +{steps} ", run.stdout, re.MULTILINE)
+        assert f"| `{stage}` | {steps} |" in card
