@@ -63,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, bundle: Bundle, rows: Sequence[Item], judge: Judge | None) -> None:
     """Run the rows and write tables, JSON and sheets."""
-    args.out.mkdir(parents=True, exist_ok=True)
     tasks = [make_task(number, args.size) for number in range(args.count)]
     baseline = Item("baseline", args.baseline)
     plan = runs.Plan(bundle, args.out, tasks, args.seeds, judge, baseline, args.common, not args.quiet)
     # A row of grid.py may have a solver or an interval that this bundle or baseline does not: it is left out.
     check_settings(plan, [baseline, *(rows if args.settings else ())])
+    args.out.mkdir(parents=True, exist_ok=True)
     results = runs.run_grid(plan, rows)
     shown = list(dict.fromkeys([*grid(args.baseline), *rows]))  # with what earlier runs have finished
     results = runs.with_finished(plan, shown, results)

@@ -37,6 +37,7 @@ class SettingResult:
         runs_on: the engine, the precision that it computed in, and the variant that it read.
         figures: the figures.
         pictures: (H, W, 3), what a user sees; empty if they were not asked for.
+        steps: the number of steps of a result; 0 if there is none.
         failed: the reason why there are no more of them; None for a setting that has all.
     """
 
@@ -44,6 +45,7 @@ class SettingResult:
     runs_on: tuple[str, str, str]
     figures: tuple[Figures, ...]
     pictures: tuple[Pixels, ...] = ()
+    steps: int = 0
     failed: str | None = None
 
     @property
@@ -156,11 +158,12 @@ def run_setting(
     """
     figures: list[Figures] = []
     seen: list[Pixels] = []
-    failed = None
+    failed, steps = None, 0
     with setting.named_in_errors(), opened(bundle, setting) as pipeline:
         try:
             for number, case in enumerate(cases):
                 outcome = run_case(pipeline, setting, case, bar.update)
+                steps = len(outcome.latents)
                 figures.append(Figures.of(case, outcome, None if wanted is None else wanted[number]))
                 if pictures:
                     seen.append(float_to_eight_bit(shown(case, outcome.picture)))
@@ -170,7 +173,7 @@ def run_setting(
             if wanted is None:
                 raise
             failed = str(error) if isinstance(error, Kandinsky22Error) else f"out of memory ({error})"
-        return SettingResult(setting, _runs_on(pipeline), tuple(figures), tuple(seen), failed)
+        return SettingResult(setting, _runs_on(pipeline), tuple(figures), tuple(seen), steps, failed)
 
 
 def _runs_on(pipeline: Pipeline) -> tuple[str, str, str]:

@@ -39,7 +39,7 @@ def to_text(comparison: Comparison, *, every_step: bool = False) -> str:
     ]
     lines += ["", *_table(comparison), ""]
     if every_step:
-        lines += [*_steps(names[1:], comparison.candidates), ""]
+        lines += [*_steps(comparison), ""]
     count = len(comparison.cases)
     where = "the mask" if comparison.cases[0].pictures.mask is not None else "the picture"
     lines.append(
@@ -90,14 +90,21 @@ def _row(name: str, item: SettingResult) -> tuple[str, ...]:
     )
 
 
-def _steps(names: Sequence[str], candidates: Sequence[SettingResult]) -> list[str]:
-    """The PSNR of the first case's latents after every step."""
+def _steps(comparison: Comparison) -> list[str]:
+    """The PSNR of the first case's latents after every step of the baseline."""
+    candidates, names, steps = comparison.candidates, comparison.names[1:], comparison.baseline.steps
     series = [item.figures[0].latents or () if item.figures else () for item in candidates]
     longest = max(map(len, series))
     # A candidate with another number of steps has one figure, that of the last latents.
     padded = [(*[None] * (longest - len(values)), *values) for values in series]
-    rows = [(str(step), *map(decibel_text, row)) for step, row in enumerate(zip(*padded, strict=True), 1)]
-    return ["latents of the first result, dB after each step:", *aligned([("step", *names), *rows])]
+    first = 1 + steps - longest
+    rows = [(str(step), *map(decibel_text, row)) for step, row in enumerate(zip(*padded, strict=True), first)]
+    return [
+        "latents of the first result, dB after each step:",
+        *aligned([("step", *names), *rows]),
+        f"Steps are matched by their number. A candidate with other than the baseline's {steps} steps has one figure:"
+        " its last latents against the baseline's last.",
+    ]
 
 
 def _result(item: SettingResult) -> dict[str, Any]:

@@ -312,6 +312,7 @@ class TestCommand:
         assert status == 2
         assert message in capsys.readouterr().err
         assert not FakeEngine.runs
+        assert not (tmp_path / "out").exists()
 
     def test_what_this_machine_lacks_is_left_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         bundle, out = fake_bundle.write(tmp_path / "bundle", fake_bundle.with_prior()), tmp_path / "out"

@@ -107,6 +107,14 @@ class TestInpainting:
         rows = [line.split() for line in text.splitlines()]
         assert ["2", "equal", f"{comparison.candidates[1].figures[0].latents[-1]:.1f}"] in rows  # type: ignore[index]
 
+    @pytest.mark.parametrize("also", [[], ["steps=4,scheduler=ddim"]])
+    def test_the_trajectory_explains_how_steps_are_matched(self, inpainting: Bundle, also: list[str]) -> None:
+        """The one figure of a candidate with other steps is in the row of the baseline's last step."""
+        text = to_text(compared(inpainting, "steps=4", "steps=3", *also), every_step=True)
+        rows = text[text.index("dB after each step:") :].splitlines()
+        assert [row.split()[0] for row in rows[2 : rows.index("")]] == [*("123" if also else ""), "4", "Steps"]
+        assert "Steps are matched by their number. A candidate with other than the baseline's 4 steps has one" in text
+
     def test_errors_come_before_any_run(self, inpainting: Bundle) -> None:
         with pytest.raises(UsageError, match=r"engine=fake,steps=0: num_inference_steps is 0"):
             compared(inpainting, "steps=2", "steps=0")
