@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from benchmarks.drawings.palette import COATS, MOON_COLOURS, THING_COLOURS
-from benchmarks.drawings.scene import HATS, PLACES, SIDES, THINGS, Scene, Style
+from benchmarks.drawings.scene import HATS, OUTDOORS, PLACES, SIDES, THINGS, Scene, Style
 
 _WORN = ("hat", "glasses", "bow tie")
 # What captions call a kind of hat; "hat" alone is any of them.
@@ -140,7 +140,7 @@ def _thing_phrase(scene: Scene, name: str, rng: np.random.Generator) -> str:
         chance = rng.uniform()
         if chance < 0.15:
             phrase += f" on the {thing.side}"
-        elif chance < 0.35 and name in ("balloon", "moon"):
+        elif chance < 0.35 and name in ("balloon", "moon") and scene.place in OUTDOORS:
             phrase += " in the sky"
     return phrase
 

@@ -21,7 +21,7 @@ from benchmarks.drawings import (
 )
 from benchmarks.drawings.captions import all_facts
 from benchmarks.drawings.palette import COATS, THING_COLOURS
-from benchmarks.drawings.scene import PLACES, POSES, make_thing
+from benchmarks.drawings.scene import OUTDOORS, PLACES, POSES, make_thing
 from benchmarks.judge import JUDGE_STYLE
 
 SIZE = 96
@@ -120,6 +120,16 @@ def test_captions_are_true_and_parse_back(style: Style) -> None:
         assert set(caption.split()) <= spelled
         met |= stated
     assert {"hat", "no hat", "cat", "moon"} <= met
+
+
+def test_only_outdoors_is_a_thing_in_the_sky() -> None:
+    places = set()
+    for seed in range(3_000):
+        rng = np.random.default_rng(seed)
+        scene = random_scene(rng)
+        if "in the sky" in caption_of(scene, rng):
+            places.add(scene.place)
+    assert places == set(OUTDOORS)
 
 
 def test_facts_of_training_are_those_of_its_style() -> None:
