@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import kandinsky_runtime.serving.fields  # FieldError
+import kandinsky_runtime.serving.jobs  # ServerStopped
 from kandinsky_runtime.errors import BundleError, FaultList, Kandinsky22Error
 
 
@@ -22,6 +23,8 @@ def classes(base: type[Kandinsky22Error]) -> Iterator[type[Kandinsky22Error]]:
 def made(error: type[Kandinsky22Error]) -> Kandinsky22Error:
     if issubclass(error, FaultList):
         return error("bundle b", ["one", "two"])
+    if error is kandinsky_runtime.serving.jobs.ServerStopped:
+        return error()
     return error("n", "bad") if error is kandinsky_runtime.serving.fields.FieldError else error("bad")
 
 

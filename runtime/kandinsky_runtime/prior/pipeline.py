@@ -200,6 +200,7 @@ class PriorPipeline:
             InputError, UsageError: see `__call__`.
         """
         bundle, entry = self.graphs.bundle, self.entry
+        whole_number("max_pixels", max_pixels, 1)
         prompts, pictures = read_prompts(prompt)
         negatives = read_negative_prompts(negative_prompt, len(prompts))
         texts = [text for item in prompts for text in item.texts] + [text for text in negatives if text is not None]

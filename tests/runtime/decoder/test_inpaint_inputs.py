@@ -292,7 +292,7 @@ def test_notes_on_single_masks() -> None:
             {"negative_image_embeds": None},
             "guidance_scale is 4, which needs negative_image_embeds: give them, or a guidance_scale of 1",
         ),
-        ({"guidance_scale": "4"}, "guidance_scale is '4'; expected a finite number of at least 0"),
+        ({"guidance_scale": "4"}, "guidance_scale is '4'; expected a number of at least 0 and up to 1000"),
         (
             {"image": [picture()] * 2, "image_embeds": np.zeros((3, WIDTH))},
             "2 image, 1 mask_image, 3 image_embeds, 1 negative_image_embeds; expected one for all or one for each of 3",
