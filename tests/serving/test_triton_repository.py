@@ -51,6 +51,16 @@ def test_the_path_that_the_server_sees(bundles: Bundles, tmp_path: Path) -> None
     assert '"MASK"' not in config
 
 
+def test_no_repository_in_a_bundle_whose_path_has_an_equals_sign(
+    bundles: Bundles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "size=64"
+    bundle.symlink_to(bundles.plain)
+    assert main(["triton", str(bundle), "--out", str(bundle / "models")]) == 2
+    assert "is in the folder of the bundle" in capsys.readouterr().err
+    assert not (bundle / "models").exists()
+
+
 @pytest.mark.parametrize(
     ("bundle", "options", "message"),
     [

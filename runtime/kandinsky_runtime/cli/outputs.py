@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from kandinsky_runtime.cli_support import path_argument
@@ -27,12 +28,11 @@ def check_outside_bundle(args: argparse.Namespace) -> None:
     Raises:
         UsageError: the message names the option.
     """
-    for bundle in _bundles(args):
+    given = {option: getattr(args, option, None) for option in _OUTPUTS}
+    outputs = {option: path for option, path in given.items() if isinstance(path, Path) and path != STDOUT}
+    for bundle in _bundles(args) if outputs else ():
         root = Path(os.path.realpath(bundle))
-        for option in _OUTPUTS:
-            path = getattr(args, option, None)
-            if not isinstance(path, Path) or path == STDOUT:
-                continue
+        for option, path in outputs.items():
             # a link at the path itself is replaced, not followed
             place = Path(os.path.realpath(path.parent)) / path.name
             if place == root or root in place.parents:
@@ -42,8 +42,10 @@ def check_outside_bundle(args: argparse.Namespace) -> None:
                 )
 
 
-def _bundles(args: argparse.Namespace) -> list[str]:
-    """The folders of the command's bundles; those of several may be written as NAME=FOLDER."""
+def _bundles(args: argparse.Namespace) -> Iterable[Path]:
+    """The folders of the command's bundles."""
     if getattr(args, "bundle", None) is not None:
-        return [str(args.bundle)]
-    return [text.partition("=")[2] or text for text in getattr(args, "bundles", None) or []]
+        return [args.bundle]
+    from kandinsky_runtime.serving.models import named_bundles
+
+    return named_bundles(getattr(args, "bundles", None) or []).values()

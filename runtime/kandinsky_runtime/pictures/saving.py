@@ -51,6 +51,11 @@ def check_output_path(path: str | os.PathLike[str], quality: int | None = None) 
     writable_path("output", path)
 
 
+def longest_side(suffix: str) -> int | None:
+    """The most pixels of a side of a picture in the format of a suffix, such as ".webp"; None if it has no limit."""
+    return _LONGEST_SIDE.get(_OUTPUT_FORMATS[suffix][0])
+
+
 def check_output_size(path: str | os.PathLike[str], size: tuple[int, int]) -> None:
     """Raise InputError if the format of the suffix of `path` cannot hold a picture of `size`, (width, height)."""
     suffix = Path(path).suffix.lower()

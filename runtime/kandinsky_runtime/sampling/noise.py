@@ -209,9 +209,8 @@ class RecordingNoise(NoiseSource):
             OSError: the file cannot be written.
         """
         draws = {f"draw_{number:04d}": draw for number, draw in enumerate(self._draws)}
-        content = (
-            io.BytesIO()
-        )  # a file that fails under numpy's zip writer is reported a second time, by its destructor
+        # To memory: a file that fails under numpy's zip writer is reported a second time, by its destructor.
+        content = io.BytesIO()
         np.savez(content, **draws)
         write_whole(Path(path), content.getvalue())
 

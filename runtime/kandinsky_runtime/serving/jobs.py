@@ -23,7 +23,7 @@ from kandinsky_runtime.decoder.output import PipelineOutput
 from kandinsky_runtime.decoder.run import StepUnit
 from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.errors import Cancelled, Kandinsky22Error
-from kandinsky_runtime.pictures.saving import encode_image
+from kandinsky_runtime.pictures.saving import encode_image, longest_side
 from kandinsky_runtime.serving.estimates import Estimates, step_size
 from kandinsky_runtime.serving.models import Model
 from kandinsky_runtime.serving.previews import preview_steps, with_previews
@@ -34,7 +34,6 @@ ENDED = (COMPLETED, FAILED, CANCELLED)
 SHUTDOWN = "shutdown"
 
 _log = logging.getLogger(__name__)
-_LARGEST_SIDES = {"jpeg": 65_500, "webp": 16_383}  # libjpeg's limit, and that of the WebP format
 _REPLICA_ID = re.compile(r"job_([A-Za-z0-9]+)\.")
 
 
@@ -75,7 +74,7 @@ class Format:
     @property
     def largest_side(self) -> int | None:
         """The most pixels of a picture's side; None if it needs no limit."""
-        return _LARGEST_SIDES.get(self.name)
+        return longest_side(f".{self.name}")
 
     def encode(self, image: Image.Image) -> bytes:
         """The bytes of a picture's file."""

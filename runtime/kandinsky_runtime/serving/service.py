@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky_runtime.bundle.manifest import INPAINT, TEXT_TO_IMAGE
-from kandinsky_runtime.decoder.inpaint_inputs import InpaintRequest
 from kandinsky_runtime.decoder.options import GenerateOptions, InpaintOptions
-from kandinsky_runtime.decoder.request import Request
 from kandinsky_runtime.decoder.work import Work
 from kandinsky_runtime.distribution import installed
 from kandinsky_runtime.errors import Cancelled
@@ -310,22 +308,14 @@ def _checked(work: Work[Any]) -> Work[Any]:
 
 def _fitting(form: Format, work: Work[Any]) -> Work[Any]:
     """The work, if the format can hold its results."""
-    width, height = _result_size(work.runs[0].request)
-    if form.largest_side is not None and max(width, height) > form.largest_side:
-        raise FieldError(
-            "output_format",
-            f"output_format is {form.name}, whose sides have at most {form.largest_side:,} pixels, and the result is"
-            f" {width}x{height}; choose png, or a smaller size",
-        )
+    for width, height in work.runs[0].request.result_sizes:
+        if form.largest_side is not None and max(width, height) > form.largest_side:
+            raise FieldError(
+                "output_format",
+                f"output_format is {form.name}, whose sides have at most {form.largest_side:,} pixels, and the result"
+                f" is {width}x{height}; choose png, or a smaller size",
+            )
     return work
-
-
-def _result_size(request: Request) -> tuple[int, int]:
-    """Width and height of a run's results."""
-    if isinstance(request, InpaintRequest):  # with inpaint_area "mask", the request's own size is that of a crop
-        width, height = request.areas.areas[0].picture.size
-        return width, height
-    return request.width, request.height
 
 
 def _size(image: Any) -> str:

@@ -10,14 +10,13 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kandinsky_runtime.checks import flag, memory_size, real_number, whole_number
-from kandinsky_runtime.decoder.declarations import Check, check_values, declarations, from_text, option
+from kandinsky_runtime.checks import flag, memory_size, whole_number
+from kandinsky_runtime.decoder.declarations import check_values, declarations, from_text, option
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
-from kandinsky_runtime.decoder.option_values import one_of, whole
+from kandinsky_runtime.decoder.option_values import one_of, real, whole
 from kandinsky_runtime.errors import UsageError
 from kandinsky_runtime.limits import MIN_SIZE
 
@@ -47,10 +46,6 @@ def picture_size(text: str) -> tuple[int, int]:
     raise ValueError(
         f"{text!r} is not a size; expected WIDTHxHEIGHT in pixels, each at least {MIN_SIZE}, such as 768x512"
     )
-
-
-def _seconds(least: float = 0) -> Check:
-    return partial(real_number, least=least)
 
 
 def _filled(name: str, value: Any) -> Any:
@@ -110,7 +105,7 @@ class Settings:
         spelling="--max-queue-seconds",
         metavar="S",
         parse=float,
-        check=_seconds(),
+        check=real(0),
     )
     max_body: Any = option(
         "64M",
@@ -141,7 +136,7 @@ class Settings:
         spelling="--body-seconds",
         metavar="S",
         parse=float,
-        check=_seconds(0.1),
+        check=real(0.1),
     )
     time_limit: float = option(
         3600.0,
@@ -149,7 +144,7 @@ class Settings:
         spelling="--time-limit",
         metavar="S",
         parse=float,
-        check=_seconds(1),
+        check=real(1),
     )
     drain_seconds: float = option(
         600.0,
@@ -157,7 +152,7 @@ class Settings:
         spelling="--drain-seconds",
         metavar="S",
         parse=float,
-        check=_seconds(),
+        check=real(0),
     )
     keep_seconds: float = option(
         600.0,
@@ -165,7 +160,7 @@ class Settings:
         spelling="--keep-seconds",
         metavar="S",
         parse=float,
-        check=_seconds(),
+        check=real(0),
     )
     keep_bytes: Any = option(
         "256M",
@@ -225,7 +220,7 @@ class Settings:
         Raises:
             UsageError: an unknown name, or an invalid value.
         """
-        return cls(**_parsed(texts, source, cls))
+        return cls(**parsed_options(texts, source, cls))
 
 
 def gather(
@@ -245,16 +240,25 @@ def gather(
     """
     values = dict(defaults or {})
     if file is not None:
-        values |= _parsed(_read_toml(file), f"{file}: ", LoadOptions, Settings)
+        values |= parsed_options(_read_toml(file), f"{file}: ", LoadOptions, Settings)
     named = {name[len(PREFIX) :].lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
-    values |= _parsed(named, "the environment: ", LoadOptions, Settings)
+    values |= parsed_options(named, "the environment: ", LoadOptions, Settings)
     values |= flags
     own = {name: values.pop(name) for name in LOAD_OPTIONS if name in values}
     return LoadOptions(**own), Settings(**values)
 
 
-def _parsed(given: Mapping[str, Any], source: str, *kinds: type[Any]) -> dict[str, Any]:
-    """Values of options of several classes from texts, as of variables, or from a file's own types."""
+def parsed_options(given: Mapping[str, Any], source: str, *kinds: type[Any]) -> dict[str, Any]:
+    """Values of options of several classes from texts, as of variables, or from a file's own types.
+
+    Args:
+        given: the texts or values by name.
+        source: where they come from, at the beginning of errors.
+        kinds: the classes that declare the options.
+
+    Raises:
+        UsageError: an unknown name, or a text that is no such value.
+    """
     known = {name: kind for kind in kinds for name in declarations(kind)}
     values: dict[str, Any] = {}
     for name, value in given.items():

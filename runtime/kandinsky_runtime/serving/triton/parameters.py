@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kandinsky_runtime.decoder.declarations import from_text
 from kandinsky_runtime.decoder.load_options import LOAD_OPTIONS, LoadOptions
 from kandinsky_runtime.errors import UsageError
-from kandinsky_runtime.serving.settings import Settings
+from kandinsky_runtime.serving.settings import Settings, parsed_options
 
 # The settings that do not concern HTTP, jobs or logs.
 SETTINGS = (
@@ -43,13 +42,8 @@ def read_parameters(texts: Mapping[str, str]) -> Parameters:
     bundle = left.pop("bundle", "")
     if not bundle:
         raise UsageError(f"{source}the parameter bundle is missing; it is the bundle's folder")
-    options: dict[str, Any] = {"progress": False}
-    for name in LOAD_OPTIONS:
-        if (text := left.pop(name, None)) is not None:
-            try:
-                options[name] = from_text(LoadOptions, name, text)
-            except ValueError as error:
-                raise UsageError(f"{source}{name} is {text!r}: {error}") from error
+    given = {name: left.pop(name) for name in LOAD_OPTIONS if name in left}
+    options = parsed_options(given, source, LoadOptions) | {"progress": False}
     if unknown := set(left) - set(SETTINGS):
         known = ", ".join(("bundle", *LOAD_OPTIONS, *SETTINGS))
         raise UsageError(f"{source}there is no parameter {min(unknown)}; the parameters are {known}")
